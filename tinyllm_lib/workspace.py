@@ -1,0 +1,153 @@
+"""Where files lie: one folder per profile, and writes that are whole or not there at all."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one profile. Properties are paths only: nothing is created by asking for one."""
+
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        """Corpora as their sources give them: `pretrain.jsonl`, `sft.jsonl`, `exam.jsonl`."""
+        return self.root / "raw"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer folder, loadable with `AutoTokenizer.from_pretrained`."""
+        return self.root / "tokenizer"
+
+    def tokens(self, kind: str, split: str) -> Path:
+        """Token shards of `kind` ("pretrain" or "sft") and `split` ("train" or "val")."""
+        if kind not in ("pretrain", "sft") or split not in ("train", "val"):
+            raise ValueError(
+                f"no token shards {kind!r}/{split!r}: kind is 'pretrain' or 'sft', split is 'train' or 'val'"
+            )
+        return self.root / "tokens" / kind / split
+
+    def run(self, name: str) -> Path:
+        """The folder of one training run: config, metrics, log and checkpoints."""
+        return self.root / "runs" / _single_name(name, "a run")
+
+    @property
+    def bench(self) -> Path:
+        """Benchmark results. They belong to the machine, not to a profile, so they lie beside the profiles."""
+        return self.root.parent / "bench"
+
+
+def get_workspace(profile: object = None) -> Workspace:
+    """The workspace of a profile, given by its name, by an object with a `name`, or by the environment.
+
+    Without an argument the name is `TINYLLM_PROFILE`, else "laptop". The folder that holds all profiles is
+    `TINYLLM_WORKSPACE`, else `workspace/` beside the package, whatever the working directory is, so that all
+    notebooks share it. A package installed into site-packages uses `workspace/` in the working directory.
+    """
+    name = getattr(profile, "name", profile) or os.environ.get("TINYLLM_PROFILE") or "laptop"
+    base = os.environ.get("TINYLLM_WORKSPACE")
+    root = Path(base).expanduser().resolve() if base else _default_base(Path(__file__).resolve().parent)
+    return Workspace(root / _single_name(name, "a profile"))
+
+
+def _default_base(package: Path) -> Path:
+    installed = {"site-packages", "dist-packages"} & set(package.parts)
+    return (Path.cwd() if installed else package.parent) / "workspace"
+
+
+def _single_name(name: object, what: str) -> str:
+    if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set('/\\:*?"<>|'):
+        raise ValueError(f'{name!r} cannot name {what}: use one folder name, without / \\ : * ? " < > |')
+    return name
+
+
+def require(path: str | os.PathLike, made_by: str) -> Path:
+    """`path` if it exists, else a FileNotFoundError that says what makes it.
+
+    Args:
+        made_by: what to run, for example "notebook 01_data" or "make course".
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    raise FileNotFoundError(
+        f"{path} is missing. It is made by {made_by}: run that first. If you have made it already, it lies in "
+        f"another workspace: TINYLLM_WORKSPACE is {os.environ.get('TINYLLM_WORKSPACE') or 'not set'}, "
+        f"TINYLLM_PROFILE is {os.environ.get('TINYLLM_PROFILE') or 'not set'}."
+    )
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Write a file or a folder so that it is whole or absent, also after a crash or a power cut.
+
+    Yields a temporary path in the same folder (same file name at its end, so that writers which look at the
+    suffix are content). Create a file or a folder there. On leaving the block it is flushed to disk and
+    renamed to `path`, replacing what was there; after an exception it is removed and `path` stays as it was.
+
+    Raises:
+        FileNotFoundError: the block ended without writing anything.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(f"{path} was not written: nothing was put at the path atomic_path gave")
+        _flush(temporary)
+        _replace(temporary, path)
+    finally:
+        _remove(temporary)
+    _flush_folder(path.parent)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _flush(child)
+        _flush_folder(path)
+    else:
+        with open(path, "rb+") as file:  # Windows flushes only what is open for writing
+            os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Make a rename in `path` survive a power cut; Windows has no such call and needs none."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace(new: Path, path: Path) -> None:
+    """Rename `new` to `path`. A folder cannot be renamed over a full one, so the old one steps aside first."""
+    if not path.is_dir() and not new.is_dir():
+        os.replace(new, path)
+        return
+    old = path.with_name(f".tmp-{secrets.token_hex(4)}-old-{path.name}")
+    existed = path.exists()
+    if existed:
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        if existed:
+            os.replace(old, path)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
