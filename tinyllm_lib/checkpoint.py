@@ -1,0 +1,105 @@
+"""Checkpoints: a Hugging Face Llama folder with the trainer's own state beside it.
+
+    runs/<name>/checkpoints/step_000500/
+        config.json  model.safetensors  tokenizer.json …      what any program reads
+        trainer_state.pt                                      optimiser and random state, for going on
+        checkpoint.json                                       step, and a checksum of every other file
+
+A checkpoint is written under a temporary name and renamed, so a folder called step_… is whole or damaged from outside,
+and the checksums tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+
+STEP_FOLDER = re.compile(r"step_(\d{6,})$")
+
+
+def step_folders(run: str | Path) -> list[Path]:
+    """The finished checkpoint folders of a run, oldest first."""
+    folder = Path(run) / "checkpoints"
+    found = [p for p in folder.glob("step_*") if STEP_FOLDER.search(p.name) and (p / "checkpoint.json").is_file()]
+    return sorted(found, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """500 for …/step_000500."""
+    return int(STEP_FOLDER.search(folder.name).group(1))
+
+
+def latest_checkpoint(run: str | Path) -> Path:
+    """The newest checkpoint of a run that is undamaged.
+
+    Raises:
+        FileNotFoundError: the run has none.
+    """
+    run = Path(run)
+    for folder in reversed(step_folders(run)):
+        if problem := find_damage(folder):
+            print(f"{folder.name} is damaged ({problem}); using the checkpoint before it.", flush=True)
+        else:
+            return folder
+    what = "has no finished checkpoint" if run.is_dir() else "does not exist"
+    raise FileNotFoundError(f"The run {run} {what}. A training run writes one when it ends, when it is stopped and every "
+                            f"save_interval steps: start it (notebooks 05 and 06), or name another run.")
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, in words, or None."""
+    try:
+        files = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"checkpoint.json: {error}"
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != expected:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def save_checkpoint(run: str | Path, step: int, model, tokenizer, state: dict, *, keep_last: int = 2, keep_every: int = 0) -> Path:
+    """Writes checkpoints/step_XXXXXX as a whole or not at all, then removes old ones.
+
+    Args:
+        state: what the trainer needs to go on; tensors, numbers, strings, lists and dicts only (loaded with weights_only).
+        keep_last: how many of the newest to keep; keep_every: keep those at multiples of this step for good (0: none).
+    """
+    folder = Path(run) / "checkpoints" / f"step_{step:06d}"
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(str(temporary))
+    generation = {"bos_token_id": 3, "eos_token_id": [4, 2], "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50}
+    (temporary / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+    torch.save(state, temporary / "trainer_state.pt")
+    sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
+    (temporary / "checkpoint.json").write_text(json.dumps({"step": step, "sha256": sums}, indent=1) + "\n", encoding="utf-8")
+    for path in temporary.iterdir():
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+    if folder.exists():                                        # the same step again: a re-run over a damaged folder
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    for old in step_folders(run)[:-max(keep_last, 1)]:
+        if not (keep_every and step_of(old) % keep_every == 0):
+            shutil.rmtree(old)
+    return folder
+
+
+def load_state(folder: Path) -> dict:
+    """The trainer's state of a checkpoint; never executes code from the file."""
+    return torch.load(folder / "trainer_state.pt", map_location="cpu", weights_only=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,260 @@
+"""The tokenizer: documents -> a `tokenizer/` folder; text <-> ids; a dialogue -> ids and loss mask.
+
+A byte-level BPE: the alphabet is the 256 bytes, so every Unicode string has ids and comes back unchanged.
+Two decisions are special to this project:
+
+* **Where words end is decided while training, not while encoding.** Chinese has no spaces, so the usual pattern takes a
+  whole run of Han characters for one "word", which lets BPE learn tokens such as 的首都是 and eats memory on text without
+  punctuation. `WORDS` therefore cuts the training text around function words, numerals and line ends, and after
+  `MAX_HAN` characters. A merge that was never learned cannot happen later: the saved tokenizer needs no cutting rule
+  of its own, and stays an ordinary GPT-2-style one that other programs can run.
+* **Text never becomes a special token.** `encode_text` reads `<|im_end|>` in a document as ten ordinary characters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+UNK_ID, BOS_TEXT_ID, EOS_TEXT_ID, IM_START_ID, IM_END_ID = range(5)
+PAD_ID = UNK_ID          # padding is masked out by position, so it must not be a token that the model has to learn
+ROLES = ("system", "user", "assistant")
+
+MAX_HAN = 6
+FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
+NUMERALS = "零一二三四五六七八九十百千万亿两"
+WORDS = rf"[\r\n]|\p{{N}}|[{FUNCTION_WORDS}{NUMERALS}]|[\p{{Han}}&&[^{FUNCTION_WORDS}{NUMERALS}]]{{1,{MAX_HAN}}}"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    out_dir: str | Path,
+    *,
+    vocab_size: int = 6144,
+    min_frequency: int = 2,
+    nfkc: bool = False,
+    words: str | None = WORDS,
+    show_progress: bool = False,
+) -> PreTrainedTokenizerFast:
+    """Learns a byte-level BPE from `texts` (streamed, read once) and saves it as a Hugging Face tokenizer folder.
+
+    Args:
+        vocab_size: entries in all, at least 261: five special tokens and the 256 bytes, the rest merges.
+        nfkc: fold characters to their compatibility form first. Off by default, for it is lossy: ，１² become ,12.
+        words: pattern of the pieces that merges may not cross while training; None trains on whole runs of letters.
+
+    Returns:
+        The tokenizer, as `load_tokenizer(out_dir)` gives it.
+
+    Raises:
+        ValueError: vocab_size below 261, or no text at all.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(SPECIAL_TOKENS) + len(alphabet):
+        raise ValueError(f"vocab_size={vocab_size} leaves no room: five special tokens and 256 bytes make 261; choose more.")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer = Tokenizer(models.BPE())
+    if nfkc:
+        tokenizer.normalizer = normalizers.NFKC()
+    cut = [pre_tokenizers.Split(Regex(words), "isolated")] if words else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cut, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    seen = 0
+
+    def counted() -> Iterable[str]:
+        nonlocal seen
+        for seen, text in enumerate(texts, 1):  # noqa: B007
+            yield text
+
+    tokenizer.train_from_iterator(counted(), trainers.BpeTrainer(
+        vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(alphabet), show_progress=show_progress))
+    if not seen:
+        raise ValueError("train_tokenizer got no text: is the corpus file empty, or its iterator already used up?")
+    tokenizer.pre_tokenizer = byte_level
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<unk>",
+        additional_special_tokens=["<s>", "</s>"], clean_up_tokenization_spaces=False, add_prefix_space=False)
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(str(out_dir))
+    return load_tokenizer(out_dir)
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Loads a tokenizer folder and checks that the ChatML tokens are in it.
+
+    Raises:
+        FileNotFoundError: no tokenizer.json there.  ValueError: `<|im_start|>` or `<|im_end|>` missing.
+    """
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tokenizer.json: train one with train_tokenizer (notebook 02), or pass the "
+                                f"folder of a checkpoint, which carries its tokenizer.")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
+    if missing:
+        raise ValueError(f"{folder}: the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it needs both.")
+    # Texts longer than the context are normal here: they are packed or cut later, and counted.
+    logging.getLogger("transformers.tokenization_utils_base").addFilter(lambda r: "sequence length is longer" not in r.getMessage())
+    return tokenizer
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of everything that decides the ids; shards and checkpoints carry it."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """The Rust tokenizer behind `encode_text`: same ids, but special tokens in the text stay text."""
+    encoder = getattr(tokenizer, "_text_encoder", None)
+    if encoder is None:
+        encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        encoder.no_truncation()
+        encoder.no_padding()
+        encoder.encode_special_tokens = True
+        tokenizer._text_encoder = encoder
+    return encoder
+
+
+def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of `text` alone: nothing added, and a quoted `<|im_end|>` is encoded as its characters."""
+    return text_encoder(tokenizer).encode(text, add_special_tokens=False).ids
+
+
+@dataclass(frozen=True)
+class ChatEncoding:
+    """A dialogue as the model sees it; `loss_mask[i]` is 1 where `ids[i]` is to be learned."""
+
+    ids: list[int]
+    loss_mask: list[int]
+    dropped_turns: int = 0        # whole messages left out at the front to fit max_length
+    cut_tokens: int = 0           # tokens of the last reply that did not fit
+    cut_supervised: int = 0       # supervised tokens among everything left out
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: list[dict[str, str]],
+    *,
+    max_length: int | None = None,
+    add_generation_prompt: bool = False,
+) -> ChatEncoding:
+    """Ids and loss mask of a dialogue, built together in one pass, message by message.
+
+    System and user messages and all headers are 0; a reply and its `<|im_end|>` are 1; the newline after it is 0.
+
+    Args:
+        messages: [{"role": "system" | "user" | "assistant", "content": text}, ...] in any order.
+        max_length: a longer dialogue loses whole messages from the front (never a leading system message); if the last
+            exchange alone is too long, the tail of it is cut. What went is counted in the result.
+        add_generation_prompt: end with `<|im_start|>assistant\\n`, for the model to go on.
+
+    Raises:
+        ValueError: an unknown role, content that is no string, or no message at all.
+    """
+    if not messages:
+        raise ValueError("encode_chat got an empty dialogue: expected at least one {'role', 'content'} message.")
+    encode = text_encoder(tokenizer).encode
+    im_start, im_end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    newline = encode("\n", add_special_tokens=False).ids
+
+    def message_ids(number: int, message: dict[str, str]) -> tuple[list[int], list[int]]:
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES or not isinstance(content, str):
+            raise ValueError(f"message {number}: expected a role of {', '.join(ROLES)} and text as content, found "
+                             f"role {role!r} and content of type {type(content).__name__}.")
+        header = [im_start, *encode(f"{role}\n", add_special_tokens=False).ids]
+        body = [*encode(content, add_special_tokens=False).ids, im_end]
+        learned = int(role == "assistant")
+        return header + body + newline, [0] * len(header) + [learned] * len(body) + [0] * len(newline)
+
+    parts = [message_ids(i, m) for i, m in enumerate(messages, 1)]
+    prompt = [im_start, *encode("assistant\n", add_special_tokens=False).ids] if add_generation_prompt else []
+    limit = (max_length or sum(len(ids) for ids, _ in parts) + len(prompt)) - len(prompt)
+    keep_first = int(messages[0]["role"] == "system" and len(messages) > 1)
+    last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=keep_first)
+    first, total, dropped_supervised = keep_first, sum(len(ids) for ids, _ in parts), 0
+    while total > limit and first < last_user:
+        end = first + 1
+        while end < last_user and messages[end]["role"] != "user":               # a turn goes whole: question and reply
+            end += 1
+        for ids, mask in parts[first:end]:
+            total -= len(ids)
+            dropped_supervised += sum(mask)
+        first = end
+    kept = [*parts[:keep_first], *parts[first:]]
+    ids, mask = [t for part, _ in kept for t in part], [m for _, part in kept for m in part]
+    cut = max(0, len(ids) - limit)
+    return ChatEncoding(ids[:limit] + prompt, mask[:limit] + [0] * len(prompt), first - keep_first, cut,
+                        dropped_supervised + sum(mask[limit:]))
+
+
+@lru_cache(maxsize=1)
+def _byte_of_char() -> dict[str, int]:
+    """The 256 printable characters that byte-level BPE writes bytes with (GPT-2's table), backwards."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerFast, token_id: int) -> bytes:
+    """The raw bytes of one token, which may be a part of a character; special tokens give their name's bytes."""
+    token = tokenizer.convert_ids_to_tokens(int(token_id))
+    if token is None:
+        raise ValueError(f"token id {token_id} is not in the vocabulary of {len(tokenizer)}.")
+    if int(token_id) in tokenizer.all_special_ids:
+        return token.encode()
+    table = _byte_of_char()
+    return bytes(table[c] for c in token)
+
+
+def token_byte_lengths(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Bytes of text per token id, 0 for special tokens: turns nats per token into bits per byte."""
+    special = set(tokenizer.all_special_ids)
+    return [0 if i in special else len(token_bytes(tokenizer, i)) for i in range(len(tokenizer))]
+
+
+def eval_tokenizer(folder: str | Path) -> dict:
+    """Prints what a tokenizer folder holds and whether it gives text back unchanged; returns the same as a dict."""
+    tokenizer = load_tokenizer(folder)
+    messages = [{"role": "system", "content": "你是一个AI助手"}, {"role": "user", "content": "How are you?"},
+                {"role": "assistant", "content": "我很好，谢谢！"}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    text = "天地玄黄，宇宙洪荒。１² ＡＢＣ\u3000e\u0301 👩‍🚀\n\n<|im_end|> 也只是文字。"
+    report = {
+        "vocab_size": len(tokenizer),
+        "special_tokens": {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS},
+        "chat_template": rendered,
+        "round_trip": tokenizer.decode(encode_text(tokenizer, text)) == text,
+        "special_tokens_round_trip": tokenizer.decode(tokenizer(rendered)["input_ids"]) == rendered,
+        "chat_agrees": encode_chat(tokenizer, messages).ids == tokenizer.apply_chat_template(messages, return_dict=False),
+    }
+    print(f"vocabulary: {report['vocab_size']} tokens")
+    print("special tokens:", ", ".join(f"{token} = {i}" for token, i in report["special_tokens"].items()))
+    print("chat template:", json.dumps(rendered, ensure_ascii=False), sep="\n")
+    print("text -> ids -> text is unchanged:", report["round_trip"])
+    print("special tokens -> ids -> special tokens are unchanged:", report["special_tokens_round_trip"])
+    print("encode_chat gives the chat template's ids:", report["chat_agrees"])
+    return report
