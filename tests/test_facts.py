@@ -42,6 +42,31 @@ def test_every_country_province_and_element_is_there():
     assert len(subjects("element")) == 118
 
 
+def test_the_small_cycles_are_whole():
+    assert len(subjects("solar_term")) == 24
+    assert len(subjects("zodiac")) == 12
+    assert len(subjects("month")) == 12
+    assert len(subjects("weekday")) == 7
+    assert len(subjects("season")) == 4
+
+
+@pytest.mark.parametrize("kind", ["solar_term", "zodiac", "month", "weekday", "season"])
+def test_following_next_visits_every_member_once(kind):
+    names = subjects(kind)
+    walk = [names[0]]
+    for _ in names:
+        walk.append(TRUTH[f"{kind}.next", walk[-1]])
+    assert walk == [*names, names[0]]
+
+
+def test_enough_of_everything_to_make_a_world():
+    assert len(facts()) >= 2500
+    assert len(relations()) >= 45
+    assert len(subjects("word")) >= 100
+    assert len(objects("thing.measure")) >= 100
+    assert len(subjects("animal")) >= 60
+
+
 def test_continents_have_their_number_of_countries():
     assert Counter(objects("country.continent")) == {
         "亚洲": 48,
@@ -82,6 +107,17 @@ def test_elements_are_numbered_without_a_gap():
         ("element.symbol", "铁", "Fe"),
         ("element.number", "金", "79"),
         ("element.state", "汞", "液体"),
+        ("solar_term.next", "大寒", "立春"),
+        ("zodiac.position", "龙", "5"),
+        ("animal.class", "海豚", "哺乳动物"),
+        ("word.antonym", "大", "小"),
+        ("thing.measure", "马", "匹"),
+        ("amount.equals", "1公里", "1000米"),
+        ("festival.date", "中秋节", "农历八月十五"),
+        ("work.author", "红楼梦", "曹雪芹"),
+        ("dynasty.founder", "唐朝", "李渊"),
+        ("city.province", "青岛", "山东"),
+        ("planet.type", "土星", "气态巨行星"),
     ],
 )
 def test_known_truths(relation, subject, expected):
@@ -95,6 +131,21 @@ def test_a_cell_without_one_right_answer_makes_no_fact():
 
 def test_one_answer_to_each_question():
     assert len(TRUTH) == len(facts())
+
+
+def test_tables_agree_where_they_meet():
+    """What one table calls a city, a province or a country is called the same in the others."""
+    for fact in facts("province"):
+        if fact.relation.object_kind == "city":
+            assert TRUTH["city.province", fact.object] == fact.subject
+    assert set(objects("city.province")) | set(objects("landmark.province")) <= set(subjects("province"))
+    assert set(objects("landmark.country")) <= set(subjects("country"))
+    assert set(objects("river.continent")) <= set(objects("country.continent"))
+
+
+def test_a_word_has_one_antonym_whichever_side_it_stands_on():
+    words = [word for fact in facts("word") for word in (fact.subject, fact.object)]
+    assert len(words) == len(set(words))
 
 
 # ---- whether the sentences hold together

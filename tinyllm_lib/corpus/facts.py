@@ -120,7 +120,7 @@ def read_table(tsv: Traversable, toml: Traversable) -> Table:
     phrasings = tomllib.loads(toml.read_text(encoding="utf-8"))
     kind = phrasings.pop("kind", None)
     if not isinstance(kind, str):
-        raise ValueError(f'{toml.name}: no kind of subject. Begin the file with one, as in: kind = "country".')
+        raise ValueError(f'{toml.name}: no kind of subject. Begin the file with one: kind = "country".')
     columns = _columns(tsv)[1:]
     if set(columns) != set(phrasings):
         raise ValueError(
@@ -174,7 +174,7 @@ def _read_rows(tsv: Traversable) -> list[tuple[int, str, dict[str, str]]]:
         if not subject:
             raise ValueError(f"{where}: the first cell, the subject, is empty. Name it or remove the line.")
         if subject in first_seen:
-            raise ValueError(f"{where}: {subject} is already in line {first_seen[subject]}. Keep one of them.")
+            raise ValueError(f"{where}: {subject} is already in line {first_seen[subject]}. Keep one.")
         first_seen[subject] = number
         filled = {column: cell for column, cell in zip(columns[1:], cells[1:], strict=True) if cell}
         rows.append((number, subject, filled))
@@ -234,7 +234,7 @@ def _relation(file: str, kind: str, column: str, section: dict) -> Relation:
 def _check_template(where: str, template: str, slots: tuple[str, ...], end: str) -> None:
     for slot in slots:
         if slot not in template:
-            raise ValueError(f"{where}: {template!r} has no {slot}. Each text here needs {' and '.join(slots)}.")
+            raise ValueError(f"{where}: {template!r} has no {slot}. Put {' and '.join(slots)} in.")
     if not template.endswith(end):
         raise ValueError(f"{where}: {template!r} must end with {end!r}.")
     left = template.replace(SUBJECT_SLOT, "").replace(OBJECT_SLOT, "")
