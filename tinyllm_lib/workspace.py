@@ -39,7 +39,7 @@ class Workspace:
 
     @property
     def bench(self) -> Path:
-        """Benchmark results. They belong to the machine, not to a profile, so they lie beside the profiles."""
+        """Benchmark results: they belong to the machine, so they lie beside the profiles."""
         return self.root.parent / "bench"
 
 
@@ -77,8 +77,8 @@ def require(path: str | os.PathLike, made_by: str) -> Path:
     if path.exists():
         return path
     raise FileNotFoundError(
-        f"{path} is missing. It is made by {made_by}: run that first. If you have made it already, it lies in "
-        f"another workspace: TINYLLM_WORKSPACE is {os.environ.get('TINYLLM_WORKSPACE') or 'not set'}, "
+        f"{path} is missing. It is made by {made_by}: run that first. If you have made it already, it lies "
+        f"in another workspace: TINYLLM_WORKSPACE is {os.environ.get('TINYLLM_WORKSPACE') or 'not set'}, "
         f"TINYLLM_PROFILE is {os.environ.get('TINYLLM_PROFILE') or 'not set'}."
     )
 
@@ -129,7 +129,7 @@ def _flush_folder(path: Path) -> None:
 
 
 def _replace(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. A folder cannot be renamed over a full one, so the old one steps aside first."""
+    """Rename `new` to `path`. A full folder cannot be renamed over, so the old one steps aside first."""
     if not path.is_dir() and not new.is_dir():
         os.replace(new, path)
         return

@@ -1,0 +1,123 @@
+"""The two real corpora, fetched from their hubs. The sample corpus needs nothing from here."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DownloadError(OSError):
+    """The file could not be fetched; the message says how to go on, by hand if need be."""
+
+
+@dataclass(frozen=True)
+class _HubFile:
+    hub: str
+    dataset: str
+    name: str
+    url: str
+    library: str
+    endpoint: str  # environment variable that names a mirror
+
+
+SEQ_MONKEY = _HubFile(
+    hub="ModelScope",
+    dataset="ddzhu123/seq-monkey",
+    name="mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2",
+    url="https://modelscope.cn/datasets/ddzhu123/seq-monkey/resolve/master/",
+    library="modelscope",
+    endpoint="MODELSCOPE_ENDPOINT",
+)
+BELLE = _HubFile(
+    hub="Hugging Face",
+    dataset="BelleGroup/train_3.5M_CN",
+    name="train_3.5M_CN.json",
+    url="https://huggingface.co/datasets/BelleGroup/train_3.5M_CN/resolve/main/",
+    library="huggingface_hub",
+    endpoint="HF_ENDPOINT",
+)
+
+
+def download_pretrain(raw_dir: str | os.PathLike) -> Path:
+    """Fetch the seq-monkey corpus (10B tokens) into `raw_dir`; `read_texts` reads it as it is, packed.
+
+    A file that is there already is returned untouched, also one put there by hand. A download that broke off
+    goes on where it stopped. `MODELSCOPE_ENDPOINT` names a mirror.
+
+    Raises:
+        DownloadError: no library, no network, not enough disk, or not the length that the hub announced.
+    """
+
+    def size() -> int | None:
+        from modelscope.hub.api import HubApi
+
+        for entry in HubApi().get_dataset_files(repo_id=SEQ_MONKEY.dataset):
+            if entry.get("Path") == SEQ_MONKEY.name:
+                return entry.get("Size")
+        raise FileNotFoundError(f"the dataset lists no file {SEQ_MONKEY.name}")
+
+    def fetch(folder: Path) -> None:
+        from modelscope import dataset_file_download
+
+        dataset_file_download(SEQ_MONKEY.dataset, SEQ_MONKEY.name, local_dir=str(folder))
+
+    return _download(SEQ_MONKEY, Path(raw_dir), size, fetch)
+
+
+def download_sft(raw_dir: str | os.PathLike) -> Path:
+    """Fetch BELLE's 3.5M dialogues into `raw_dir`, for `read_dialogues`; `HF_ENDPOINT` names a mirror.
+
+    Otherwise as `download_pretrain`.
+    """
+
+    def call(folder: Path, **options):
+        from huggingface_hub import hf_hub_download
+
+        endpoint = os.environ.get(BELLE.endpoint)  # the library itself looks only once, when it is imported
+        return hf_hub_download(
+            BELLE.dataset, BELLE.name, repo_type="dataset", local_dir=folder, endpoint=endpoint, **options
+        )
+
+    return _download(BELLE, Path(raw_dir), lambda: call(Path(raw_dir), dry_run=True).file_size, call)
+
+
+def _download(
+    source: _HubFile, folder: Path, ask_size: Callable[[], int | None], fetch: Callable[[Path], object]
+) -> Path:
+    target = folder / source.name
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    by_hand = f"By hand: get {source.url}{source.name} on any machine and put it at {target}."
+    try:
+        size = ask_size()
+        missing = (size or 0) - sum(part.stat().st_size for part in folder.rglob("*.incomplete"))
+        free = shutil.disk_usage(folder).free
+        if free < missing:
+            raise DownloadError(
+                f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} GB "
+                "free. Make room, or move the workspace to another disk with TINYLLM_WORKSPACE."
+            )
+        fetch(folder)
+        found = target.stat().st_size
+        if size and found != size:
+            target.unlink()
+            raise DownloadError(
+                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}; they were removed. "
+                f"Try again later or elsewhere. {by_hand}"
+            )
+    except DownloadError:
+        raise
+    except ImportError as error:
+        raise DownloadError(
+            f"{source.name} comes through the {source.library} library, which is missing ({error}): "
+            f"pip install {source.library}. {by_hand}"
+        ) from error
+    except Exception as error:  # each library has its own kinds for no network, no file, a wrong length
+        raise DownloadError(
+            f"{source.name} could not be fetched from {source.hub} ({source.dataset}): {error} The same call "
+            f"again goes on where this one stopped. Is there a network? {source.endpoint} names a mirror "
+            f"({os.environ.get(source.endpoint) or 'not set'}). {by_hand}"
+        ) from error
+    return target
