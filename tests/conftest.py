@@ -1,0 +1,32 @@
+"""What holds for every test: the ci profile, a workspace of its own, no display and no network."""
+
+import os
+import tempfile
+
+import pytest
+
+# Set before the library, matplotlib or transformers is imported: they read these only once.
+os.environ["TINYLLM_PROFILE"] = "ci"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"
+_workspace = tempfile.TemporaryDirectory(prefix="tinyllm-test-", ignore_cleanup_errors=True)
+os.environ["TINYLLM_WORKSPACE"] = _workspace.name  # never the learner's own
+
+
+def pytest_configure(config):
+    from hypothesis import settings
+
+    # No deadline: a busy machine is not a bug. Examples are the same in every run.
+    settings.register_profile("tinyllm", deadline=None, derandomize=True)
+    settings.load_profile("tinyllm")
+
+
+def pytest_unconfigure(config):
+    _workspace.cleanup()
+
+
+@pytest.fixture
+def workspace_root(tmp_path, monkeypatch):
+    """A fresh TINYLLM_WORKSPACE for one test; the folder's path."""
+    monkeypatch.setenv("TINYLLM_WORKSPACE", str(tmp_path / "workspace"))
+    return tmp_path / "workspace"

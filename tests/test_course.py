@@ -1,0 +1,88 @@
+"""The course runner: progress lines, executed copies, and what it says when a notebook stops."""
+
+import re
+import sys
+
+import nbformat
+import pytest
+
+from tinyllm_lib import course
+
+
+def write_notebook(path, *sources):
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# title"), *map(nbformat.v4.new_code_cell, sources)],
+        metadata={"kernelspec": {"name": "no-such-kernel", "display_name": "x", "language": "python"}},
+    )
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def notebooks(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(
+        folder / "01_fine.ipynb",
+        "import os, sys\nprint(sys.executable)",
+        "print(os.getcwd()); import tinyllm_lib",
+    )
+    write_notebook(
+        folder / "02_broken.ipynb",
+        "print('so far')",
+        "\n".join(f"line_{n} = {n}" for n in range(8)) + "\nraise ValueError('too few cats')",
+        "print('never')",
+    )
+    write_notebook(folder / "03_after.ipynb", "print('never')")
+    (folder / "scratch.ipynb").write_text("not a notebook of the course")
+    return folder
+
+
+@pytest.fixture
+def executed(tmp_path):
+    return tmp_path / "executed"
+
+
+def printed_by(path):
+    return "".join(
+        output.get("text", "")
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", [])
+    )
+
+
+def test_runs_in_order_and_stops_at_the_failing_notebook(notebooks, executed, capsys):
+    ok = course.run_notebooks(course.find_notebooks(notebooks), executed)
+    out = capsys.readouterr().out
+    assert not ok
+    assert re.search(r"^\[1/3\] 01_fine  + +\d+\.\d min$", out, flags=re.MULTILINE)
+    assert re.search(r"^\[2/3\] 02_broken +\d+\.\d min$", out, flags=re.MULTILINE)
+    assert "03_after" not in out
+
+    assert "02_broken.ipynb stopped in cell 3" in out
+    assert "    line_0 = 0\n" in out and "    ...\n" in out and "line_7" not in out
+    assert "ValueError: too few cats" in out
+    assert str(executed / "02_broken.ipynb") in out
+    assert "make lab" in out and "make course FROM=02" in out
+
+    assert printed_by(executed / "01_fine.ipynb").split() == [sys.executable, str(notebooks)]
+    assert "so far" in printed_by(executed / "02_broken.ipynb")
+    assert "too few cats" in (executed / "02_broken.html").read_text(encoding="utf-8")
+    assert not (executed / "03_after.ipynb").exists()
+    assert printed_by(notebooks / "02_broken.ipynb") == ""  # the notebook itself stays as it was
+
+
+def test_a_kernel_that_dies_is_told_as_such(tmp_path, executed, capsys):
+    path = write_notebook(tmp_path / "01_dies.ipynb", "import os\nos._exit(9)")
+    assert not course.run_notebooks([path], executed)
+    out = capsys.readouterr().out
+    assert "stopped in cell 2" in out and "kernel died" in out and "memory" in out
+
+
+def test_notebooks_are_numbered_ones_from_the_first_wanted(notebooks):
+    assert [path.stem for path in course.find_notebooks(notebooks)] == ["01_fine", "02_broken", "03_after"]
+    assert [path.stem for path in course.find_notebooks(notebooks, "02")] == ["02_broken", "03_after"]
+    with pytest.raises(ValueError, match="no notebook starts with '07'. There are: 01_fine"):
+        course.find_notebooks(notebooks, "07")
+    with pytest.raises(FileNotFoundError, match="runs from a clone"):
+        course.find_notebooks(notebooks / "elsewhere")

@@ -1,0 +1,175 @@
+"""The files that build the environment say the same thing, and the set-up helper explains itself."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONDA_NAMES = {"torch": "pytorch"}  # where conda-forge's name is another one
+ENVIRONMENT_GROUPS = ("course", "dev", "fast-io")
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+setup_env = load_tool("setup_env")
+clean = load_tool("clean")
+
+
+def project():
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def requirements(*groups):
+    """Requirements of the core and of the named extras: {canonical name: specifier text}."""
+    lines = list(project()["dependencies"])
+    for group in groups:
+        lines += project()["optional-dependencies"][group]
+    return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, lines)}
+
+
+def pins():
+    """constraints.txt as {canonical name: version}."""
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(r.name): r for r in pinned}
+
+
+def conda_list():
+    """environment.yml as {canonical name: specifier text}; read by lines, as it has one package a line."""
+    text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8")
+    entries = re.findall(r"^ +- ([^\s:]+)$", text.split("dependencies:")[1], flags=re.MULTILINE)
+    return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, entries)}
+
+
+def test_environment_yml_lists_what_pyproject_lists():
+    ours = requirements(*ENVIRONMENT_GROUPS)
+    expected = {CONDA_NAMES.get(name, name): specifier for name, specifier in ours.items()}
+    expected |= {"python": project()["requires-python"], "pip": ""}
+    assert conda_list() == expected
+    assert tuple(setup_env.BASE_EXTRAS) == ENVIRONMENT_GROUPS
+
+
+def test_constraints_pin_every_requirement_inside_its_range():
+    pinned = pins()
+    for name, specifier in requirements(*project()["optional-dependencies"]).items():
+        assert name in pinned, f"constraints.txt has no pin for {name}"
+        version = str(pinned[name].specifier).removeprefix("==")
+        assert SpecifierSet(specifier).contains(version), f"{name} {version} is not {specifier}"
+
+
+def test_constraints_pin_exact_versions_for_every_platform():
+    for pin in pins().values():
+        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)), f"{pin}: want ==VERSION without +cpu"
+    assert str(pins()["torch"].specifier) == "==2.13.0"
+
+
+def test_every_dependency_says_why_it_is_there():
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    for line in re.findall(r'^    "[a-z_-]+>=.*$', text, flags=re.MULTILINE):
+        assert "# " in line, line
+
+
+def test_fact_tables_are_package_data():
+    data = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert "corpus/tables/*" in data["package-data"]["tinyllm_lib"]
+    assert any((REPOSITORY / "tinyllm_lib" / "corpus" / "tables").iterdir())
+
+
+def make_targets():
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    return set(re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)[1].split())
+
+
+def test_every_make_target_named_in_the_readme_exists():
+    readme = REPOSITORY / "README.md"
+    if not readme.exists():
+        pytest.skip("no README.md yet")
+    text = readme.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^|`)(?:[A-Z_]+=\S+ )*make ([a-z-]+)", text, flags=re.MULTILINE))
+    missing = named - make_targets()
+    assert not missing, f"README.md names targets that the Makefile lacks: {missing}"
+
+
+def test_make_help_explains_every_target_and_its_python_command():
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in make_targets() - {"help"}:
+        assert f'@echo "make {target} ' in text, target
+    for tool in re.findall(r"tools/(\w+\.py)", text):
+        assert (REPOSITORY / "tools" / tool).exists(), tool
+
+
+def test_ci_runs_make_test():
+    script = REPOSITORY / ".ci" / "run"
+    assert "make test" in script.read_text(encoding="utf-8")
+    workflow = (REPOSITORY / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert "bash .ci/run" in workflow and '"3.11"' in workflow
+
+
+def test_old_python_is_told_which_version_is_needed():
+    message = setup_env.too_old_message((3, 9), which=lambda name: None)
+    assert "3.9" in message and "3.11 or newer" in message and "conda" in message
+
+
+def test_old_python_is_told_of_a_newer_one_on_the_machine():
+    message = setup_env.too_old_message(
+        (3, 9), which=lambda name: name == "python3.12", version_of=lambda name: (3, 12)
+    )
+    assert "make setup PYTHON=python3.12" in message
+
+
+def test_setup_does_nothing_when_nothing_changed(tmp_path, monkeypatch, capfd):
+    commands = []
+
+    def fake_run(command, doing):
+        commands.append([str(part) for part in command])
+        if "venv" in commands[-1]:
+            python = setup_env.venv_python(tmp_path / "env")
+            python.parent.mkdir(parents=True)
+            python.write_text("not run")
+
+    monkeypatch.setattr(setup_env, "run", fake_run)
+    arguments = ["--venv", str(tmp_path / "env")]
+    assert setup_env.main([*arguments, "--extras", "hub", "--torch-index", "https://index.example/cpu"]) == 0
+    assert any("https://index.example/cpu" in command and command[-1] == "torch" for command in commands)
+    assert any(command[-1] == ".[course,dev,fast-io,hub]" for command in commands)
+    assert any("ipykernel" in command and "--sys-prefix" in command for command in commands)
+    done = len(commands)
+    assert setup_env.main(arguments) == 0  # the extras of the first call stay
+    assert len(commands) == done
+
+
+def test_a_failed_step_says_what_it_was(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(setup_env.subprocess, "call", lambda *args, **kwargs: 7)
+    assert setup_env.main(["--venv", str(tmp_path / "env")]) == 1
+    error = capsys.readouterr().err
+    assert "making" in error and "exit code 7" in error and "make setup" in error
+
+
+def test_clean_keeps_the_environment_and_what_was_trained(tmp_path):
+    kept = (".venv/lib/__pycache__", "workspace/build")
+    for name in (*kept, "tinyllm_lib/__pycache__", "build", "tinyllm.egg-info"):
+        (tmp_path / name).mkdir(parents=True)
+    found = {str(path.relative_to(tmp_path)) for path in clean.leftovers(tmp_path)}
+    assert found == {str(Path("tinyllm_lib/__pycache__")), "build", "tinyllm.egg-info"}
+
+
+def test_setup_helper_runs_without_installed_packages():
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(REPOSITORY / "tools" / "setup_env.py"), "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "--torch-index" in done.stdout

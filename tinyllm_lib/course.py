@@ -1,0 +1,267 @@
+"""The whole course in one command: run every notebook in order, then question the model it made.
+
+    python -m tinyllm_lib.course [--from 05]
+
+`make course` calls this. Sizes follow TINYLLM_PROFILE. Each notebook prints one line with its minutes;
+its executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+QUESTIONS = ("你好呀", "中国的首都是哪里？", "1+1等于多少？")
+WHERE_NEXT = """\
+Where to go next
+  Talk to the model, and change how it samples   make lab, then notebooks/07_sampling.ipynb
+  Read what you just ran, with its pictures      {executed}
+  The same cells with the 82.6M model, one GPU   TINYLLM_PROFILE=gpu make course
+  The real corpora and the 215M model            README.md, "Going to a GPU and to the real corpora"
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a notebook stopped: the cell's number (from 1, text cells counted too), its source, the error."""
+
+    cell: int | None
+    source: str
+    error: str
+
+
+def find_notebooks(folder: Path, first: str = "") -> list[Path]:
+    """Notebooks of the course in `folder`, in order, from the one whose name starts with `first`.
+
+    Raises:
+        FileNotFoundError: the folder holds no numbered notebook.
+        ValueError: none of them starts with `first`.
+    """
+    notebooks = sorted(folder.glob("0*.ipynb"))
+    if not notebooks:
+        raise FileNotFoundError(
+            f"no notebook 0*.ipynb in {folder}. The course runs from a clone of the repository, with the "
+            "package installed from it (`make setup`, or `pip install -e .`)."
+        )
+    chosen = [path for path in notebooks if path.name >= first] if first else notebooks
+    if first and (not chosen or not chosen[0].name.startswith(first)):
+        names = ", ".join(path.stem for path in notebooks)
+        raise ValueError(f"no notebook starts with {first!r}. There are: {names}")
+    return chosen
+
+
+def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], None]) -> Failure | None:
+    """Run one notebook in a new kernel of this very Python, in the notebook's own folder.
+
+    The copy with its outputs goes to `executed`/<name>.ipynb and .html, also when a cell fails.
+
+    Args:
+        on_cell: called with (cell number from 1, number of cells) before each code cell.
+
+    Returns:
+        None when all cells ran, else what went wrong in the first that did not.
+    """
+    import nbformat
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    notebook = nbformat.read(path, as_version=4)
+    current = {"cell": 0}
+
+    def on_cell_start(cell: object, cell_index: int) -> None:
+        current["cell"] = cell_index + 1
+        on_cell(cell_index + 1, len(notebook.cells))
+
+    class Client(NotebookClient):
+        def create_kernel_manager(self):
+            # Not by the kernel's name: that may be another environment's, registered by the user.
+            self.km = AsyncKernelManager(kernel_spec_manager=_this_python(), kernel_name="python3")
+            return self.km
+
+    client = Client(
+        notebook,
+        timeout=None,
+        resources={"metadata": {"path": str(path.parent)}},
+        store_widget_state=False,
+        on_cell_start=on_cell_start,
+        extra_arguments=["--log-level=ERROR"],
+    )
+    client.log.setLevel(logging.CRITICAL)  # what goes wrong is told below, once
+    failure = None
+    try:
+        client.execute(env=_kernel_environment())
+    except CellExecutionError as error:
+        failure = _failure(notebook, current["cell"], f"{error.ename}: {error.evalue}")
+    except DeadKernelError:
+        failure = _failure(
+            notebook,
+            current["cell"],
+            "The kernel died. It was stopped with Ctrl-C, or the system killed it, most often for want of "
+            "memory; close other programs or choose a smaller TINYLLM_PROFILE.",
+        )
+    _save_copies(notebook, executed / path.name)
+    return failure
+
+
+def _this_python():
+    """A kernel specification manager that knows one kernel: the interpreter running now."""
+    from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name):
+            return self.kernel_spec_class(resource_dir=RESOURCES, **get_kernel_dict())
+
+    return ThisPython()
+
+
+def _kernel_environment() -> dict[str, str]:
+    paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def _failure(notebook, cell: int, error: str) -> Failure:
+    return Failure(cell or None, notebook.cells[cell - 1].source if cell else "", error.strip())
+
+
+def _save_copies(notebook, path: Path) -> None:
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    with atomic_path(path) as temporary:
+        nbformat.write(notebook, temporary)
+    exporter = HTMLExporter()
+    exporter.log.setLevel(logging.CRITICAL)
+    html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
+    with atomic_path(path.with_suffix(".html")) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def run_notebooks(notebooks: Sequence[Path], executed: Path) -> bool:
+    """Execute notebooks in order, one progress line each; stop at the first that fails.
+
+    Returns:
+        True when all ran to their end.
+    """
+    live = sys.stdout.isatty()
+    width = max(len(path.stem) for path in notebooks)
+    for number, path in enumerate(notebooks, start=1):
+        head = f"[{number}/{len(notebooks)}] {path.stem:<{width}}"
+        start = time.monotonic()
+
+        def show(cell: int, cells: int, head: str = head) -> None:
+            if live:
+                print(f"\r{head}  running cell {cell} of {cells} ", end="", flush=True)
+
+        print(head, end="", flush=True)
+        failure = execute_notebook(path, executed, show)
+        minutes = (time.monotonic() - start) / 60
+        print(f"\r{head}" if live else "", f"{minutes:6.1f} min" + " " * 20 * live, flush=True)
+        if failure:
+            print(_explain(path, failure, executed))
+            return False
+    return True
+
+
+def _explain(path: Path, failure: Failure, executed: Path) -> str:
+    lines = failure.source.strip().splitlines()
+    shown = lines[:6] + ["..."] * (len(lines) > 6)
+    where = f"in cell {failure.cell}" if failure.cell else "before its first cell"
+    source = "".join(f"    {line}\n" for line in shown)
+    number = path.stem.split("_")[0]
+    return (
+        f"\n{path.name} stopped {where}:\n\n{source}\n{failure.error}\n\n"
+        f"Everything up to there, with the full traceback: {executed / path.name} (and .html)\n"
+        f"To look into it: make lab, then open {path.name} and run it cell by cell.\n"
+        f"To go on after a fix: make course FROM={number}"
+    )
+
+
+def peak_memory_gb() -> float | None:
+    """Peak resident memory in GB (1e9 bytes) of the largest process run so far; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    largest = max(resource.getrusage(who).ru_maxrss for who in processes)
+    return largest * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def print_answers(workspace: Workspace) -> None:
+    """Ask the chat model the three questions of the course and print what it says."""
+    from tinyllm_lib.generate import TextGenerator
+
+    generator = TextGenerator(workspace.run("chat"))
+    print("\nYour model, which knew nothing when the course began, says:\n")
+    for question in QUESTIONS:
+        answer = generator.chat([{"role": "user", "content": question}])
+        print(f"  You    {question}\n  Model  {answer}\n", flush=True)
+
+
+def print_exams(workspace: Workspace) -> None:
+    """Print the exam of the base model and of the chat model side by side."""
+    scores = {name: exam_scores(workspace, name) for name in ("pretrain", "chat")}
+    print(exam_table(scores["pretrain"], scores["chat"]), flush=True)
+
+
+def exam_table(base: dict[str, tuple[int, int]], chat: dict[str, tuple[int, int]]) -> str:
+    """The table of both exams: class -> (right answers, questions) for each model."""
+    rows = [("exam", "base model", "chat model")]
+    for name in dict.fromkeys([*base, *chat]):
+        rows.append((name, *(_share(scores.get(name)) for scores in (base, chat))))
+    return "\n".join(f"  {name:<16} {left:>16} {right:>16}" for name, left, right in rows)
+
+
+def _share(score: tuple[int, int] | None) -> str:
+    if not score or not score[1]:
+        return "-"
+    right, asked = score
+    return f"{100 * right / asked:.0f}% ({right}/{asked})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("--from", dest="first", default="", metavar="NN", help="first notebook, e.g. 05")
+    parser.add_argument("--notebooks", type=Path, default=REPOSITORY / "notebooks", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    try:
+        from tinyllm_lib.profiles import get_profile
+
+        profile = get_profile()
+        workspace = get_workspace(profile)
+        notebooks = find_notebooks(options.notebooks, options.first)
+        import nbclient  # noqa: F401
+        import nbconvert  # noqa: F401
+    except (FileNotFoundError, ValueError) as error:
+        print(f"course: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"course: {error}. `make setup` installs what the course needs.", file=sys.stderr)
+        return 2
+    executed = workspace.root / "executed"
+    start = time.monotonic()
+    print(f"{len(notebooks)} notebooks at the {profile.name} profile; executed copies go to {executed}\n")
+    if not run_notebooks(notebooks, executed):
+        return 1
+    print_answers(workspace)
+    print_exams(workspace)
+    print("\n" + WHERE_NEXT.format(executed=executed))
+    memory = peak_memory_gb()
+    note = f", peak memory of one process {memory:.1f} GB" if memory else ""
+    print(f"The course took {(time.monotonic() - start) / 60:.1f} minutes{note}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
