@@ -86,3 +86,47 @@ def test_notebooks_are_numbered_ones_from_the_first_wanted(notebooks):
         course.find_notebooks(notebooks, "07")
     with pytest.raises(FileNotFoundError, match="runs from a clone"):
         course.find_notebooks(notebooks / "elsewhere")
+
+
+def test_exam_table_shows_both_models():
+    from tinyllm_lib.evaluate import Answer, ExamResult
+
+    def result(kind, *answers):
+        return ExamResult(kind, "step_000001", "exam.jsonl", 0.1, list(answers))
+
+    right, wrong = (Answer("greeting", "你好", "你好", "…", is_right) for is_right in (True, False))
+    base = result("base", wrong, right)
+    chat = result("chat", right, right, Answer("sum_unseen", "1+1等于多少？", "2", "2", True))
+    header, _, greeting, sums = course.exam_table(base, chat).splitlines()
+    assert re.split(r"  +", header) == ["class", "base model", "chat model", "what it shows"]
+    assert re.split(r"  +", greeting)[:3] == ["greeting", "50% (1/2)", "100% (2/2)"]
+    assert re.split(r"  +", sums)[:3] == ["sum_unseen", "-", "100% (1/1)"]
+
+
+def test_main_ends_with_answers_exam_and_time(notebooks, workspace_root, monkeypatch, capsys):
+    (notebooks / "02_broken.ipynb").unlink()
+    asked = []
+    monkeypatch.setattr(course, "print_results", asked.append)
+    assert course.main(["--notebooks", str(notebooks)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("2 notebooks at the ci profile")
+    assert asked[0].root == workspace_root / "ci"
+    assert (workspace_root / "ci" / "executed" / "03_after.html").exists()
+    assert "Where to go next" in out and re.search(r"The course took \d+\.\d minutes", out)
+
+
+def test_main_stops_with_exit_code_1_at_a_failing_notebook(notebooks, workspace_root, monkeypatch, capsys):
+    monkeypatch.setattr(course, "print_results", lambda workspace: pytest.fail("not after a failure"))
+    assert course.main(["--notebooks", str(notebooks), "--from", "02"]) == 1
+    assert "[1/2] 02_broken" in capsys.readouterr().out
+
+
+def test_a_misspelt_profile_is_named_before_anything_runs(notebooks, monkeypatch, capsys):
+    monkeypatch.setenv("TINYLLM_PROFILE", "labtop")
+    assert course.main(["--notebooks", str(notebooks)]) == 2
+    assert "laptop" in capsys.readouterr().err
+
+
+def test_peak_memory_is_plausible():
+    memory = course.peak_memory_gb()
+    assert memory is None or 0.01 < memory < 1000

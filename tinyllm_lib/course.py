@@ -196,36 +196,43 @@ def peak_memory_gb() -> float | None:
     return largest * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def print_answers(workspace: Workspace) -> None:
-    """Ask the chat model the three questions of the course and print what it says."""
+def print_results(workspace: Workspace) -> None:
+    """Print the chat model's answers to the three questions, and the exams of base and chat model."""
     from tinyllm_lib.generate import TextGenerator
 
     generator = TextGenerator(workspace.run("chat"))
     print("\nYour model, which knew nothing when the course began, says:\n")
     for question in QUESTIONS:
-        answer = generator.chat([{"role": "user", "content": question}])
+        answer = generator.chat([{"role": "user", "content": question}], temperature=0)
         print(f"  You    {question}\n  Model  {answer}\n", flush=True)
+    print("Its exam, before and after fine-tuning (questions that were in no training data):\n")
+    print(exam_table(exam_result(workspace, "pretrain"), exam_result(workspace, "chat")), flush=True)
 
 
-def print_exams(workspace: Workspace) -> None:
-    """Print the exam of the base model and of the chat model side by side."""
-    scores = {name: exam_scores(workspace, name) for name in ("pretrain", "chat")}
-    print(exam_table(scores["pretrain"], scores["chat"]), flush=True)
+def exam_result(workspace: Workspace, run: str):
+    """The `ExamResult` that a notebook saved for the run's newest checkpoint; taken now if there is none."""
+    from tinyllm_lib.checkpoint import latest_checkpoint
+    from tinyllm_lib.evaluate import ExamResult, run_exam
+
+    folder = workspace.run(run)
+    if (folder / "exam.json").is_file():
+        result = ExamResult.load(folder)
+        if result.checkpoint == latest_checkpoint(folder).name:
+            return result
+    return run_exam(folder, workspace.raw / "exam.jsonl", print_table=False)
 
 
-def exam_table(base: dict[str, tuple[int, int]], chat: dict[str, tuple[int, int]]) -> str:
-    """The table of both exams: class -> (right answers, questions) for each model."""
-    rows = [("exam", "base model", "chat model")]
-    for name in dict.fromkeys([*base, *chat]):
-        rows.append((name, *(_share(scores.get(name)) for scores in (base, chat))))
-    return "\n".join(f"  {name:<16} {left:>16} {right:>16}" for name, left, right in rows)
+def exam_table(base, chat) -> str:
+    """Two `ExamResult`s as one table: class, share of right answers of each, what the class shows."""
+    from tinyllm_lib.evaluate import CLASS_MEANING, format_table
 
-
-def _share(score: tuple[int, int] | None) -> str:
-    if not score or not score[1]:
-        return "-"
-    right, asked = score
-    return f"{100 * right / asked:.0f}% ({right}/{asked})"
+    scores = [{score.class_name: score for score in result.classes} for result in (base, chat)]
+    rows = [("class", "base model", "chat model", "what it shows")]
+    for name in dict.fromkeys([*scores[0], *scores[1]]):
+        found = [of.get(name) for of in scores]
+        shares = [f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found]
+        rows.append((name, *shares, CLASS_MEANING.get(name, "")))
+    return format_table(rows, align="<>><")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -254,8 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(notebooks)} notebooks at the {profile.name} profile; executed copies go to {executed}\n")
     if not run_notebooks(notebooks, executed):
         return 1
-    print_answers(workspace)
-    print_exams(workspace)
+    print_results(workspace)
     print("\n" + WHERE_NEXT.format(executed=executed))
     memory = peak_memory_gb()
     note = f", peak memory of one process {memory:.1f} GB" if memory else ""
