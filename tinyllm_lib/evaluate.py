@@ -8,33 +8,45 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from tinyllm_lib.exam import (
+    Answer,
+    ClassScore,
+    ExamComparison,
+    ExamResult,
+    compare_exams,
+    format_table,
+    goes_on_with,
+    is_right,
+    json_lines,
+    load_exam,
+    normalise,
+    wilson,
+)
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import Transformer
-from tinyllm_lib.tokenizer import ROLES, encode_text, token_byte_lengths
-from tinyllm_lib.workspace import atomic_path, get_workspace
+from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
+from tinyllm_lib.workspace import get_workspace
 
-# What each class of the sample corpus's exam shows; an exam of your own may have other classes.
-CLASS_MEANING = {
-    "greeting": "the format of a dialogue is learnt",
-    "fact_seen": "memory: asked in SFT, in these words",
-    "fact_rephrased": "understanding: asked in SFT, in other words",
-    "fact_named": "never asked in SFT, though its subject is named there",
-    "fact_unnamed": "never asked in SFT, nor its subject named",
-    "sum_unseen": "a rule, not a table: sums shown nowhere",
-    "follow_up": "context: a second turn",
-}
+__all__ = [
+    "Answer",
+    "ClassScore",
+    "ExamComparison",
+    "ExamResult",
+    "bits_per_byte",
+    "compare_exams",
+    "is_right",
+    "load_exam",
+    "run_exam",
+    "wilson",
+]
 
 
 # ---- bits per byte
@@ -112,241 +124,13 @@ def read_documents(texts: str | Path | Iterable[str]) -> Iterator[str]:
     if path.suffix != ".jsonl":
         yield path.read_text(encoding="utf-8")
         return
-    for where, row in _json_lines(path):
+    for where, row in json_lines(path):
         if not isinstance(row.get("text"), str):
             raise ValueError(f'{where}: no "text" field (found: {", ".join(row) or "nothing"}).')
         yield row["text"]
 
 
-# ---- grading
-
-
-def normalise(text: str) -> str:
-    """NFKC, lower case, no spaces, no punctuation at either end: what two answers may differ in."""
-    text = "".join(unicodedata.normalize("NFKC", text).lower().split())
-    kept = [i for i, c in enumerate(text) if unicodedata.category(c)[0] not in "PS"]
-    return text[kept[0] : kept[-1] + 1] if kept else ""
-
-
-NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
-
-
-def is_right(reply: str, answer: str, question: str = "", other_answers: Iterable[str] = ()) -> bool:
-    """Whether a reply, usually a sentence, gives the answer.
-
-    * Spaces, outer punctuation, case and full width do not matter.
-    * A number: the last number of the reply must equal it.
-    * Otherwise the answer must stand in the reply, but not merely in words repeated from the question (西藏的简称是湘
-      does not give 藏), nor as a part of a longer answer of the same exam (几内亚比绍 does not give 几内亚).
-
-    Args:
-        other_answers: all answers of the exam; those that do not contain `answer` play no role.
-    """
-    said, wanted = normalise(reply), normalise(answer)
-    if not wanted:
-        raise ValueError(f"the answer {answer!r} holds neither a letter nor a digit: nothing to compare a reply with.")
-    if said == wanted:
-        return True
-    if NUMBER.fullmatch(wanted):
-        numbers = NUMBER.findall(said)
-        return bool(numbers) and float(numbers[-1]) == float(wanted)
-    repeated = _repeated(said, question)
-    longer = [other for other in map(normalise, other_answers) if wanted in other and wanted != other]
-    covered = [span for other in longer for span in _spans(other, said)]
-    return any(
-        end > repeated and not any(a <= start and end <= b for a, b in covered) for start, end in _spans(wanted, said)
-    )
-
-
-def _repeated(said: str, question: str) -> int:
-    """How many characters at the reply's beginning merely repeat the question's.
-
-    None if they make up a sentence of their own: 你好呀！ is a reply to 你好呀.
-    """
-    asked = normalise(question)
-    n = 0
-    while n < min(len(said), len(asked)) and said[n] == asked[n]:
-        n += 1
-    whole_question = n == len(asked) and question.rstrip().endswith(("?", "？"))
-    own_sentence = n == len(said) or said[n] in "。.!！,，;；~"
-    return 0 if own_sentence and not whole_question else n
-
-
-def _spans(part: str, text: str) -> list[tuple[int, int]]:
-    return [(m.start(), m.start() + len(part)) for m in re.finditer(f"(?={re.escape(part)})", text)]
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval (95% by default) in which the true share lies, seen from `right` of `total` (Wilson 1927).
-
-    Unlike share ± z·sqrt(share·(1-share)/total) it stays within 0 to 1 and is honest near both ends.
-    """
-    if not total:
-        return 0.0, 1.0
-    share, zz = right / total, z * z / total
-    middle = (share + zz / 2) / (1 + zz)
-    half = z / (1 + zz) * math.sqrt(share * (1 - share) / total + zz / (4 * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-# ---- the exam
-
-
-def load_exam(path: str | Path) -> list[dict]:
-    """The rows of an exam file: one JSON object a line, of the sample corpus or your own.
-
-    {"question": …, "answer": …} and if you like "class" (default "own"), "history" (earlier messages) and "completion"
-    (a text that a base model goes on with the answer).
-
-    Raises:
-        FileNotFoundError; ValueError with file and line of the first row that is wrong.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: an exam is written with the sample corpus (notebook 01), or by you, "
-            f'as lines of {{"question": …, "answer": …, "class": …}}.'
-        )
-    rows = []
-    for where, row in _json_lines(path):
-        for name in ("question", "answer", "class", "completion"):
-            if name in ("question", "answer") and name not in row:
-                raise ValueError(f'{where}: no "{name}" field (found: {", ".join(row) or "nothing"}).')
-            value = row.get(name, "-")
-            if not isinstance(value, str) or not value.strip():
-                raise ValueError(f'{where}: "{name}" is {value!r}, expected some text (numbers in quotes, too).')
-        if not normalise(row["answer"]):
-            raise ValueError(f'{where}: "answer" is {row["answer"]!r}, expected a letter or a digit in it.')
-        history = row.get("history", [])
-        if not isinstance(history, list) or not all(
-            isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in history
-        ):
-            raise ValueError(f'{where}: "history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.')
-        rows.append({"class": "own", **row})
-    if not rows:
-        raise ValueError(f"{path} holds no question.")
-    return rows
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, dict]]:
-    """("file line N", object) for each line that is not blank."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path.name} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:  # neither UTF-8 nor JSON
-                raise ValueError(f"{where}: not a line of JSON in UTF-8 ({error}).") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: expected an object {{…}}, found {type(row).__name__}.")
-            yield where, row
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One question, what was expected and what the model said (`got`)."""
-
-    class_name: str
-    question: str
-    expected: str
-    got: str
-    right: bool
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """The result of one class; `low` and `high` bound the share (Wilson, 95%)."""
-
-    class_name: str
-    right: int
-    total: int
-    share: float
-    low: float
-    high: float
-
-
-@dataclass
-class ExamResult:
-    """An exam that was taken. `print(result)` shows the table; saved as `exam.json` it is this object's fields:
-
-    {"kind": "chat" | "base", "checkpoint": "step_000500", "exam": "exam.jsonl", "seconds": 4.1,
-     "classes": [{"class_name", "right", "total", "share", "low", "high"}, …],
-     "answers": [{"class_name", "question", "expected", "got", "right"}, …]}
-    """
-
-    kind: str
-    checkpoint: str
-    exam: str
-    seconds: float
-    answers: list[Answer] = field(repr=False)
-
-    @cached_property
-    def classes(self) -> list[ClassScore]:
-        """One score for each class, in the order of the exam file."""
-        scores = []
-        for name in dict.fromkeys(a.class_name for a in self.answers):
-            of_class = [a.right for a in self.answers if a.class_name == name]
-            right, total = sum(of_class), len(of_class)
-            scores.append(ClassScore(name, right, total, right / total, *wilson(right, total)))
-        return scores
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Class -> share of right answers, 0 to 1."""
-        return {score.class_name: score.share for score in self.classes}
-
-    @property
-    def wrong(self) -> list[Answer]:
-        """The answers to look at."""
-        return [answer for answer in self.answers if not answer.right]
-
-    def __str__(self) -> str:
-        rows = [("class", "right", "share", "95% interval", "what it shows")]
-        rows += [
-            (
-                s.class_name,
-                f"{s.right}/{s.total}",
-                f"{s.share:.0%}",
-                f"{s.low:.0%} to {s.high:.0%}",
-                CLASS_MEANING.get(s.class_name, ""),
-            )
-            for s in self.classes
-        ]
-        title = f"{self.exam}, answered by the {self.kind} model {self.checkpoint} in {self.seconds:.1f} s".replace(
-            "  ", " "
-        )
-        return title + "\n" + format_table(rows, align="<>>><")
-
-    def save(self, path: str | Path) -> None:
-        """Writes the JSON file described above."""
-        content = {
-            "kind": self.kind,
-            "checkpoint": self.checkpoint,
-            "exam": self.exam,
-            "seconds": round(self.seconds, 2),
-            "classes": [asdict(s) for s in self.classes],
-            "answers": [asdict(a) for a in self.answers],
-        }
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> ExamResult:
-        """Reads an `exam.json`, or that of a run folder."""
-        path = Path(path)
-        path = path / "exam.json" if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: run_exam writes it when it has asked the whole exam.")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(
-            content["kind"],
-            content["checkpoint"],
-            content["exam"],
-            content["seconds"],
-            [Answer(**a) for a in content["answers"]],
-        )
+# ---- asking
 
 
 def run_exam(
@@ -406,15 +190,6 @@ def run_exam(
     return result
 
 
-def goes_on_with(text: str, answer: str, longer: Iterable[str] = ()) -> bool:
-    """Whether a base model's text begins with the answer, and not with a longer one or a longer number."""
-    text, answer = normalise(text), normalise(answer)
-    if NUMBER.fullmatch(answer):
-        number = NUMBER.match(text)
-        return bool(number) and float(number[0]) == float(answer)
-    return text.startswith(answer) and not any(text.startswith(normalise(other)) for other in longer)
-
-
 def _ask_chat(generator: TextGenerator, rows: Sequence[dict], asked: Sequence[int], max_new_tokens: int) -> list[str]:
     dialogues = [[*rows[i].get("history", []), {"role": "user", "content": rows[i]["question"]}] for i in asked]
     return generator.replies(dialogues, max_new_tokens=max_new_tokens)
@@ -463,77 +238,6 @@ def kind_of_run(folder: Path | None) -> str:
     if manifest.is_file():
         return "base" if json.loads(manifest.read_text(encoding="utf-8"))["kind"] == "pretrain" else "chat"
     return "base" if "pretrain" in data.name else "chat"
-
-
-# ---- two exams side by side
-
-
-@dataclass(frozen=True)
-class ExamComparison:
-    """What changed from exam `a` to exam `b`; `print(comparison)` shows it."""
-
-    a: ExamResult
-    b: ExamResult
-
-    @property
-    def gained(self) -> list[tuple[Answer, Answer]]:
-        """(answer of a, answer of b) where a was wrong and b is right."""
-        return [(x, y) for x, y in self._pairs() if y.right and not x.right]
-
-    @property
-    def lost(self) -> list[tuple[Answer, Answer]]:
-        """(answer of a, answer of b) where a was right and b is wrong."""
-        return [(x, y) for x, y in self._pairs() if x.right and not y.right]
-
-    def _pairs(self) -> list[tuple[Answer, Answer]]:
-        second: dict[tuple[str, str, str], list[Answer]] = {}
-        for y in self.b.answers:
-            second.setdefault((y.class_name, y.question, y.expected), []).append(y)
-        return [
-            (x, found.pop(0)) for x in self.a.answers if (found := second.get((x.class_name, x.question, x.expected)))
-        ]
-
-    def __str__(self) -> str:
-        names = [f"{r.kind} {r.checkpoint}".strip() for r in (self.a, self.b)]
-        a, b = ({s.class_name: s for s in r.classes} for r in (self.a, self.b))
-        gained, lost = ([x.class_name for x, _ in pairs] for pairs in (self.gained, self.lost))
-        rows = [("class", *names, "gained", "lost")]
-        for name in dict.fromkeys([*a, *b]):
-            shares = [f"{s[name].share:.0%} ({s[name].right}/{s[name].total})" if name in s else "-" for s in (a, b)]
-            rows.append((name, *shares, str(gained.count(name)), str(lost.count(name))))
-        return format_table(rows, align="<>>>>")
-
-
-def compare_exams(
-    a: ExamResult | str | Path, b: ExamResult | str | Path, *, print_table: bool = True
-) -> ExamComparison:
-    """Two results, or run folders with an `exam.json`, side by side; `.gained` and `.lost` hold what changed."""
-    comparison = ExamComparison(*(r if isinstance(r, ExamResult) else ExamResult.load(r) for r in (a, b)))
-    if print_table:
-        print(comparison, flush=True)
-    return comparison
-
-
-def format_table(rows: Sequence[Sequence[str]], align: str) -> str:
-    """Rows as aligned columns, the first row underlined; a Chinese character counts as two columns.
-
-    Args:
-        align: "<" or ">" for each column.
-    """
-    widths = [max(text_width(row[i]) for row in rows) for i in range(len(align))]
-    lines = []
-    for row in rows:
-        cells = [(cell, " " * (width - text_width(cell))) for cell, width in zip(row, widths, strict=True)]
-        lines.append(
-            "  ".join(cell + gap if side == "<" else gap + cell for (cell, gap), side in zip(cells, align, strict=True))
-        )
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def text_width(text: str) -> int:
-    """Columns that a text takes in a terminal: two for a wide character, none for a combining one."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

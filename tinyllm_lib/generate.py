@@ -19,12 +19,14 @@ from transformers import PreTrainedTokenizerFast
 from tinyllm_lib.checkpoint import latest_checkpoint
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.model import Transformer
-from tinyllm_lib.sampling import STOP_IDS, Generated, Sampling, generate, stream_tokens
+from tinyllm_lib.sampling import STOP_IDS, Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, token_bytes
 
 __all__ = ["ContextWarning", "Generated", "Reply", "TextGenerator", "TextStream", "generate"]
 
 Messages = list[dict[str, str]]
+
+CUT = "the reply was cut: the context is full."
 
 
 class ContextWarning(UserWarning):
@@ -298,13 +300,18 @@ class TextGenerator:
     ) -> Iterator[str]:
         """The text that follows the prompt `ids`, piece by piece."""
         text = TextStream(self.tokenizer, stop)
-        for _, token, _ in stream_tokens(self.model, [ids], max_new_tokens, sampling, seed=seed):
+        written = 0
+        for _, token, _ in stream_tokens(self.model, [ids], max_new_tokens, sampling, dice_for([ids], seed)):
             if token in STOP_IDS:
                 break
+            written += 1
             if piece := text.feed(token):
                 yield piece
             if text.stopped:
                 return
+        else:
+            if len(ids) + written == self.context:
+                warnings.warn(CUT, ContextWarning, stacklevel=2)
         if piece := text.close():
             yield piece
 
@@ -330,6 +337,8 @@ class TextGenerator:
     ) -> list[Reply]:
         """Generates in batches of prompts of similar length, so that little is padded; replies in the given order."""
         replies: dict[int, Reply] = {}
+        is_chat = bool(notes)  # a chat's reply ends at the context's end; a plain text's window slides
+        dice = dice_for(prompts, seed)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -340,21 +349,18 @@ class TextGenerator:
                 pieces[row].append(streams[row].feed(token))
                 return streams[row].stopped
 
-            generated = generate(
+            generated = generate_batch(
                 self.model,
                 [prompts[i] for i in rows],
-                max_new_tokens=[limits[i] for i in rows],
-                seed=seed,
-                on_token=read,
+                [limits[i] for i in rows],
+                sampling,
+                [dice[i] for i in rows],
                 logprobs=logprobs,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                min_p=sampling.min_p,
-                repetition_penalty=sampling.repetition_penalty,
+                on_token=read,
             )
             for i, out, stream, parts in zip(rows, generated, streams, pieces, strict=True):
-                note = " ".join(n for n in (notes[i] if notes else "", out.note) if n)
+                full = is_chat and out.finish == "length" and len(prompts[i]) + len(out.ids) == self.context
+                note = " ".join(n for n in (notes[i] if is_chat else "", out.note, CUT if full else "") if n)
                 text = "".join(parts) + stream.close()
                 replies[i] = Reply(text, len(out.ids), out.finish, note, out.logprobs if logprobs else None)
         return [replies[i] for i in range(len(prompts))]

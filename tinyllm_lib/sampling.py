@@ -156,20 +156,46 @@ def generate(
         ValueError: no token in a prompt, a prompt longer than the context, a setting outside its range.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    dice = dice_for(prompts, seed)
+    return generate_batch(
+        model,
+        prompts,
+        max_new_tokens,
+        sampling,
+        dice,
+        stop_ids=stop_ids,
+        use_cache=use_cache,
+        logprobs=logprobs,
+        on_token=on_token,
+    )
+
+
+def generate_batch(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int | Sequence[int],
+    sampling: Sampling,
+    dice: Sequence[random.Random],
+    *,
+    stop_ids: Sequence[int] = STOP_IDS,
+    use_cache: bool = True,
+    logprobs: bool = False,
+    on_token: Callable[[int, int], bool | None] | None = None,
+) -> list[Generated]:
+    """`generate` with settings and random generators (one for each prompt) made before."""
     results = [Generated() for _ in prompts]
     ended: set[int] = set()
-    for row, token, logprob in stream_tokens(
-        model, prompts, max_new_tokens, sampling, seed=seed, use_cache=use_cache, logprobs=logprobs, ended=ended
-    ):
-        if token in stop_ids:
-            results[row].finish = "stop"
-            ended.add(row)
-            continue
-        results[row].ids.append(token)
-        if logprobs:
-            results[row].logprobs.append(logprob)
-        if on_token is not None and on_token(row, token):
-            results[row].finish = "stop"
+    stream = stream_tokens(
+        model, prompts, max_new_tokens, sampling, dice, use_cache=use_cache, logprobs=logprobs, ended=ended
+    )
+    for row, token, logprob in stream:
+        result = results[row]
+        if token not in stop_ids:
+            result.ids.append(token)
+            if logprobs:
+                result.logprobs.append(logprob)
+        if token in stop_ids or (on_token is not None and on_token(row, token)):
+            result.finish = "stop"
             ended.add(row)
     for prompt, result in zip(prompts, results, strict=True):
         result.note = window_note(len(prompt) + len(result.ids), model.config.max_seq_len)
@@ -181,8 +207,8 @@ def stream_tokens(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | Sequence[int],
     sampling: Sampling,
+    dice: Sequence[random.Random],
     *,
-    seed: int = 0,
     use_cache: bool = True,
     logprobs: bool = False,
     ended: set[int] | None = None,
@@ -198,7 +224,6 @@ def stream_tokens(
         if limit < 0:
             raise ValueError(f"max_new_tokens is {limit}, expected 0 or more.")
     texts = [list(prompt) for prompt in prompts]
-    dice = dice_for(texts, seed)
     ended = set() if ended is None else ended
     ends = [len(text) + limit for text, limit in zip(texts, limits, strict=True)]
     reader = _Reader(model, texts, ends, use_cache)
