@@ -52,7 +52,7 @@ def download_pretrain(raw_dir: str | os.PathLike) -> Path:
     def size() -> int | None:
         from modelscope.hub.api import HubApi
 
-        for entry in HubApi().get_dataset_files(repo_id=SEQ_MONKEY.dataset):
+        for entry in HubApi(endpoint=_mirror(SEQ_MONKEY)).get_dataset_files(repo_id=SEQ_MONKEY.dataset):
             if entry.get("Path") == SEQ_MONKEY.name:
                 return entry.get("Size")
         raise FileNotFoundError(f"the dataset lists no file {SEQ_MONKEY.name}")
@@ -60,7 +60,8 @@ def download_pretrain(raw_dir: str | os.PathLike) -> Path:
     def fetch(folder: Path) -> None:
         from modelscope import dataset_file_download
 
-        dataset_file_download(SEQ_MONKEY.dataset, SEQ_MONKEY.name, local_dir=str(folder))
+        options = {"local_dir": str(folder), "endpoint": _mirror(SEQ_MONKEY)}
+        dataset_file_download(SEQ_MONKEY.dataset, SEQ_MONKEY.name, **options)
 
     return _download(SEQ_MONKEY, Path(raw_dir), size, fetch)
 
@@ -71,15 +72,35 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
     Otherwise as `download_pretrain`.
     """
 
-    def call(folder: Path, **options):
-        from huggingface_hub import hf_hub_download
+    def ask():
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        endpoint = os.environ.get(BELLE.endpoint)  # the library itself looks only once, when it is imported
-        return hf_hub_download(
-            BELLE.dataset, BELLE.name, repo_type="dataset", local_dir=folder, endpoint=endpoint, **options
+        return get_hf_file_metadata(
+            hf_hub_url(BELLE.dataset, BELLE.name, repo_type="dataset", endpoint=_mirror(BELLE))
         )
 
-    return _download(BELLE, Path(raw_dir), lambda: call(Path(raw_dir), dry_run=True).file_size, call)
+    def fetch(folder: Path) -> None:
+        from huggingface_hub.file_download import http_get  # hf_hub_download begins anew in a second call
+
+        file = ask()
+        part = folder / f"{BELLE.name}.{file.etag[:12]}.incomplete"
+        headers = {"Accept-Encoding": "identity"}  # so that bytes on the line are bytes of the file
+        try:
+            with open(part, "ab") as out:
+                http_get(file.location, out, resume_size=out.tell(), expected_size=file.size, headers=headers)
+        except OSError as error:
+            response = getattr(error, "response", None)
+            if error.errno is None and (response is None or response.status_code == 416):
+                part.unlink()  # of another length than announced: there is nothing to go on from
+            raise
+        os.replace(part, folder / BELLE.name)
+
+    return _download(BELLE, Path(raw_dir), lambda: ask().size, fetch)
+
+
+def _mirror(source: _HubFile) -> str | None:
+    """Passed on each call, since the libraries look at the environment only when they are imported."""
+    return os.environ.get(source.endpoint) or None
 
 
 def _download(
@@ -96,16 +117,16 @@ def _download(
         free = shutil.disk_usage(folder).free
         if free < missing:
             raise DownloadError(
-                f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} GB "
-                "free. Make room, or move the workspace to another disk with TINYLLM_WORKSPACE."
+                f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} "
+                "GB free. Make room, or move the workspace to another disk with TINYLLM_WORKSPACE."
             )
         fetch(folder)
         found = target.stat().st_size
         if size and found != size:
             target.unlink()
             raise DownloadError(
-                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}; they were removed. "
-                f"Try again later or elsewhere. {by_hand}"
+                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}. "
+                f"They were removed; try again later. {by_hand}"
             )
     except DownloadError:
         raise
@@ -115,9 +136,10 @@ def _download(
             f"pip install {source.library}. {by_hand}"
         ) from error
     except Exception as error:  # each library has its own kinds for no network, no file, a wrong length
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise DownloadError(
-            f"{source.name} could not be fetched from {source.hub} ({source.dataset}): {error} The same call "
-            f"again goes on where this one stopped. Is there a network? {source.endpoint} names a mirror "
-            f"({os.environ.get(source.endpoint) or 'not set'}). {by_hand}"
+            f"{source.name} could not be fetched from {source.hub} ({source.dataset}): {error}{cause} "
+            "The same call again goes on where this one stopped. Is there a network? "
+            f"{source.endpoint} names a mirror ({_mirror(source) or 'not set'}). {by_hand}"
         ) from error
     return target
