@@ -218,6 +218,7 @@ def test_full_width_punctuation_and_no_leftover_slots(corpus):
     for text in corpus.texts + corpus.spoken:
         assert not re.search(r"[,.;:?!()\"'\[\]{}|<>]", text), text
         assert not re.search(r"[。！？，；：][。，；：]", text), text
+        assert re.search(r"[。！？”]$|\d$", text) or text in corpus.spoken, text
         for opening, closing in ("“”", "‘’", "（）"):
             assert text.count(opening) == text.count(closing), text
 
@@ -241,7 +242,7 @@ def test_greeting_replies_hold_their_answer():
 @pytest.mark.parametrize("table", [stories.SCENES, stories.STORIES, stories.DESCRIPTIONS])
 def test_every_template_expands(table):
     rng = random.Random(0)
-    slots = {name: name for name in ("a", "b", "b2", "x", "y", "t", "e", "f", "q1", "a1", "q2", "a2")}
+    slots = {name: name for name in "a b b2 x y t e f f2 f3 q1 a1 q2 a2".split()}
     for template in table:
         assert template.count("[") == template.count("]") and template.count("{") == template.count("}")
         for _ in range(20):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from tinyllm_lib.corpus import talk
 from tinyllm_lib.corpus.sums import Sums
-from tinyllm_lib.corpus.world import KIND_WORDS, Deck, Question, Rotation, World
+from tinyllm_lib.corpus.world import COMPARABLE_KINDS, KIND_WORDS, Deck, Question, Rotation, World
 
 Turns = list[tuple[str, str]]
 
@@ -82,7 +82,7 @@ class DialogueWriter:
         subjects: dict[tuple[str, str], list[Question]] = defaultdict(list)
         for question in askable:
             sides[question.fact.relation.name, question.reverse].append(question)
-            if not question.reverse:
+            if not question.reverse and question.fact.relation.subject_kind in COMPARABLE_KINDS:
                 subjects[question.fact.relation.subject_kind, question.fact.subject].append(question)
         self._sides = {key: Deck(group, rng) for key, group in sides.items() if len(group) >= 4}
         self._side_names = Deck([key for key in self._sides for _ in range(len(self._sides[key]))], rng)

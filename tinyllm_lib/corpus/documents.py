@@ -13,7 +13,7 @@ from collections import Counter
 from tinyllm_lib.corpus.facts import Fact
 from tinyllm_lib.corpus.grammar import expand
 from tinyllm_lib.corpus.stories import SCENES, scene_slots
-from tinyllm_lib.corpus.world import HELD_OUT_RELATIONS, Deck, Question, Rotation, World
+from tinyllm_lib.corpus.world import COMPARABLE_KINDS, HELD_OUT_RELATIONS, Deck, Question, Rotation, World
 
 # How a list of facts of one relation may be announced.
 LIST_TITLES = {
@@ -61,6 +61,7 @@ class FactWriter:
         self.told: Counter[tuple[str, str, str]] = Counter()
         subjects = list(world.by_subject)
         self._rich = Deck([key for key in subjects if len(world.by_subject[key]) > 1], rng)
+        self._comparable = Deck([key for key in self._rich.items if key[0] in COMPARABLE_KINDS], rng)
         self._about = {key: Deck(facts, rng) for key, facts in world.by_subject.items()}
         focused = HELD_OUT_RELATIONS.values()
         dealt = [f for f in world.facts for _ in range(focus if f.relation.name in focused else 1)]
@@ -78,10 +79,13 @@ class FactWriter:
         key = self._rich.deal() if len(self._rich) else rng.choice(list(self._about))
         facts = self._about[key].deal_different(rng.randint(2, 4))
         parts = [rng.choice(_CARD_HEADS).replace("{s}", key[1])]
-        for position, fact in enumerate(facts):
+        subject_led = False  # 它 is clear only after a sentence that begins with the subject
+        for fact in facts:
             sentence = self._tell(fact)
-            if position and sentence.startswith(fact.subject) and rng.random() < self._pronoun_share:
+            begins = sentence.startswith(fact.subject)
+            if subject_led and begins and rng.random() < self._pronoun_share:
                 sentence = "它" + sentence[len(fact.subject) :]
+            subject_led = begins and key[0] in COMPARABLE_KINDS
             parts.append(sentence)
         return "".join(parts)
 
@@ -96,7 +100,7 @@ class FactWriter:
         rng = self._rng
         name = self._relations.deal()
         facts = self._of_relation[name].deal_different(rng.randint(3, 7))
-        template = self._wording.pick(("list", name), facts[0].relation.statements)
+        template = self._plain(facts[0])
         between = rng.choice(_BETWEEN)
         sentences = []
         for fact in facts:
@@ -107,7 +111,9 @@ class FactWriter:
     def comparison(self) -> str:
         """The same relations of two subjects of one kind."""
         rng = self._rng
-        kind, first = self._rich.deal() if len(self._rich) else rng.choice(list(self._about))
+        if not len(self._comparable):
+            return self.card()
+        kind, first = self._comparable.deal()
         others = [key for key in self._groups[kind].deal_different(2) if key[1] != first]
         if not others:
             return self.card()
@@ -119,7 +125,7 @@ class FactWriter:
             return self.card()
         parts = [rng.choice(_COMPARE_HEADS).replace("{x}", first).replace("{y}", second)]
         for name in rng.sample(shared, min(len(shared), rng.randint(1, 3))):
-            template = self._wording.pick(("compare", name), facts[name].relation.statements)
+            template = self._plain(facts[name])
             one, other = facts[name], partner[name]
             self._count(one)
             self._count(other)
@@ -148,6 +154,12 @@ class FactWriter:
         self._count(fact)
         key = (fact.relation.name, fact.subject, fact.object)
         return fact.fill(self._wording.pick(key, fact.relation.statements))
+
+    def _plain(self, fact: Fact) -> str:
+        """A phrasing that can be said of one subject after another: it begins with the subject."""
+        relation = fact.relation
+        plain = tuple(text for text in relation.statements if text.startswith("{s}"))
+        return self._wording.pick(("plain", relation.name), plain if len(plain) > 1 else relation.statements)
 
     def _ask(self) -> tuple[str, str]:
         question: Question = self._questions.deal()

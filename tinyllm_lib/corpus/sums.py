@@ -179,11 +179,12 @@ class Sums:
         return "，".join(sums) + "。"
 
     def _asked(self) -> str:
-        ask, reply = self._rng.choice((("问：", "答："), ("老师问：", "学生答："), ("题目：", "答案：")))
+        ask, reply = self._rng.choice((("问：", "答："), ("老师出题：", "学生答："), ("题目：", "答案：")))
         lines = []
         for _ in range(self._rng.randint(2, 4)):
             question, answer = self.question()
-            lines.append(f"{ask}{question}{reply}{answer}")
+            between = "" if question.endswith(("？", "。")) else "\n"
+            lines.append(f"{ask}{question}{between}{reply}{answer}")
         return "\n".join(lines)
 
     def _equation(self, a: int, b: int) -> str:

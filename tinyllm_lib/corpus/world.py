@@ -46,7 +46,15 @@ KIND_WORDS = {
     "element": ("化学元素", "种"),
     "city": ("城市", "座"),
     "animal": ("动物", "种"),
+    "river": ("河流", "条"),
+    "planet": ("行星", "颗"),
+    "dynasty": ("朝代", "个"),
+    "festival": ("节日", "个"),
+    "solar_term": ("节气", "个"),
 }
+
+# Kinds whose members are told apart by the same few facts, and which 它 may stand for.
+COMPARABLE_KINDS = frozenset("country province element animal river planet dynasty".split())
 
 
 def stable_hash(*parts: object) -> int:
@@ -59,17 +67,17 @@ class Deck:
     """Deals its items in shuffled order, over and over: after n·len deals each came n times."""
 
     def __init__(self, items: Iterable[Any], rng: random.Random) -> None:
-        self._items = list(items)
+        self.items = tuple(items)
         self._rng = rng
         self._left: list[Any] = []
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def deal(self) -> Any:
         """The next item. An empty deck raises IndexError."""
         if not self._left:
-            self._left = self._items.copy()
+            self._left = list(self.items)
             self._rng.shuffle(self._left)
         return self._left.pop()
 
@@ -77,7 +85,7 @@ class Deck:
         """Up to ``count`` items, no two alike (fewer when the deck holds fewer)."""
         hand: list[Any] = []
         held_back: list[Any] = []
-        while len(hand) < min(count, len(self._items)):
+        while len(hand) < min(count, len(self.items)):
             item = self.deal()
             (held_back if item in hand else hand).append(item)
         self._left.extend(held_back)
