@@ -1,7 +1,10 @@
 """The course runner: progress lines, executed copies, and what it says when a notebook stops."""
 
+import os
 import re
+import signal
 import sys
+import threading
 
 import nbformat
 import pytest
@@ -79,6 +82,20 @@ def test_a_kernel_that_dies_is_told_as_such(tmp_path, executed, capsys):
     assert "stopped in cell 2" in out and "kernel died" in out and "memory" in out
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a test cannot press Ctrl-C there")
+def test_ctrl_c_stops_the_cell_and_the_course(tmp_path, executed):
+    path = write_notebook(tmp_path / "01_long.ipynb", "import time\ntime.sleep(120)", "print('never')")
+    main_process = os.getpid()
+
+    def press(cell, cells):
+        threading.Timer(1.0, os.kill, (main_process, signal.SIGINT)).start()
+
+    failure = course.execute_notebook(path, executed, press)
+    assert failure.cell == 2 and failure.error == "Stopped with Ctrl-C."
+    assert "KeyboardInterrupt" in (executed / "01_long.ipynb").read_text(encoding="utf-8")
+    assert "never" not in printed_by(executed / "01_long.ipynb")
+
+
 def test_notebooks_are_numbered_ones_from_the_first_wanted(notebooks):
     assert [path.stem for path in course.find_notebooks(notebooks)] == ["01_fine", "02_broken", "03_after"]
     assert [path.stem for path in course.find_notebooks(notebooks, "02")] == ["02_broken", "03_after"]
@@ -89,7 +106,7 @@ def test_notebooks_are_numbered_ones_from_the_first_wanted(notebooks):
 
 
 def test_exam_table_shows_both_models():
-    from tinyllm_lib.evaluate import Answer, ExamResult
+    from tinyllm_lib.exam import Answer, ExamResult
 
     def result(kind, *answers):
         return ExamResult(kind, "step_000001", "exam.jsonl", 0.1, list(answers))

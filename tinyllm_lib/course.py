@@ -7,11 +7,13 @@ its executed copy is kept as .ipynb and .html under workspace/<profile>/executed
 """
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +62,8 @@ def find_notebooks(folder: Path, first: str = "") -> list[Path]:
 def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], None]) -> Failure | None:
     """Run one notebook in a new kernel of this very Python, in the notebook's own folder.
 
-    The copy with its outputs goes to `executed`/<name>.ipynb and .html, also when a cell fails.
+    The copy with its outputs goes to `executed`/<name>.ipynb and .html, also when a cell fails. Ctrl-C
+    interrupts the cell as JupyterLab's stop button would, and no further cell runs.
 
     Args:
         on_cell: called with (cell number from 1, number of cells) before each code cell.
@@ -74,11 +77,14 @@ def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], N
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = nbformat.read(path, as_version=4)
-    current = {"cell": 0}
+    cell, loop, stopped, error = 0, None, False, ""
 
-    def on_cell_start(cell: object, cell_index: int) -> None:
-        current["cell"] = cell_index + 1
-        on_cell(cell_index + 1, len(notebook.cells))
+    def on_cell_start(cell_index: int, **_: object) -> None:
+        nonlocal cell, loop
+        if stopped:
+            raise KeyboardInterrupt
+        cell, loop = cell_index + 1, asyncio.get_running_loop()
+        on_cell(cell, len(notebook.cells))
 
     class Client(NotebookClient):
         def create_kernel_manager(self):
@@ -94,21 +100,33 @@ def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], N
         on_cell_start=on_cell_start,
         extra_arguments=["--log-level=ERROR"],
     )
-    client.log.setLevel(logging.CRITICAL)  # what goes wrong is told below, once
-    failure = None
+    client.log.setLevel(logging.CRITICAL)  # what goes wrong is told once, by the caller
+    # In a thread: in the main one nbclient answers Ctrl-C by killing the kernel, whose children live on.
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.execute, env=_kernel_environment())
+        while True:
+            try:
+                if wait([running], timeout=0.5).done:
+                    break
+            except KeyboardInterrupt:
+                stopped = True
+                if loop and client.km:
+                    asyncio.run_coroutine_threadsafe(client.km.interrupt_kernel(), loop)
     try:
-        client.execute(env=_kernel_environment())
-    except CellExecutionError as error:
-        failure = _failure(notebook, current["cell"], f"{error.ename}: {error.evalue}")
+        running.result()
+    except KeyboardInterrupt:
+        pass
+    except CellExecutionError as raised:
+        error = f"{raised.ename}: {raised.evalue}".strip()
     except DeadKernelError:
-        failure = _failure(
-            notebook,
-            current["cell"],
-            "The kernel died. It was stopped with Ctrl-C, or the system killed it, most often for want of "
-            "memory; close other programs or choose a smaller TINYLLM_PROFILE.",
+        error = (
+            "The kernel died. The system kills a process most often for want of memory: close other programs "
+            "or choose a smaller TINYLLM_PROFILE."
         )
+    if stopped:
+        error = "Stopped with Ctrl-C."
     _save_copies(notebook, executed / path.name)
-    return failure
+    return Failure(cell or None, notebook.cells[cell - 1].source if cell else "", error) if error else None
 
 
 def _this_python():
@@ -126,10 +144,6 @@ def _this_python():
 def _kernel_environment() -> dict[str, str]:
     paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-
-
-def _failure(notebook, cell: int, error: str) -> Failure:
-    return Failure(cell or None, notebook.cells[cell - 1].source if cell else "", error.strip())
 
 
 def _save_copies(notebook, path: Path) -> None:
@@ -203,7 +217,7 @@ def print_results(workspace: Workspace) -> None:
     generator = TextGenerator(workspace.run("chat"))
     print("\nYour model, which knew nothing when the course began, says:\n")
     for question in QUESTIONS:
-        answer = generator.chat([{"role": "user", "content": question}], temperature=0)
+        answer = generator.chat([{"role": "user", "content": question}], temperature=0).strip()
         print(f"  You    {question}\n  Model  {answer}\n", flush=True)
     print("Its exam, before and after fine-tuning (questions that were in no training data):\n")
     print(exam_table(exam_result(workspace, "pretrain"), exam_result(workspace, "chat")), flush=True)
@@ -212,7 +226,8 @@ def print_results(workspace: Workspace) -> None:
 def exam_result(workspace: Workspace, run: str):
     """The `ExamResult` that a notebook saved for the run's newest checkpoint; taken now if there is none."""
     from tinyllm_lib.checkpoint import latest_checkpoint
-    from tinyllm_lib.evaluate import ExamResult, run_exam
+    from tinyllm_lib.evaluate import run_exam
+    from tinyllm_lib.exam import ExamResult
 
     folder = workspace.run(run)
     if (folder / "exam.json").is_file():
@@ -224,7 +239,7 @@ def exam_result(workspace: Workspace, run: str):
 
 def exam_table(base, chat) -> str:
     """Two `ExamResult`s as one table: class, share of right answers of each, what the class shows."""
-    from tinyllm_lib.evaluate import CLASS_MEANING, format_table
+    from tinyllm_lib.exam import CLASS_MEANING, format_table
 
     scores = [{score.class_name: score for score in result.classes} for result in (base, chat)]
     rows = [("class", "base model", "chat model", "what it shows")]
