@@ -98,22 +98,27 @@ def _one_answer(rows: Iterable[dict[str, Any]], answers: dict[str, set[str]]) ->
 
 
 def _spread(seen: Sequence[tuple[Question, str]], rng: random.Random) -> list[tuple[Question, str]]:
-    """An order in which two of three come from the relations that are held out elsewhere.
+    """Each question once, in an order in which two of three are about relations held out elsewhere.
 
-    The classes of seen and of held-out facts can then be compared: much the same relations, and
-    each relation and direction has its turn.
+    The classes of seen and of held-out facts can then be compared, since they ask for much the
+    same things. The other relations take turns.
     """
-    groups: dict[tuple[str, bool], list[tuple[Question, str]]] = defaultdict(list)
-    for question, text in seen:
-        groups[question.fact.relation.name, question.reverse].append((question, text))
-    for group in groups.values():
-        rng.shuffle(group)
-    compared = [groups[key] for key in groups if key[0] in HELD_OUT_RELATIONS.values()]
-    others = [groups[key] for key in groups if key[0] not in HELD_OUT_RELATIONS.values()]
-    first, second = _interleave(compared), _interleave(others)
+    compared: list[tuple[Question, str]] = []
+    others: dict[tuple[str, bool], list[tuple[Question, str]]] = defaultdict(list)
+    wordings = list(seen)
+    rng.shuffle(wordings)
+    done = set()
+    for question, text in wordings:
+        name = question.fact.relation.name
+        if (name, question.fact.subject, question.reverse) in done:
+            continue
+        done.add((name, question.fact.subject, question.reverse))
+        group = compared if name in HELD_OUT_RELATIONS.values() else others[name, question.reverse]
+        group.append((question, text))
+    second = _interleave(list(others.values()))
     order = []
-    while first or second:
-        for source in (first, first, second):
+    while compared or second:
+        for source in (compared, compared, second):
             if source:
                 order.append(source.pop())
     return order

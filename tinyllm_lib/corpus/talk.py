@@ -153,7 +153,9 @@ _CITIES = "北京 上海 广州 成都 西安 杭州 南京 武汉".split()
 
 def greeting(rng: random.Random) -> tuple[str, str]:
     """What somebody says, and a reply."""
-    says, replies, _ = rng.choices(GREETINGS, weights=[len(row[0]) for row in GREETINGS])[0]
+    weights = [len(row[0]) for row in GREETINGS]
+    weights[0] *= 3  # 你好 is what everybody says first
+    says, replies, _ = rng.choices(GREETINGS, weights=weights)[0]
     return rng.choice(says), rng.choice(replies)
 
 
