@@ -33,11 +33,17 @@ def project():
 
 
 def requirements(*groups):
-    """Requirements of the core and of the named extras: {canonical name: specifier text}."""
+    """The core and the named extras: {canonical name: (version range, environment marker)}."""
     lines = list(project()["dependencies"])
     for group in groups:
         lines += project()["optional-dependencies"][group]
-    return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, lines)}
+    return named_ranges(lines)
+
+
+def named_ranges(lines):
+    return {
+        canonicalize_name(r.name): (str(r.specifier), str(r.marker or "")) for r in map(Requirement, lines)
+    }
 
 
 def pins():
@@ -48,23 +54,23 @@ def pins():
 
 
 def conda_list():
-    """environment.yml as {canonical name: specifier text}; read by lines, as it has one package a line."""
+    """environment.yml in the same form; read by lines, as it has one package a line."""
     text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8")
-    entries = re.findall(r"^ +- ([^\s:]+)$", text.split("dependencies:")[1], flags=re.MULTILINE)
-    return {canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, entries)}
+    entries = re.findall(r"^ +- (\w[^:\n]*)$", text.split("dependencies:")[1], flags=re.MULTILINE)
+    return named_ranges(entries)
 
 
 def test_environment_yml_lists_what_pyproject_lists():
     ours = requirements(*ENVIRONMENT_GROUPS)
-    expected = {CONDA_NAMES.get(name, name): specifier for name, specifier in ours.items()}
-    expected |= {"python": project()["requires-python"], "pip": ""}
+    expected = {CONDA_NAMES.get(name, name): wanted for name, wanted in ours.items()}
+    expected |= {"python": (project()["requires-python"], ""), "pip": ("", "")}
     assert conda_list() == expected
     assert tuple(setup_env.BASE_EXTRAS) == ENVIRONMENT_GROUPS
 
 
 def test_constraints_pin_every_requirement_inside_its_range():
     pinned = pins()
-    for name, specifier in requirements(*project()["optional-dependencies"]).items():
+    for name, (specifier, _) in requirements(*project()["optional-dependencies"]).items():
         assert name in pinned, f"constraints.txt has no pin for {name}"
         version = str(pinned[name].specifier).removeprefix("==")
         assert SpecifierSet(specifier).contains(version), f"{name} {version} is not {specifier}"
@@ -78,7 +84,7 @@ def test_constraints_pin_exact_versions_for_every_platform():
 
 def test_every_dependency_says_why_it_is_there():
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    for line in re.findall(r'^    "[a-z_-]+>=.*$', text, flags=re.MULTILINE):
+    for line in re.findall(r'^    "[a-z._-]+>=.*$', text, flags=re.MULTILINE):
         assert "# " in line, line
 
 
