@@ -13,13 +13,14 @@ import io
 import logging
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
 
 P = ParamSpec("P")
 
@@ -82,12 +83,31 @@ def font_families() -> tuple[str, ...]:
 
 
 @functools.cache
+def _fonts() -> tuple[FT2Font, ...]:
+    """One open font per family, of our own: the size set here must not reach matplotlib's."""
+    families = font_families()
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    fonts = tuple(FT2Font(font_manager.findfont(name, fallback_to_default=False)) for name in families)
+    for font in fonts:
+        font.set_size(100, 72)
+    return fonts
+
+
+@functools.cache
 def drawable_characters() -> frozenset[int]:
     """Code points for which one of `font_families` has a glyph."""
-    from matplotlib import font_manager
+    return frozenset(code for font in _fonts() for code in font.get_charmap())
 
-    paths = [font_manager.findfont(name, fallback_to_default=False) for name in font_families()]
-    return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())
+
+@functools.cache
+def _advance(char: str) -> float:
+    """Width of a character in ems."""
+    for font in _fonts():
+        if ord(char) in font.get_charmap():
+            return font.load_char(ord(char)).linearHoriAdvance / 65536 / 100
+    return 1.0
 
 
 def visible(token: str | bytes) -> str:
@@ -118,9 +138,8 @@ def hex_bytes(data: bytes) -> str:
 
 
 def text_width(text: str, size: float) -> float:
-    """Rough width in inches of one line at `size` points: a Chinese character is one em wide."""
-    ems = sum(1.0 if unicodedata.east_asian_width(char) in "WF" else 0.6 for char in text)
-    return ems * size / 72
+    """Width in inches of one line of text at `size` points."""
+    return sum(map(_advance, text)) * size / 72
 
 
 def picture(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -185,11 +204,11 @@ def label(axes: Axes, x: float, y: float, text: str, *, size: float = 9, color: 
     axes.text(x, y, text, size=size, color=color, ha=ha, va=va, **more)
 
 
-def wrap(widths: Sequence[float], limit: float) -> list[range]:
-    """Break items of these widths into rows no wider than `limit` (one item a row at least)."""
+def wrap(widths: Sequence[float], limit: float, begins: Collection[int] = ()) -> list[range]:
+    """Rows of items no wider than `limit` (one item at least); an item in `begins` begins a row."""
     rows, start, used = [], 0, 0.0
     for index, width in enumerate(widths):
-        if index > start and used + width > limit:
+        if index > start and (used + width > limit or index in begins):
             rows.append(range(start, index))
             start, used = index, 0.0
         used += width

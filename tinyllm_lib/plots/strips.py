@@ -50,7 +50,7 @@ def token_strip(
     widths = [max(drawing.text_width(text, size) for text, size, _ in rows) + 0.18 for rows in lines]
     rows = drawing.wrap(widths, width - 0.16)
     brackets = _shared_characters(tokens)
-    above = 0.28 if brackets else 0.06
+    above = 0.33 if brackets else 0.06
     height = 0.36 + 0.19 * (len(lines[0]) - 1 if lines else 0)
     alt = f"{len(tokens)} tokens in boxes: " + " | ".join(visible(token) for token in tokens)
     width = _shrink(width, widths, rows, title)
@@ -113,6 +113,7 @@ def mask_ladder(
     y_tokens: Sequence[Token],
     loss_mask: Sequence[int],
     *,
+    breaks: Collection[int] = (),
     title: str | None = None,
     width: float = PAGE,
 ) -> Figure:
@@ -123,6 +124,7 @@ def mask_ladder(
 
     Args:
         x_tokens, y_tokens, loss_mask: equally long; position i of Y is the target of position i of X.
+        breaks: positions that begin a new row of the picture, e.g. where a message begins.
     """
     if not len(x_tokens) == len(y_tokens) == len(loss_mask):
         raise ValueError(
@@ -131,15 +133,19 @@ def mask_ladder(
         )
     cells = zip(map(visible, x_tokens), map(visible, y_tokens), map(int, loss_mask), strict=True)
     columns: list[tuple[str, str, int, int]] = []  # X, Y, learned, how often
+    begins, position = set(), 0  # columns that begin a row of the picture
     for cell, run in groupby(cells):
         count = len(list(run))
-        columns += [(*cell, count)] if count > 4 else [(*cell, 1)] * count
+        merged = count > 4
+        begins |= {len(columns) + (0 if merged else i) for i in range(count) if position + i in breaks}
+        columns += [(*cell, count)] if merged else [(*cell, 1)] * count
+        position += count
     size, gutter, step = 11, 0.62, 0.30
     widths = [
         max(drawing.text_width(x, size), drawing.text_width(y, size), 0.3 if count == 1 else 0.6) + 0.12
         for x, y, _, count in columns
     ]
-    rows = drawing.wrap(widths, width - gutter - 0.08)
+    rows = drawing.wrap(widths, width - gutter - 0.08, begins)
     learned = sum(int(value) for value in loss_mask)
     alt = (
         f"Three rows, token by token: X, Y and loss mask. {learned} of {len(loss_mask)} targets are learned: "
