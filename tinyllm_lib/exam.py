@@ -90,9 +90,13 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
 
 def normalise(text: str) -> str:
     """NFKC, lower case, no spaces, no punctuation at either end: what two answers may differ in."""
-    text = "".join(unicodedata.normalize("NFKC", text).lower().split())
+    text = "".join(unicodedata.normalize("NFKC", text).lower().split()).replace("−", "-")
     kept = [i for i, c in enumerate(text) if unicodedata.category(c)[0] not in "PS"]
-    return text[kept[0] : kept[-1] + 1] if kept else ""
+    if not kept:
+        return ""
+    start = kept[0]
+    minus = start and text[start - 1] == "-" and text[start].isdigit()
+    return text[start - 1 if minus else start : kept[-1] + 1]
 
 
 NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")

@@ -147,8 +147,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows pipes are not UTF-8 by themselves
             stream.reconfigure(encoding="utf-8", errors="replace")
-    warnings.simplefilter("always", ContextWarning)
-    warnings.showwarning = lambda message, *_, **__: _tell(f"note: {message}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ContextWarning)
+        warnings.showwarning = lambda message, *_, **__: _tell(f"note: {message}")
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty

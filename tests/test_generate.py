@@ -1,0 +1,498 @@
+"""Sampling and TextGenerator: transformers' tokens, the same whatever stands beside, and only whole characters."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, visible_token
+from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.sampling import (
+    Sampling,
+    dice_for,
+    generate,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalise_repetition,
+    scale_temperature,
+    window_start,
+)
+from tinyllm_lib.terminal import Chat, main
+from tinyllm_lib.tokenizer import encode_chat, encode_text, train_tokenizer
+
+TEXTS = ["你好，小苗！今天天气很好。", "法国的首都是巴黎。", "😀 the cat and the dog", "1+1等于2。"] * 5
+GREEDY = {"temperature": 0.0}
+MIXED = {"temperature": 1.2, "top_k": 40, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
+
+
+def make_model(vocab_size, context=64, seed=0, **shape):
+    """Random weights, large enough that the likeliest token is no near tie and depends on the text."""
+    torch.manual_seed(seed)
+    shape = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2} | shape
+    model = Transformer(ModelConfig(vocab_size=vocab_size, max_seq_len=context, **shape))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(8 if p.dim() == 2 else 1)
+    return model.eval()
+
+
+def some_prompts(n, longest, vocab_size=300, seed=0):
+    rng = random.Random(seed)
+    return [[rng.randrange(5, vocab_size) for _ in range(rng.randint(1, longest))] for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(300)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_tokenizer(TEXTS, tmp_path_factory.mktemp("tokenizer"), vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def generator(tokenizer):
+    return TextGenerator.from_model(make_model(len(tokenizer), context=96), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(generator, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    generator.model.save_pretrained(folder)
+    generator.tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+# ---- filters
+
+
+def processors():
+    from transformers import (
+        MinPLogitsWarper,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    for t in (0.1, 0.7, 1.0, 3.0):
+        yield f"temperature {t}", TemperatureLogitsWarper(t), lambda x, _, t=t: scale_temperature(x, t)
+    for k in (1, 5, 50, 500):
+        yield f"top_k {k}", TopKLogitsWarper(k), lambda x, _, k=k: keep_top_k(x, k)
+    for p in (0.01, 0.5, 0.9, 0.999):
+        yield f"top_p {p}", TopPLogitsWarper(p), lambda x, _, p=p: keep_top_p(x, p)
+    for p in (0.01, 0.2, 1.0):
+        yield f"min_p {p}", MinPLogitsWarper(p), lambda x, _, p=p: keep_min_p(x, p)
+    for p in (0.5, 1.3, 2.0):
+        yield f"penalty {p}", RepetitionPenaltyLogitsProcessor(p), lambda x, ids, p=p: penalise_repetition(x, ids, p)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [c[1:] for c in processors()], ids=[c[0] for c in processors()])
+def test_each_filter_equals_transformers(theirs, ours):
+    torch.manual_seed(0)
+    logits = torch.cat([torch.randn(6, 200) * 3, torch.randint(-3, 3, (4, 200)).float()])  # the last four: many ties
+    ids = torch.randint(0, 200, (10, 30))
+    before = logits.clone()
+    result = ours(logits, ids.tolist())
+    assert torch.equal(logits, before), "a filter must not change its input"
+    torch.testing.assert_close(result, theirs(ids, logits))
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 20, "top_p": 0.8}, MIXED, {"temperature": 0.3, "min_p": 0.1}], ids=str)
+def test_all_filters_together_equal_transformers(model, settings):
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    config = GenerationConfig(do_sample=True, **({"temperature": 1.0, "top_k": 0} | settings))
+    small = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=200)
+    theirs = LlamaForCausalLM(small)._get_logits_processor(config, input_ids_seq_length=30)
+    logits, ids = torch.randn(5, 200) * 3, torch.randint(0, 200, (5, 30))
+    ours = Sampling(**settings).probabilities(logits, ids.tolist())
+    torch.testing.assert_close(ours, theirs(ids, logits).double().softmax(-1))
+
+
+def test_draws_follow_the_distribution():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf]])
+    sampling, dice = Sampling(temperature=0.8), dice_for([[1]], 0)
+    drawn = torch.tensor([sampling.choose(logits, [[1]], dice)[0] for _ in range(4000)])
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(shares, (logits[0] / 0.8).softmax(0), rtol=0, atol=0.025)
+    assert shares[3] == 0
+
+
+# ---- generate
+
+
+@pytest.mark.parametrize("shape", [{}, {"n_kv_heads": 4, "tie_embeddings": False}], ids=["grouped", "untied"])
+def test_greedy_equals_transformers_token_by_token(tmp_path, shape):
+    from transformers import AutoModelForCausalLM
+
+    model = make_model(300, **shape)
+    model.save_pretrained(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompts = some_prompts(50, 20)
+    ours = generate(model, prompts, max_new_tokens=24, **GREEDY)
+    assert {"stop", "length"} == {result.finish for result in ours}, "the prompts should reach both ends"
+    for prompt, result in zip(prompts, ours, strict=True):
+        reference = theirs.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=[4, 2],
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        if result.finish == "stop":
+            assert reference.pop() in (4, 2)
+        assert result.ids == reference
+
+
+@pytest.mark.parametrize("settings", [GREEDY, {}, MIXED], ids=["greedy", "sampled", "all filters"])
+@pytest.mark.parametrize(("context", "new"), [(64, 30), (24, 70)], ids=["in the context", "past the context"])
+def test_alone_and_without_a_cache_the_text_is_the_same(context, new, settings):
+    model, prompts = make_model(300, context), some_prompts(12, 24)
+    together = generate(model, prompts, max_new_tokens=new, logprobs=True, **settings)
+    alone = [generate(model, [p], max_new_tokens=new, logprobs=True, **settings)[0] for p in prompts]
+    uncached = generate(model, prompts, max_new_tokens=new, use_cache=False, logprobs=True, **settings)
+    for a, b, c in zip(together, alone, uncached, strict=True):
+        assert a.ids == b.ids == c.ids
+        assert (a.finish, a.note) == (b.finish, b.note) == (c.finish, c.note)
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3) and a.logprobs == pytest.approx(c.logprobs, abs=1e-3)
+    assert any(result.note for result in together) == (context == 24)
+
+
+def test_one_seed_one_text_another_seed_another_text(model):
+    prompts = some_prompts(5, 10)
+    texts = [[r.ids for r in generate(model, prompts, max_new_tokens=20, seed=seed)] for seed in (0, 0, 1)]
+    assert texts[0] == texts[1]
+    assert all(a != b for a, b in zip(texts[0], texts[2], strict=True))
+
+
+def test_copies_of_a_prompt_are_different_samples(model):
+    samples = [r.ids for r in generate(model, [[7, 8]] * 6, max_new_tokens=20)]
+    assert len({tuple(s) for s in samples}) == 6
+    among_others = generate(model, [[9], [7, 8], [10, 11, 12], [7, 8]], max_new_tokens=20)
+    assert [among_others[1].ids, among_others[3].ids] == samples[:2]
+
+
+def test_limits_stop_ids_and_on_token(model):
+    prompts = some_prompts(4, 10)
+    plain = generate(model, prompts, max_new_tokens=12, stop_ids=(), **GREEDY)
+    assert [len(r.ids) for r in plain] == [12] * 4
+    limited = generate(model, prompts, max_new_tokens=[3, 0, 12, 1], stop_ids=(), **GREEDY)
+    assert [r.ids for r in limited] == [r.ids[:n] for r, n in zip(plain, [3, 0, 12, 1], strict=True)]
+    stop = plain[0].ids[5]
+    stopped = generate(model, prompts, max_new_tokens=12, stop_ids=(stop,), **GREEDY)[0]
+    assert stopped.ids == plain[0].ids[: plain[0].ids.index(stop)] and stopped.finish == "stop"
+    seen = []
+    told = generate(
+        model, prompts, max_new_tokens=12, stop_ids=(), on_token=lambda r, t: seen.append((r, t)) or r == 2, **GREEDY
+    )
+    assert [len(r.ids) for r in told] == [12, 12, 1, 12] and told[2].finish == "stop"
+    assert [t for r, t in seen if r == 1] == told[1].ids
+    assert generate(model, [], max_new_tokens=5) == []
+
+
+def test_logprobs_are_the_models_own(model):
+    result = generate(model, [[7, 8, 9]], max_new_tokens=10, logprobs=True, stop_ids=(), **MIXED)[0]
+    with torch.no_grad():
+        logs = model(torch.tensor([[7, 8, 9, *result.ids]]))[0, 2:-1].log_softmax(-1)
+    assert result.logprobs == pytest.approx(logs[range(10), result.ids].tolist(), abs=1e-4)
+
+
+def test_the_window_slides_by_quarters():
+    assert [window_start(n, 16) for n in (1, 16, 17, 20, 21, 24, 25)] == [0, 0, 4, 4, 8, 8, 12]
+    for context in (1, 2, 3, 7, 16, 512):
+        for n in range(1, 5 * context):
+            assert 0 < n - window_start(n, context) <= context
+
+
+def test_a_slid_window_reads_what_it_says():
+    model = make_model(300, context=16)
+    result = generate(model, [[7] * 10], max_new_tokens=30, stop_ids=(), **GREEDY)[0]
+    text = [7] * 10 + result.ids
+    for n in range(10, 40):
+        with torch.no_grad():
+            logits = model(torch.tensor([text[window_start(n, 16) : n]]))[0, -1]
+        assert logits.argmax().item() == text[n]
+    assert result.note == "the text outgrew the context of 16 tokens: its end was written without its first 24."
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": -3}, "top_k is -3"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"min_p": -1.0}, "min_p is -1.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"prompts": [[5], []]}, "prompt 2 is empty"),
+        ({"prompts": [[5] * 65]}, "prompt 1 has 65 tokens and the context holds 64"),
+        ({"prompts": [[5, 300]]}, "another tokenizer"),
+    ],
+)
+def test_settings_out_of_range_are_refused(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generate(model, **({"prompts": [[5]], "max_new_tokens": 2} | settings))
+
+
+def test_weights_that_are_not_numbers_are_told():
+    model = make_model(300)
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        generate(model, [[5]], max_new_tokens=2)
+
+
+# ---- ids to text
+
+
+def feed(tokenizer, ids, stop=()):
+    stream = TextStream(tokenizer, stop)
+    pieces = [stream.feed(i) for i in ids]
+    return [*pieces, stream.close()], stream.stopped
+
+
+def byte_ids(tokenizer, text):
+    """A text as one token for each byte, as a model may write it."""
+    return [i for b in text.encode() for i in [next(t for t in range(5, 261) if _byte(tokenizer, t) == b)]]
+
+
+def _byte(tokenizer, token):
+    from tinyllm_lib.tokenizer import token_bytes
+
+    return token_bytes(tokenizer, token)[0]
+
+
+def test_a_character_waits_for_its_last_byte(tokenizer):
+    text = "你好，👩‍🚀é!"
+    pieces, _ = feed(tokenizer, byte_ids(tokenizer, text))
+    assert "".join(pieces) == text
+    assert [p for p in pieces if p] == list(text)
+
+
+def test_bytes_that_form_no_character_give_no_text(tokenizer):
+    you = byte_ids(tokenizer, "你")
+    assert "".join(feed(tokenizer, you[:2])[0]) == ""
+    assert "".join(feed(tokenizer, [*you[:2], *you, you[1], *byte_ids(tokenizer, "a")])[0]) == "你a"
+    assert "".join(feed(tokenizer, [*you, 3, 0, *you])[0]) == "你你", "special tokens are no text"
+
+
+def test_stop_strings_never_appear_not_even_in_part(tokenizer):
+    ids = byte_ids(tokenizer, "一二三。\n问：")
+    pieces, stopped = feed(tokenizer, ids, ["\n问"])
+    assert "".join(pieces) == "一二三。" and stopped
+    pieces, stopped = feed(tokenizer, ids, ["\n问：\n"])
+    assert "".join(pieces) == "一二三。\n问：" and not stopped
+    assert "".join(feed(tokenizer, ids, ["二三", "三。"])[0]) == "一"
+    for bad in ("x", [""]):
+        with pytest.raises(ValueError, match="expected a list of strings"):
+            TextStream(tokenizer, bad)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stream_is_whole_characters_and_equals_the_reply(generator, seed):
+    settings = {"max_new_tokens": 40, "seed": seed, "temperature": 1.5, "top_k": None}
+    pieces = list(generator.stream("你好", **settings))
+    assert all(pieces) and "�" not in "".join(pieces)
+    assert "".join(pieces).encode().decode() == generator.chat("你好", **settings) == "".join(pieces)
+
+
+# ---- TextGenerator
+
+
+def test_a_chat_prompt_is_the_chat_templates(generator):
+    messages = [{"role": "system", "content": "你是一个AI助手"}, {"role": "user", "content": "你好"}]
+    expected = encode_chat(generator.tokenizer, messages, add_generation_prompt=True).ids
+    for prompt in ("你好", messages[1:], messages):
+        assert generator.chat_prompt(prompt, 10) == (expected, 10, "")
+    other = [{"role": "system", "content": "别的"}, messages[1]]
+    assert generator.chat_prompt(other, 10)[0] != expected
+
+
+def test_replies_are_those_of_chat_alone(generator):
+    questions = ["你好", "法国的首都是哪里？", "1", "天气", "小苗小苗小苗小苗"]
+    alone = [generator.chat(q, temperature=0, max_new_tokens=16) for q in questions]
+    for batch_size in (1, 2, 64):
+        assert generator.replies(questions, max_new_tokens=16, batch_size=batch_size) == alone
+    assert generator.replies([]) == []
+
+
+def test_samples(generator, tmp_path):
+    texts = generator.pretrain_sample("法国", num_samples=3, max_new_tokens=12)
+    assert len(set(texts)) == 3 and all(t.startswith("法国") for t in texts)
+    assert texts[0] == "法国" + generator.complete("法国", max_new_tokens=12, top_k=300)
+    replies = generator.sft_sample("法国", num_samples=70, max_new_tokens=8, temperature=1.5, top_k=None)
+    assert len(replies) == 70 and len(set(replies)) > 65, "samples in different batches must differ, too"
+    (tmp_path / "start.txt").write_text("法国\n", encoding="utf-8")
+    assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt is no file"):
+        generator.pretrain_sample(f"FILE:{tmp_path / 'missing.txt'}")
+
+
+def test_completions_come_with_what_there_is_to_know(generator):
+    short, long = generator.completions(["法国", "你好"], max_new_tokens=12, logprobs=True)
+    assert short.text == generator.complete("法国", temperature=0, max_new_tokens=12)
+    assert len(short.logprobs) == short.tokens and len(long.logprobs) == long.tokens
+    stop = short.text[2]
+    cut = generator.completions(["法国"], max_new_tokens=12, stop=[stop])[0]
+    assert cut.text == short.text[: short.text.index(stop)] and cut.finish == "stop"
+
+
+def test_next_token_distribution(generator):
+    ids = torch.tensor([encode_text(generator.tokenizer, "法国的")])
+    with torch.no_grad():
+        expected = generator.model(ids)[0, -1].softmax(-1).sort(descending=True)
+    tokens, shares = generator.next_token_distribution("法国的", top=300)
+    assert shares == pytest.approx(expected.values.tolist(), abs=1e-5) and sum(shares) == pytest.approx(1)
+    assert tokens[0] == visible_token(generator.tokenizer, expected.indices[0].item())
+    assert sum(p > 0 for p in generator.next_token_distribution("法国的", top=20, top_k=3)[1]) == 3
+    assert generator.next_token_distribution([{"role": "user", "content": "你好"}], temperature=0)[1][0] == 1
+
+
+def test_tokens_are_visible(tokenizer):
+    assert visible_token(tokenizer, 4) == "<|im_end|>"
+    shown = {visible_token(tokenizer, byte_ids(tokenizer, c)[0]) for c in (" ", "\n", "a", "你")}
+    assert shown == {"␣", "⏎", "a", "<e4>"}
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_says_so(generator):
+    turn = [{"role": "user", "content": "天气很好"}, {"role": "assistant", "content": "小苗"}]
+    ids, limit, note = generator.chat_prompt([*turn * 10, {"role": "user", "content": "再见"}], 50)
+    assert "messages were left out" in note and len(ids) + limit <= 96 and limit >= 24
+    kept = int(note.rsplit("oldest ")[1].split()[0])
+    assert kept % 2 == 0, "turns go whole"
+    with pytest.warns(ContextWarning, match=f"the oldest {kept} messages"):
+        generator.chat([*turn * 10, {"role": "user", "content": "再见"}], max_new_tokens=50)
+    with pytest.raises(ValueError, match="the last message does not fit: it is .* tokens too long"):
+        generator.chat("巴黎" * 200)
+
+
+def test_what_was_cut_at_the_contexts_end_is_said(generator):
+    never_stops = {"temperature": 0, "max_new_tokens": 500}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seed in range(4):
+            text = generator.chat("法" * seed + "你好", **never_stops)
+            assert "".join(generator.stream("法" * seed + "你好", **never_stops)) == text
+    cut = [w for w in caught if "context is full" in str(w.message)]
+    assert cut and len(cut) % 2 == 0, "chat and stream say it, both"
+    with pytest.warns(ContextWarning, match="written without its first"):
+        generator.pretrain_sample("你好", num_samples=5, max_new_tokens=150)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda g: g.chat(""), "the prompt is empty"),
+        (lambda g: g.chat([]), "the prompt is empty"),
+        (lambda g: g.stream(" \n"), "the prompt is empty"),
+        (lambda g: g.complete(""), "the prompt is empty"),
+        (lambda g: g.complete("巴" * 500), "tokens, the context holds 96"),
+        (lambda g: g.chat([{"role": "robot", "content": "x"}]), "'robot'"),
+        (lambda g: g.stream("x", temperature=-1), "temperature is -1"),
+        (lambda g: g.sft_sample("x", top_k=0), "top_k is 0"),
+    ],
+)
+def test_prompts_that_cannot_be_answered(generator, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(generator)
+
+
+# ---- loading
+
+
+def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_path):
+    import shutil
+
+    loaded = TextGenerator(folder, device="cpu")
+    assert loaded.chat("你好", max_new_tokens=8) == generator.chat("你好", max_new_tokens=8)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        TextGenerator(tmp_path / "nothing")
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+        TextGenerator(run)
+    from tinyllm_lib.checkpoint import save_checkpoint
+
+    for step in (1, 2):
+        save_checkpoint(run, step, generator.model, tokenizer, {})
+    assert TextGenerator(run).folder.name == "step_000002"
+
+    bare = tmp_path / "bare"
+    generator.model.save_pretrained(bare)
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json"):
+        TextGenerator(bare)
+    train_tokenizer(TEXTS, bare, vocab_size=270)
+    with pytest.raises(ValueError, match=f"the tokenizer has 270 tokens, the model was made for {len(tokenizer)}"):
+        TextGenerator(bare)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        TextGenerator(broken)
+
+
+# ---- the terminal
+
+
+def test_prompts_and_json(folder, capsys):
+    arguments = [str(folder), "--max-new-tokens", "8", "--prompt", "你好", "--prompt", "你好"]
+    assert main(arguments) == 0
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == second, "each prompt is a conversation of its own"
+    assert main([*arguments, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["prompt"] for row in rows] == ["你好", "你好"] and rows[0].keys() == {"prompt", "reply", "notes"}
+    assert rows[0]["reply"] == TextGenerator(folder).chat("你好", max_new_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--top-k", "0"], "top_k is 0"), (["--prompt", ""], "prompt is empty"), (["--temperature", "-1"], "temperature")],
+)
+def test_errors_are_one_line_and_exit_code_2(folder, capsys, arguments, message):
+    assert main([str(folder), "--prompt", "", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and message in captured.err
+
+
+def test_commands(generator):
+    chat = Chat(generator, Sampling(), max_new_tokens=4)
+    "".join(chat.say("你好"))
+    assert [t["role"] for t in chat.turns] == ["user", "assistant"]
+    assert "forgotten" in chat.command("/reset") and not chat.turns
+    assert "0.25" in chat.command("/temperature 0.25") and chat.sampling.temperature == 0.25
+    assert "expected 0" in chat.command("/temperature -1") and chat.sampling.temperature == 0.25
+    assert "could not convert" in chat.command("/temperature hot")
+    assert "小猫" in chat.command("/system 你是小猫") and chat.system == "你是小猫"
+    assert chat.command("/what").startswith("/reset") and chat.command("/exit") is None
+
+
+def test_a_stopped_reply_stays_in_the_conversation(generator):
+    chat = Chat(generator, Sampling(temperature=1.5), max_new_tokens=40)
+    reply = chat.say("你好")
+    begun = next(reply)
+    reply.close()  # what Ctrl-C does
+    assert chat.turns[1] == {"role": "assistant", "content": begun}
+
+
+def test_a_pipe_as_a_program_sees_it(folder):
+    """Started as a process: a conversation comes in from a pipe, and a reader that leaves early is no error."""
+    command = [sys.executable, "-m", "tinyllm_lib.generate", str(folder), "--max-new-tokens", "6", "--json"]
+    lines = "你好\n/temperature 0\n再见\n/exit\n没有人读\n"
+    done = subprocess.run(command, input=lines.encode(), capture_output=True, timeout=120, env=os.environ)
+    assert done.returncode == 0, done.stderr.decode()
+    rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [row["prompt"] for row in rows] == ["你好", "再见"]
+    assert "The temperature is 0." in done.stderr.decode()
