@@ -229,7 +229,7 @@ def stream_tokens(
     reader = _Reader(model, texts, ends, use_cache)
     while rows := [row for row in range(len(texts)) if row not in ended and len(texts[row]) < ends[row]]:
         logits = reader.next_logits(rows).float().cpu()  # (rows, V)
-        if not logits.isfinite().all():
+        if not logits.amax(-1).isfinite().all():
             raise ValueError(
                 "the model's logits are not finite: its weights hold NaN or infinity. Use an earlier checkpoint."
             )
