@@ -1,0 +1,78 @@
+"""Texts, dialogues and processes for the tests of the whole pipeline; the fixtures are in `tiny_fixtures`."""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CAPITALS = {
+    "法国": "巴黎",
+    "中国": "北京",
+    "日本": "东京",
+    "蒙古": "乌兰巴托",
+    "英国": "伦敦",
+    "埃及": "开罗",
+}
+TEXTS = [
+    sentence.format(country=country, city=city, n=n)
+    for n, (country, city), sentence in itertools.product(
+        range(10, 18),
+        CAPITALS.items(),
+        (
+            "{country}的首都是{city}，那里有{n}座老桥。",
+            "“你去过{city}吗？”“去过{n}次。”\n{city}是{country}最大的城市，也是它的首都。",
+            "　　小猫在{country}的河边走了{n}里路，遇见一只白鹅。\n白鹅说：“我们回{city}吧！”",
+            "In {city} there are {n} cats and {n}0 dogs.",
+        ),
+    )
+]
+SYSTEM = {"role": "system", "content": "你是一个AI助手"}
+
+
+def dialogue(*contents, system=True):
+    """Messages of a dialogue from what user and assistant say in turn, the user first."""
+    roles = itertools.cycle(("user", "assistant"))
+    said = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
+    return [SYSTEM, *said] if system else said
+
+
+DIALOGUES = [
+    dialogue(
+        f"{country}的首都是哪里？",
+        f"是{city}。" * (1 + n % 3),
+        *(["那里有桥吗？", f"有{n}座。"] if n % 2 else []),
+    )
+    for n, (country, city) in itertools.product(range(10, 18), CAPITALS.items())
+]
+
+
+def arguments(config):
+    """A TrainConfig as arguments of `python -m tinyllm_lib.train`."""
+    return [f"--{name}={value}" for name, value in vars(config).items()]
+
+
+def start_python(*args, **env):
+    """A Python process that can import the library; its output is collected as text."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, args)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TINYLLM_PLAIN": "1", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def wait_until(condition, what, seconds=90):
+    """Waits for condition() to be true; returns what it gave."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds} s for {what}")
+        time.sleep(0.02)
+    return found
