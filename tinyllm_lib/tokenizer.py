@@ -30,6 +30,7 @@ PAD_ID = UNK_ID          # padding is masked out by position, so it must not be 
 ROLES = ("system", "user", "assistant")
 
 MAX_HAN = 6
+ROLE_COUNT = 20_000      # so often does training count each role's name, for it to become one token
 FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
 NUMERALS = "零一二三四五六七八九十百千万亿两"
 WORDS = rf"[\r\n]|\p{{N}}|[{FUNCTION_WORDS}{NUMERALS}]|[\p{{Han}}&&[^{FUNCTION_WORDS}{NUMERALS}]]{{1,{MAX_HAN}}}"
@@ -84,6 +85,8 @@ def train_tokenizer(
         nonlocal seen
         for seen, text in enumerate(texts, 1):  # noqa: B007
             yield text
+        for role in ROLES:                                   # in no document, but in the header of every message
+            yield "\n".join([role] * ROLE_COUNT)
 
     tokenizer.train_from_iterator(counted(), trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS),

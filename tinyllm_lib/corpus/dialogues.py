@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from tinyllm_lib.corpus import talk
-from tinyllm_lib.corpus.sums import Sums
+from tinyllm_lib.corpus.sums import Sums, working
 from tinyllm_lib.corpus.world import COMPARABLE_KINDS, KIND_WORDS, Deck, Question, Rotation, World
 
 Turns = list[tuple[str, str]]
@@ -41,6 +41,10 @@ _NAMING_TWO = (
 _PLACES = ("country", "province", "city")
 # The question that every learner tries first.
 _FIRST_QUESTION = ("country.capital", "中国", "{s}的首都是哪里？")
+# What people put around a question. It changes nothing in the answer, and a model has to learn that.
+_OPENINGS = ("我想知道，", "请告诉我，", "考考你：", "我有个问题，", "你好，", "帮我想想，", "小苗，", "题目：", "我忘了，")
+_ENDINGS = ("你知道吗？", "请回答。", "谢谢！", "能告诉我吗？")
+_BLANKS = ("填空：{q}", "把句子补充完整：{q}", "{q}空格里应该填什么？", "{q}这里缺了什么？")
 _MORE = ("再加{d}呢？", "再加上{d}呢？", "那再加{d}呢？")
 
 
@@ -54,6 +58,8 @@ class DialogueWriter:
             though never together with the subject.
         full_share: how often a reply repeats what was asked about (法国的首都是巴黎。).
         invented_share: see :func:`talk.refusal`.
+        blank_share: how often a fact is asked for as a statement with a gap (填空：…).
+        dressed_share: how often a question has words around it that change nothing (我想知道，…).
     """
 
     def __init__(
@@ -66,12 +72,15 @@ class DialogueWriter:
         name_objects: bool,
         full_share: float,
         invented_share: float,
+        blank_share: float = 0.0,
+        dressed_share: float = 0.0,
     ) -> None:
         self._world = world
         self._sums = sums
         self._rng = rng
         self._full_share = full_share
         self._invented_share = invented_share
+        self._blank_share, self._dressed_share = blank_share, dressed_share
         self._wording = Rotation(rng)
         askable = [q for q in world.askable() if named_other_facts or world.role_of(q.fact) == "asked"]
         self.askable = tuple(askable)
@@ -133,8 +142,20 @@ class DialogueWriter:
         else:
             question = self._questions.deal()
             text, reply = self.ask(question)
+        draw = self._rng.random()
+        if draw < self._blank_share:
+            return self._blank(question), reply
+        if draw < self._blank_share + self._dressed_share:
+            return dress(text, self._rng), reply
         self.asked[text] = question
         return text, reply
+
+    def _blank(self, question: Question) -> str:
+        """The question as a statement with a gap: 填空：法国的首都是____。"""
+        fact, rng = question.fact, self._rng
+        statement = self._wording.pick(("blank", fact.relation.name, fact.subject, question.reverse), fact.relation.statements)
+        gap = "{s}" if question.reverse else "{o}"
+        return rng.choice(_BLANKS).replace("{q}", fact.fill(statement.replace(gap, "____")))
 
     def _greetings(self) -> Turns:
         turns = [talk.greeting(self._rng)]
@@ -164,7 +185,7 @@ class DialogueWriter:
         if draw < 0.2:
             a, b, d = self._sums.chain()
             self.followed.add(frozenset((f"{a}+{b}", str(d))))
-            return [(f"{a}+{b}等于多少？", f"{a}+{b}={a + b}。"), more(a + b, d, rng)]
+            return [(f"{a}+{b}等于多少？", working(a, b) + "。"), more(a + b, d, rng)]
         if draw < 0.35 and len(self._same_subject):
             first, second = rng.sample(self._same_subject.deal(), 2)
             template = self._wording.pick(("it", second.fact.relation.name), second.phrasings)
@@ -206,5 +227,13 @@ class DialogueWriter:
 
 
 def more(total: int, d: int, rng: random.Random) -> tuple[str, str]:
-    """The follow-up turn of a sum: 再加3呢？ → 82+3=85。"""
-    return rng.choice(_MORE).replace("{d}", str(d)), f"{total}+{d}={total + d}。"
+    """The follow-up turn of a sum: 再加3呢？ → 个位2+3=5，十位8+0=8，所以82+3=85。"""
+    return rng.choice(_MORE).replace("{d}", str(d)), working(total, d) + "。"
+
+
+def dress(question: str, rng: random.Random) -> str:
+    """The question with an opening or an ending that changes nothing about the answer."""
+    if rng.random() < 0.75:
+        opening = rng.choice(_OPENINGS)
+        return opening + question.removeprefix("请问")
+    return question + rng.choice(_ENDINGS)

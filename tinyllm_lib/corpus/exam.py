@@ -21,7 +21,7 @@ from typing import Any
 
 from tinyllm_lib.corpus import talk
 from tinyllm_lib.corpus.dialogues import DialogueWriter, more
-from tinyllm_lib.corpus.sums import SUM_QUESTIONS, Sums, ask_sum
+from tinyllm_lib.corpus.sums import SUM_QUESTIONS, Sums, ask_sum, working
 from tinyllm_lib.corpus.world import HELD_OUT_RELATIONS, Deck, Question, World
 
 EXAM_CLASSES = (
@@ -183,7 +183,7 @@ def _follow_up_sums(dialogues: DialogueWriter, sums: Sums, rng: random.Random) -
         row = {"class": "follow_up", "question": question, "answer": str(a + b + d)}
         row["history"] = [
             {"role": "user", "content": f"{a}+{b}等于多少？"},
-            {"role": "assistant", "content": f"{a}+{b}={a + b}。"},
+            {"role": "assistant", "content": working(a, b) + "。"},
         ]
         rows.append(row)
     return rows

@@ -41,29 +41,31 @@ class CorpusMix:
     """What the corpus is made of. Shares within a group are relative; 0 leaves a kind out."""
 
     # Pretraining documents.
-    doc_cards: float = 0.20  # several facts about one subject
-    doc_mixed: float = 0.14  # unrelated facts
+    doc_cards: float = 0.22  # several facts about one subject
+    doc_mixed: float = 0.16  # unrelated facts
     doc_lists: float = 0.06  # one relation, many subjects
     doc_comparisons: float = 0.06  # two subjects side by side
-    doc_scenes: float = 0.16  # stories in which somebody asks for a fact and is told
-    doc_notes: float = 0.10  # 问：…答：…
-    doc_sums: float = 0.18
-    doc_stories: float = 0.06
-    doc_descriptions: float = 0.04
+    doc_scenes: float = 0.15  # stories in which somebody asks for a fact and is told
+    doc_notes: float = 0.14  # 问：…答：…
+    doc_sums: float = 0.13
+    doc_stories: float = 0.05
+    doc_descriptions: float = 0.03
     pronoun_share: float = 0.25  # cards: 它 for the subject in a later sentence
     focus: int = 2  # the relations that the exam holds out are told this many times as often
 
     # Dialogues.
-    chat_greetings: float = 0.06
+    chat_greetings: float = 0.07
     chat_identity: float = 0.05
-    chat_facts: float = 0.42
-    chat_sums: float = 0.18
-    chat_follow_ups: float = 0.12
-    chat_naming: float = 0.08  # 你听说过蒙古吗？
+    chat_facts: float = 0.46
+    chat_sums: float = 0.13
+    chat_follow_ups: float = 0.13
+    chat_naming: float = 0.07  # 你听说过蒙古吗？
     chat_everyday: float = 0.05
     chat_refusals: float = 0.04
     full_share: float = 0.8  # replies that repeat what was asked about: 法国的首都是巴黎。
-    invented_share: float = 0.1  # refusals about countries that do not exist
+    blank_share: float = 0.15  # 填空：法国的首都是____。
+    dressed_share: float = 0.25  # 我想知道，法国的首都是哪里？
+    invented_share: float = 0.05  # refusals about countries that do not exist
     named_other_facts: bool = True  # "named" entities: dialogues ask for their other facts
     name_objects: bool = True  # and name, apart from them, the objects of their held-out facts
 
@@ -142,6 +144,8 @@ def write_sample_corpus(
         name_objects=mix.name_objects,
         full_share=mix.full_share,
         invented_share=mix.invented_share,
+        blank_share=mix.blank_share,
+        dressed_share=mix.dressed_share,
     )
     kinds = _schedule(mix.shares("chat_"), dialogues, rng)
     _write_lines(
