@@ -130,6 +130,8 @@ def _write(kind: str, items: Iterable, encode: Callable[[list], Iterator[Documen
     manifest = {"version": 1, "kind": kind, "tokenizer": tokenizer_hash(tokenizer), "vocab_size": len(tokenizer),
                 "dtype": np.dtype(dtype).name, "source": source, "shard_tokens": shard_tokens,
                 "documents": 0, "tokens": 0, "supervised_tokens": 0, "shards": []}
+    for half_written in out_dir.glob(".tmp-*"):                # of a run that was killed while it wrote
+        half_written.unlink()
     done = _unfinished(out_dir, manifest)
     items_done = 0
     if done:
