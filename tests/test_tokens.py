@@ -1,0 +1,211 @@
+"""Token shards: what is in them, and that a stopped run ends with the same bytes as an undisturbed one."""
+
+import hashlib
+import json
+import signal
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from helpers import write_tokens
+from helpers.tiny import DIALOGUES, TEXTS, dialogue, start_python, wait_until
+
+from tinyllm_lib import tokens
+from tinyllm_lib.tokenizer import encode_chat, encode_text, tokenizer_hash
+from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
+
+pytest_plugins = ["helpers.tiny_fixtures"]
+
+
+def documents_on_disk(folder):
+    """The ids and masks of each document, read as the docstring of the module describes the files."""
+    ids, masks = [], []
+    for shard in read_manifest(folder)["shards"]:
+        tape = np.fromfile(folder / f"{shard['name']}.bin", np.uint16).tolist()
+        mask_file = folder / f"{shard['name']}.mask"
+        mask = np.fromfile(mask_file, np.uint8).tolist() if mask_file.is_file() else [1] * len(tape)
+        offsets = np.fromfile(folder / f"{shard['name']}.offsets", np.uint64).tolist()
+        assert (offsets[0], offsets[-1]) == (0, len(tape)) and len(mask) == len(tape)
+        ids += [tape[a:b] for a, b in pairwise(offsets)]
+        masks += [mask[a:b] for a, b in pairwise(offsets)]
+    return ids, masks
+
+
+def contents(folder):
+    """All that lies in a folder: name -> bytes."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def small_batches(monkeypatch, size=10):
+    monkeypatch.setattr(tokens, "BATCH_DOCUMENTS", size)
+
+
+# ---- pretraining
+
+
+def test_every_document_is_there_and_ends_with_eos(tokenizer, tmp_path):
+    texts = [*TEXTS[:20], "", "文里有<|im_end|>。", "\n"]
+    write_pretrain_tokens(texts, tokenizer, tmp_path)
+    ids, _ = documents_on_disk(tmp_path)
+    assert ids == [[*encode_text(tokenizer, text), 4] for text in texts]
+    assert not list(tmp_path.glob("*.mask"))
+
+
+def test_the_manifest_describes_the_shards(tokenizer, tmp_path, monkeypatch):
+    small_batches(monkeypatch)
+    manifest = write_pretrain_tokens(
+        iter(TEXTS), tokenizer, tmp_path, source="corpus of the tests", shard_tokens=1000
+    )
+    assert manifest == read_manifest(tmp_path) == json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    assert manifest["tokenizer"] == tokenizer_hash(tokenizer)
+    assert (manifest["kind"], manifest["dtype"], manifest["vocab_size"]) == ("pretrain", "uint16", 400)
+    assert manifest["source"] == "corpus of the tests"
+    assert len(manifest["shards"]) > 3
+    for key in ("documents", "tokens", "supervised_tokens"):
+        assert manifest[key] == sum(shard[key] for shard in manifest["shards"])
+    assert manifest["documents"] == len(TEXTS)
+    assert (
+        manifest["tokens"]
+        == manifest["supervised_tokens"]
+        == sum(len(encode_text(tokenizer, t)) + 1 for t in TEXTS)
+    )
+    files = {}
+    for shard in manifest["shards"]:
+        assert (tmp_path / f"{shard['name']}.bin").stat().st_size == 2 * shard["tokens"]
+        files |= shard["sha256"]
+    assert files == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.glob("shard_*")}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", *sorted(files)]
+
+
+def test_all_shards_but_the_last_are_full(tokenizer, tmp_path, monkeypatch):
+    small_batches(monkeypatch)
+    *full, _ = write_pretrain_tokens(TEXTS, tokenizer, tmp_path, shard_tokens=1000)["shards"]
+    assert all(1000 <= shard["tokens"] < 2000 for shard in full)
+
+
+def test_progress_counts_documents(tokenizer, tmp_path, monkeypatch):
+    small_batches(monkeypatch)
+    seen = []
+    write_pretrain_tokens(TEXTS[:25], tokenizer, tmp_path, progress=seen.append)
+    assert seen == [10, 20, 25]
+
+
+# ---- dialogues
+
+
+def test_dialogues_carry_the_masks_of_encode_chat(tokenizer, tmp_path):
+    manifest = write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=60)
+    chats = [encode_chat(tokenizer, messages, max_length=60) for messages in DIALOGUES]
+    assert documents_on_disk(tmp_path) == ([c.ids for c in chats], [c.loss_mask for c in chats])
+    assert manifest["supervised_tokens"] == sum(sum(c.loss_mask) for c in chats)
+    assert manifest["counts"] == {
+        "dialogues": len(DIALOGUES),
+        "shortened_dialogues": sum(bool(c.dropped_turns or c.cut_tokens) for c in chats),
+        "dropped_messages": sum(c.dropped_turns for c in chats),
+        "cut_tokens": sum(c.cut_tokens for c in chats),
+        "cut_supervised_tokens": sum(c.cut_supervised for c in chats),
+        "without_supervised_token": 0,
+        "replayed_documents": 0,
+    }
+    assert 0 < manifest["counts"]["shortened_dialogues"] < len(DIALOGUES)
+
+
+def test_a_dialogue_with_nothing_to_learn_is_left_out_and_counted(tokenizer, tmp_path):
+    no_room = dialogue("为" * 100, "好。")
+    given = [dialogue("你好"), dialogue("你好", "好。"), no_room, dialogue("你好", "好。", "还有呢？")]
+    manifest = write_sft_tokens(given, tokenizer, tmp_path, max_length=50)
+    assert (manifest["documents"], manifest["counts"]["dialogues"]) == (2, 4)
+    assert manifest["counts"]["without_supervised_token"] == 2
+    assert manifest["counts"]["cut_supervised_tokens"] == sum(encode_chat(tokenizer, no_room).loss_mask)
+
+
+def test_replayed_texts_follow_the_dialogues_and_are_learned_whole(tokenizer, tmp_path):
+    manifest = write_sft_tokens(DIALOGUES[:3], tokenizer, tmp_path, replay=iter(TEXTS[:5]), max_length=64)
+    ids, masks = documents_on_disk(tmp_path)
+    assert ids[3:] == [[*encode_text(tokenizer, text), 4][:64] for text in TEXTS[:5]]
+    assert all(all(mask) for mask in masks[3:])
+    assert (manifest["counts"]["dialogues"], manifest["counts"]["replayed_documents"]) == (3, 5)
+
+
+def test_learn_all_learns_the_questions_too(tokenizer, tmp_path):
+    manifest = write_sft_tokens(DIALOGUES[:3], tokenizer, tmp_path, learn_all=True)
+    assert manifest["supervised_tokens"] == manifest["tokens"]
+
+
+# ---- stopped and started again
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
+    kind, tokenizer, tokenizer_folder, tmp_path, monkeypatch
+):
+    folder = tmp_path / "killed"
+    killed = start_python(write_tokens.__file__, kind, tokenizer_folder, folder)
+    wait_until(lambda: (folder / "shard_00001.bin").is_file() or killed.poll() is not None, "a second shard")
+    killed.send_signal(signal.SIGKILL)
+    assert killed.communicate()[0] == ""
+    with pytest.raises(FileNotFoundError, match="begun and not finished; run the same command again"):
+        read_manifest(folder)
+    # What a kill in the middle of a write leaves, without the luck of hitting that moment:
+    (folder / ".tmp-0123abcd-shard_00002.bin").write_bytes(b"half a shard")
+    written = (folder / "shard_00000.bin").stat().st_mtime_ns
+
+    small_batches(monkeypatch, write_tokens.BATCH)
+    write_tokens.write(kind, tokenizer, folder)
+    assert (folder / "shard_00000.bin").stat().st_mtime_ns == written, "what was done must not be done again"
+    write_tokens.write(kind, tokenizer, tmp_path / "undisturbed")
+    assert contents(folder) == contents(tmp_path / "undisturbed")
+    assert len(read_manifest(folder)["shards"]) > 5
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(items, number):
+    yield from items[:number]
+    raise Stopped
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"source": "a newer corpus"},
+        {"shard_tokens": 900},
+        {"tokenizer": "another"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_restart_with_something_changed_starts_anew(changed, tokenizer, tmp_path, monkeypatch):
+    small_batches(monkeypatch)
+    settings = {"tokenizer": tokenizer, "source": "corpus", "shard_tokens": 1000}
+    with pytest.raises(Stopped):
+        write_pretrain_tokens(stop_after(TEXTS, 100), out_dir=tmp_path / "run", **settings)
+    assert (tmp_path / "run" / "shard_00000.bin").is_file()
+    if "tokenizer" in changed:
+        from tinyllm_lib.tokenizer import train_tokenizer
+
+        changed = {"tokenizer": train_tokenizer(TEXTS[:30], tmp_path / "tokenizer", vocab_size=300)}
+    write_pretrain_tokens(TEXTS[::-1], out_dir=tmp_path / "run", **settings | changed)
+    write_pretrain_tokens(TEXTS[::-1], out_dir=tmp_path / "fresh", **settings | changed)
+    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
+
+
+def test_writing_again_into_a_finished_folder_replaces_it(tokenizer, tmp_path):
+    write_sft_tokens(DIALOGUES, tokenizer, tmp_path)
+    write_pretrain_tokens(TEXTS[:4], tokenizer, tmp_path)
+    ids, _ = documents_on_disk(tmp_path)
+    assert len(ids) == 4
+    assert not list(tmp_path.glob("*.mask"))
+
+
+# ---- bad input
+
+
+def test_an_empty_source_is_an_error_and_leaves_no_manifest(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="the source gave no document"):
+        write_pretrain_tokens([], tokenizer, tmp_path)
+    with pytest.raises(ValueError, match=r"no dialogue with a token to learn \(1 read\)"):
+        write_sft_tokens([dialogue("你好")], tokenizer, tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no finished token shards .* notebook 03"):
+        read_manifest(tmp_path)
