@@ -7,11 +7,11 @@ in which they stand in this file, which is also that of transformers.
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,15 +96,21 @@ class Sampling:
                 logits = keep(logits, limit)
         return logits.double().softmax(-1)
 
-    def choose(self, logits: Tensor, texts: Sequence[Sequence[int]], dice: Sequence[random.Random]) -> list[int]:
-        """One token for each row of logits (B, V); row i draws one number from dice[i], so no row disturbs another."""
+    def choose(self, logits: Tensor, texts: Sequence[Sequence[int]], dice: Sequence[np.random.Generator]) -> list[int]:
+        """One token for each row of logits (B, V); row i draws from dice[i] alone, so no row disturbs another.
+
+        Every token waits for a random time, exponentially distributed with its probability as the rate, and the first
+        one is chosen: token i with probability p_i. Where rounding differs (another batch, no cache), a token at the
+        edge of a filter may come or go; here that matters only if this very token is chosen. On the usual way, looking
+        a number up among summed probabilities, it would shift all tokens behind it.
+        """
         if self.temperature == 0:
             if self.repetition_penalty != 1:
                 logits = penalise_repetition(logits, texts, self.repetition_penalty)
             return logits.argmax(-1).tolist()
-        summed = self.probabilities(logits, texts).cumsum(-1)  # (B, V)
-        drawn = torch.tensor([[die.random()] for die in dice], dtype=torch.float64) * summed[:, -1:]
-        return torch.searchsorted(summed, drawn, right=True).clamp(max=logits.shape[-1] - 1).squeeze(1).tolist()
+        rates = self.probabilities(logits, texts)  # (B, V)
+        waiting = -torch.from_numpy(np.stack([die.random(logits.shape[-1]) for die in dice])).log()  # (B, V)
+        return (rates / waiting).argmax(-1).tolist()
 
 
 @dataclass
@@ -175,7 +181,7 @@ def generate_batch(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | Sequence[int],
     sampling: Sampling,
-    dice: Sequence[random.Random],
+    dice: Sequence[np.random.Generator],
     *,
     stop_ids: Sequence[int] = STOP_IDS,
     use_cache: bool = True,
@@ -207,7 +213,7 @@ def stream_tokens(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | Sequence[int],
     sampling: Sampling,
-    dice: Sequence[random.Random],
+    dice: Sequence[np.random.Generator],
     *,
     use_cache: bool = True,
     logprobs: bool = False,
@@ -240,12 +246,12 @@ def stream_tokens(
             yield row, token, log
 
 
-def dice_for(texts: Sequence[Sequence[int]], seed: int) -> list[random.Random]:
+def dice_for(texts: Sequence[Sequence[int]], seed: int) -> list[np.random.Generator]:
     """A random generator for each row: a function of the seed and of how many equal prompts stand before it."""
     before: Counter[tuple[int, ...]] = Counter()
     dice = []
     for text in map(tuple, texts):
-        dice.append(random.Random(f"{seed} {before[text]}"))
+        dice.append(np.random.default_rng((seed % 2**64, before[text])))
         before[text] += 1
     return dice
 
