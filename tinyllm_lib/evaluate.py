@@ -196,12 +196,16 @@ def _ask_chat(generator: TextGenerator, rows: Sequence[dict], asked: Sequence[in
 
 
 def _ask_base(generator: TextGenerator, rows: Sequence[dict], asked: Sequence[int], max_new_tokens: int) -> list[str]:
-    prompts = [rows[i].get("completion") or _few_shot(rows, i) for i in asked]
+    room = generator.context - min(max_new_tokens, 24)
+    prompts = [rows[i].get("completion") or _few_shot(rows, i, generator, room) for i in asked]
     return [reply.text for reply in generator.completions(prompts, max_new_tokens=min(max_new_tokens, 24), stop=["\n"])]
 
 
-def _few_shot(rows: Sequence[dict], i: int, shots: int = 3) -> str:
-    """The question after `shots` answered ones of its class (the next in the file), as documents write them."""
+def _few_shot(rows: Sequence[dict], i: int, generator: TextGenerator, room: int, shots: int = 3) -> str:
+    """The question after `shots` answered ones of its class (the next in the file), as documents write them.
+
+    Fewer shots where they would not fit `room` tokens.
+    """
     same = [j for j in (*range(i + 1, len(rows)), *range(i)) if rows[j]["class"] == rows[i]["class"]]
     different = [j for j in same if rows[j]["answer"] != rows[i]["answer"]][:shots]
     lines = []
@@ -210,7 +214,10 @@ def _few_shot(rows: Sequence[dict], i: int, shots: int = 3) -> str:
             mark = {"user": "问：", "assistant": "答："}.get(message["role"], "")
             lines.append(mark + message["content"])
         lines += [f"问：{row['question']}", f"答：{row['answer']}"]
-    return "\n".join(lines[:-1]) + "\n答："
+    prompt = "\n".join(lines[:-1]) + "\n答："
+    if shots and len(encode_text(generator.tokenizer, prompt)) > room:
+        return _few_shot(rows, i, generator, room, shots - 1)
+    return prompt
 
 
 def _spread(rows: Sequence[dict], limit: int | None) -> list[tuple[int, dict]]:

@@ -46,7 +46,8 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, show: boo
     """
     nproc = default_processes(config.device) if nproc_per_node == "auto" else int(nproc_per_node)
     # The paths of a config are relative to where the learner is, and the workers start somewhere else.
-    config = replace(config, **{k: os.path.abspath(v) for k in ("data_path", "out_dir", "tokenizer_path", "init_from") if (v := getattr(config, k))})
+    paths = ("data_path", "out_dir", "tokenizer_path", "init_from")
+    config = replace(config, **{k: os.path.abspath(v) for k in paths if (v := getattr(config, k))})
     run = Path(config.out_dir)
     with tempfile.TemporaryDirectory(prefix="tinyllm_") as scratch:
         config_file = Path(scratch, "config.json")
@@ -137,7 +138,8 @@ def progress_html(metrics: list[dict], steps: int, log: list[str]) -> str:
     done = step / max(steps, 1)
     facts = [f"step {step:,} of {steps:,}"]
     if last:
-        facts += [f"loss {last['loss']:.3f}", f"{last['tokens_per_second']:,.0f} tokens/s", f"learning rate {last['lr']:.2g}", f"MFU {last['mfu']:.0%}"]
+        facts += [f"loss {last['loss']:.3f}", f"{last['tokens_per_second']:,.0f} tokens/s",
+                  f"learning rate {last['lr']:.2g}", f"MFU {last['mfu']:.0%}"]
         left = _seconds_left(metrics, steps)
         facts.append(f"about {left // 60:.0f} min {left % 60:02.0f} s left" if step < steps else "finished")
     validated = [m for m in metrics if "val_bits_per_byte" in m]
@@ -167,7 +169,8 @@ def _curve_svg(metrics: list[dict], steps: int, width: int = 640, height: int = 
             f'{points[0][1]:.2f} to {points[-1][1]:.2f}"><polyline points="{path}" fill="none" stroke="#3366aa" stroke-width="1.8"/>'
             f'<line x1="{left}" y1="{bottom}" x2="{width}" y2="{bottom}" stroke="currentColor"/>'
             f'<text x="2" y="14" {text}>{high:.2f}</text><text x="2" y="{bottom}" {text}>{low:.2f}</text>'
-            f'<text x="{left}" y="{height - 4}" {text}>loss by step</text><text x="{width - 4}" y="{height - 4}" text-anchor="end" {text}>{steps:,}</text></svg>')
+            f'<text x="{left}" y="{height - 4}" {text}>loss by step</text>'
+            f'<text x="{width - 4}" y="{height - 4}" text-anchor="end" {text}>{steps:,}</text></svg>')
 
 
 class _View:
@@ -259,4 +262,5 @@ def _first_failure(scratch: Path, code: int, output: collections.deque[str]) -> 
         text = failures[0].read_text(encoding="utf-8").rstrip()
         return f"training process {failures[0].stem.removeprefix('rank_')} failed:\n{text.splitlines()[-1]}\n\n{text}"
     tail = "\n".join(list(output)[-20:])
-    return f"torchrun ended with code {code} and no worker left a traceback (killed from outside, or out of memory?). Its last lines:\n{tail}"
+    return (f"torchrun ended with code {code} and no worker left a traceback (killed from outside, or out of memory?). "
+            f"Its last lines:\n{tail}")

@@ -291,6 +291,12 @@ class Transformer(nn.Module):
             x = block(x, cos, sin, None, None, i)
         return torch.stack(maps)
 
+    def generate(self, prompts: list[list[int]], **options):
+        """Goes on with each prompt of ids, in one batch with a KV cache; options and result as in `sampling.generate`."""
+        from tinyllm_lib.sampling import generate
+
+        return generate(self, prompts, **options)
+
     def num_parameters(self) -> int:
         """Learned numbers, the tied embedding counted once."""
         return sum(p.numel() for p in self.parameters())

@@ -67,14 +67,17 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
     if not remake:
         _say(f"No {folder.name} token shards for this tokenizer yet: writing them.")
     files = corpus_files(ws, profile)
+    source = f"{files[kind].name}, {files[kind].stat().st_size} bytes"
     for split in ("train", "val"):
         if kind == "pretrain":
             texts = read_texts(files["pretrain"], split=split)
-            write_pretrain_tokens(islice(texts, VAL_DOCUMENTS) if split == "val" else texts, tok, folder / split, source=str(files[kind].stat().st_size))
+            texts = islice(texts, VAL_DOCUMENTS) if split == "val" else texts
+            write_pretrain_tokens(texts, tok, folder / split, source=source)
         else:
-            replay = islice(read_texts(files["pretrain"], split="train"), int(profile.replay_share * profile.dialogues)) if split == "train" else ()
+            replayed = int(profile.replay_share * profile.dialogues) if split == "train" else 0
+            replay = islice(read_texts(files["pretrain"], split="train"), replayed) if replayed else ()
             write_sft_tokens(read_dialogues(files["sft"], split=split), tok, folder / split, max_length=profile.max_length,
-                             replay=replay, learn_all=learn_all and split == "train", source=str(files[kind].stat().st_size))
+                             replay=replay, learn_all=learn_all and split == "train", source=source)
     return folder
 
 

@@ -25,15 +25,17 @@ class Profile:
 
 PROFILES = {
     "ci": Profile(
-        "ci", "every notebook in under a minute, to see that it runs", documents=1500, dialogues=400, vocab_size=1024, max_length=128,
+        "ci", "every notebook in under a minute, to see that it runs",
+        documents=1500, dialogues=400, vocab_size=1024, max_length=128,
         pretrain={"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "batch_size": 16, "steps": 40, "warmup_steps": 5,
                   "learning_rate": 1e-2, "save_interval": 20, "keep_every": 20, "log_interval": 5},
         sft={"batch_size": 16, "steps": 30, "warmup_steps": 3, "learning_rate": 5e-3, "log_interval": 5}),
     "laptop": Profile(
-        "laptop", "the whole course on two CPU cores in about ten minutes", documents=40000, dialogues=12000, vocab_size=2048, max_length=256,
-        pretrain={"dim": 128, "n_layers": 6, "n_heads": 4, "n_kv_heads": 2, "batch_size": 24, "steps": 700, "warmup_steps": 30,
-                  "learning_rate": 1e-2, "eval_interval": 100, "save_interval": 100, "keep_every": 100, "log_interval": 10},
-        sft={"batch_size": 24, "epochs": 1.0, "warmup_steps": 10, "learning_rate": 3e-3, "log_interval": 10}),
+        "laptop", "the whole course on two CPU cores in about ten minutes",
+        documents=40_000, dialogues=12_000, vocab_size=4096, max_length=128,
+        pretrain={"dim": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "batch_size": 16, "steps": 1300, "warmup_steps": 30,
+                  "learning_rate": 1.2e-2, "eval_interval": 100, "save_interval": 100, "keep_every": 100, "log_interval": 10},
+        sft={"batch_size": 16, "epochs": 1.0, "warmup_steps": 10, "learning_rate": 4e-3, "log_interval": 10}),
     "gpu": Profile(
         "gpu", "the 82.6M model on one GPU", documents=200_000, dialogues=60_000, vocab_size=6144, max_length=512,
         pretrain={"dim": 768, "n_layers": 12, "n_heads": 16, "n_kv_heads": 8, "batch_size": 128, "epochs": 10.0, "warmup_steps": 200,

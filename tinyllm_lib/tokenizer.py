@@ -117,8 +117,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if missing:
         raise ValueError(f"{folder}: the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it needs both.")
     # Texts longer than the context are normal here: they are packed or cut later, and counted.
-    logging.getLogger("transformers.tokenization_utils_base").addFilter(lambda r: "sequence length is longer" not in r.getMessage())
+    logging.getLogger("transformers.tokenization_utils_base").addFilter(_no_length_warning)      # adding it twice is adding it once
     return tokenizer
+
+
+def _no_length_warning(record: logging.LogRecord) -> bool:
+    return "sequence length is longer" not in record.getMessage()
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:

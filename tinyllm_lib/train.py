@@ -34,7 +34,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinyllm_lib.checkpoint import latest_checkpoint, load_state, save_checkpoint, step_folders, step_of
+from tinyllm_lib.checkpoint import latest_checkpoint, load_state, save_checkpoint, step_folders
 from tinyllm_lib.dataset import PackedDataset, PackedRow
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.optim import make_optimizers
@@ -86,8 +86,8 @@ class TrainConfig:
     resume: str = option("auto", "auto: go on if the folder holds this very run, else start anew beside it; never; must")
 
     def __post_init__(self) -> None:
-        problems = [f"{name} must be positive, is {getattr(self, name)}"
-                    for name in ("batch_size", "grad_accumulation_steps", "learning_rate", "log_interval", "max_seq_len") if getattr(self, name) <= 0]
+        positive = ("batch_size", "grad_accumulation_steps", "learning_rate", "log_interval", "max_seq_len")
+        problems = [f"{name} must be positive, is {getattr(self, name)}" for name in positive if getattr(self, name) <= 0]
         for name, allowed in (("resume", ("auto", "never", "must")), ("device", ("auto", "cpu", "cuda", "mps")),
                               ("dtype", ("auto", "fp32", "bf16")), ("optimizer", ("adamw", "muon"))):
             if getattr(self, name) not in allowed:
@@ -315,7 +315,8 @@ class Trainer:
     def load_step(self, step: int) -> tuple[list[PackedRow], int, int]:
         """This process's micro-batches of a step, their supervised tokens and their positions that are not padding."""
         share = np.array_split(self.order.step_rows(step, self.config.batch_size), self.processes.world_size)[self.processes.rank]
-        batches = [collate([self.train_data[i] for i in part]) for part in np.array_split(share, self.config.grad_accumulation_steps) if len(part)]
+        parts = [part for part in np.array_split(share, self.config.grad_accumulation_steps) if len(part)]
+        batches = [collate([self.train_data[i] for i in part]) for part in parts]
         return batches, sum(int(b.loss_mask.sum()) for b in batches), sum(int((b.document_ids >= 0).sum()) for b in batches)
 
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
@@ -323,13 +324,16 @@ class Trainer:
         self.gradients.zero_()
         for batch in batches:
             batch = PackedRow(*(t.to(self.device, non_blocking=True) for t in batch))
-            separate = {"position_ids": batch.position_ids, "document_ids": batch.document_ids} if self.config.separate_documents else {}
             weights = batch.loss_mask.float() / max(supervised_tokens, 1)
             with self.autocast:
-                loss = self.nats(batch.X, batch.Y, weights, **separate)
+                loss = self.nats(batch.X, batch.Y, weights, **self._documents_of(batch))
             loss.backward()
             self.gradients[-1] += loss.detach()
         self.processes.add_up(self.gradients)
+
+    def _documents_of(self, batch: PackedRow) -> dict[str, Tensor]:
+        """What keeps attention inside each document, where the config asks for it."""
+        return {"position_ids": batch.position_ids, "document_ids": batch.document_ids} if self.config.separate_documents else {}
 
     def update(self) -> Tensor:
         """Clips, sets the learning rate, steps the optimisers; returns the gradient norm before clipping."""
@@ -347,10 +351,11 @@ class Trainer:
     def fit(self) -> None:
         """Runs from the current step to the last, or until asked to stop."""
         config, processes = self.config, self.processes
-        flops, peak = self.model.flops_per_token(config.max_seq_len), peak_flops(self.device, getattr(torch, self.resolved["dtype"]))
+        flops = self.model.flops_per_token(config.max_seq_len)
+        peak = peak_flops(self.device, getattr(torch, self.resolved["dtype"]))
         self._log(f"{self.model.num_parameters():,} parameters, {len(self.train_data):,} rows of {config.max_seq_len} "
-                  f"({self.train_data.waste:.1%} padding), steps {self.step} to {config.steps}, {processes.world_size} x {self.device.type}, "
-                  f"{self.resolved['dtype']}")
+                  f"({self.train_data.waste:.1%} padding), steps {self.step} to {config.steps}, "
+                  f"{processes.world_size} x {self.device.type}, {self.resolved['dtype']}")
         clock, clock_tokens, losses = time.perf_counter(), self.tokens, 0
         with ThreadPoolExecutor(max(1, config.num_workers)) as pool:
             ahead = pool.submit(self.load_step, self.step) if self.step < config.steps else None
@@ -398,10 +403,10 @@ class Trainer:
             batch = collate([self.val_data[i] for i in rows[start:start + 16]])
             mask = batch.loss_mask
             on_device = PackedRow(*(t.to(self.device) for t in batch))
-            separate = {"position_ids": on_device.position_ids, "document_ids": on_device.document_ids} if self.config.separate_documents else {}
             with self.autocast:
-                nats = self.model.nats(on_device.X, on_device.Y, on_device.loss_mask.float(), **separate)
-            sums += torch.tensor([nats.item(), mask.sum().item(), (self.byte_lengths[batch.Y] * mask).sum().item()], dtype=torch.float64)
+                nats = self.model.nats(on_device.X, on_device.Y, on_device.loss_mask.float(), **self._documents_of(on_device))
+            size = (self.byte_lengths[batch.Y] * mask).sum()
+            sums += torch.tensor([nats.item(), mask.sum().item(), size.item()], dtype=torch.float64)
         nats, tokens, size = self.processes.add_up(sums).tolist()
         return {"val_loss": round(nats / max(tokens, 1), 5), "val_bits_per_byte": round(nats / math.log(2) / max(size, 1), 5)}
 
@@ -409,8 +414,8 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             good = step_folders(self.run)
             raise RuntimeError(
-                f"The loss is {loss} and the gradient norm {norm} at step {self.step} (rows {self.step - 1} x {self.config.batch_size} of the "
-                f"order of seed {self.config.seed}). Last good checkpoint: {good[-1].name if good else 'none'}. "
+                f"The loss is {loss} and the gradient norm {norm} at step {self.step} (batch {self.step - 1} of {self.config.batch_size} "
+                f"rows in the order of seed {self.config.seed}). Last good checkpoint: {good[-1].name if good else 'none'}. "
                 f"Lower learning_rate or raise warmup_steps and run again.")
 
     # -- saving ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""Stores the outputs of the last `make course` in notebooks/, so that they can be read without running them.
+
+    python tools/store_outputs.py
+
+Takes the copies in workspace/laptop/executed/, refuses one whose code differs from the notebook, and leaves out what would
+make every run a diff: times, widget state, the kernel's version.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from tinyllm_lib.workspace import get_workspace  # noqa: E402
+
+
+def store(notebook: Path, executed: Path) -> None:
+    """Copies the outputs of `executed` into `notebook`, cell by cell.
+
+    Raises:
+        ValueError: the two do not have the same code.
+    """
+    target, source = nbformat.read(notebook, 4), nbformat.read(executed, 4)
+    if [c.source for c in target.cells] != [c.source for c in source.cells]:
+        raise ValueError(f"{notebook.name} was changed after it was executed: run `make course` again.")
+    for cell, ran in zip(target.cells, source.cells, strict=True):
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+            cell.metadata.pop("execution", None)
+    target.metadata.pop("widgets", None)
+    target.metadata["language_info"] = {"name": "python"}
+    nbformat.write(target, notebook)
+
+
+def main() -> int:
+    """Stores every notebook that has an executed copy."""
+    folder = get_workspace().root / "executed"
+    for notebook in sorted((REPOSITORY / "notebooks").glob("0*.ipynb")):
+        if (folder / notebook.name).is_file():
+            store(notebook, folder / notebook.name)
+            print("stored", notebook.name)
+        else:
+            print("no executed copy of", notebook.name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
