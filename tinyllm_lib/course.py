@@ -21,6 +21,15 @@ from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUESTIONS = ("你好呀", "中国的首都是哪里？", "1+1等于多少？")
+# nbconvert's own template leaves out the alt text of pictures.
+HTML_WITH_ALT_TEXT = """\
+{%- extends 'lab/index.html.j2' -%}
+{%- block data_png -%}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data['image/png'] }}" alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}">
+</div>
+{%- endblock data_png -%}
+"""
 WHERE_NEXT = """\
 Where to go next
   Talk to the model, and change how it samples   make lab, then notebooks/07_sampling.ipynb
@@ -148,11 +157,12 @@ def _kernel_environment() -> dict[str, str]:
 
 def _save_copies(notebook, path: Path) -> None:
     import nbformat
+    from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
     with atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
-    exporter = HTMLExporter()
+    exporter = HTMLExporter(extra_loaders=[DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})], template_file="alt.html.j2")
     exporter.log.setLevel(logging.CRITICAL)
     html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     with atomic_path(path.with_suffix(".html")) as temporary:

@@ -76,7 +76,9 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
         else:
             replayed = int(profile.replay_share * profile.dialogues) if split == "train" else 0
             replay = islice(read_texts(files["pretrain"], split="train"), replayed) if replayed else ()
-            write_sft_tokens(read_dialogues(files["sft"], split=split), tok, folder / split, max_length=profile.max_length,
+            # The sample corpus says hello many times in the same words, and means it.
+            dialogues = read_dialogues(files["sft"], split=split, deduplicate=profile.real_corpora)
+            write_sft_tokens(dialogues, tok, folder / split, max_length=profile.max_length,
                              replay=replay, learn_all=learn_all and split == "train", source=source)
     return folder
 

@@ -1,4 +1,4 @@
-"""Stores the outputs of the last `make course` in notebooks/, so that they can be read without running them.
+"""Stores the outputs of the last `make course` in notebooks/, and its numbers in figures/data/ for `make figures`.
 
     python tools/store_outputs.py
 
@@ -6,6 +6,7 @@ Takes the copies in workspace/laptop/executed/, refuses one whose code differs f
 make every run a diff: times, widget state, the kernel's version.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import nbformat
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib.workspace import get_workspace  # noqa: E402
+from tinyllm_lib.workspace import Workspace, get_workspace  # noqa: E402
 
 
 def store(notebook: Path, executed: Path) -> None:
@@ -35,8 +36,22 @@ def store(notebook: Path, executed: Path) -> None:
     nbformat.write(target, notebook)
 
 
+def store_numbers(ws: Workspace) -> None:
+    """Writes figures/data/exam.json and metrics.json, which the pictures of the README are drawn from."""
+    data = REPOSITORY / "figures" / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    runs = {"base": ws.run("pretrain"), "chat": ws.run("chat")}
+    exams = {name: json.loads((run / "exam.json").read_text(encoding="utf-8"))["classes"] for name, run in runs.items()}
+    scores = {name: {c["class_name"]: [c["right"], c["total"]] for c in classes} for name, classes in exams.items()}
+    lines = (runs["base"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_second", "mfu")} for line in lines]
+    for name, content in (("exam", scores), ("metrics", {"runs": {"pretraining": rows}})):
+        (data / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Stores every notebook that has an executed copy."""
+    store_numbers(get_workspace())
     folder = get_workspace().root / "executed"
     for notebook in sorted((REPOSITORY / "notebooks").glob("0*.ipynb")):
         if (folder / notebook.name).is_file():

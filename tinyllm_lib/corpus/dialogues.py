@@ -166,7 +166,7 @@ class DialogueWriter:
         return turns
 
     def _facts(self) -> Turns:
-        count = self._rng.choices((1, 2, 3), weights=(7, 2, 1))[0]
+        count = self._rng.choices((1, 2, 3), weights=(4, 3, 2))[0]
         turns = [self._ask_next() for _ in range(count)]
         if self._rng.random() < 0.04:
             turns.append(self._rng.choice((("谢谢", "不客气！"), ("谢谢你", "不客气，有问题随时问我。"))))

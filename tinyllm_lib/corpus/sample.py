@@ -54,14 +54,14 @@ class CorpusMix:
     focus: int = 2  # the relations that the exam holds out are told this many times as often
 
     # Dialogues.
-    chat_greetings: float = 0.07
-    chat_identity: float = 0.05
-    chat_facts: float = 0.46
-    chat_sums: float = 0.13
-    chat_follow_ups: float = 0.13
-    chat_naming: float = 0.07  # 你听说过蒙古吗？
-    chat_everyday: float = 0.05
-    chat_refusals: float = 0.04
+    chat_greetings: float = 0.09
+    chat_identity: float = 0.08
+    chat_facts: float = 0.5
+    chat_sums: float = 0.08
+    chat_follow_ups: float = 0.14
+    chat_naming: float = 0.06  # 你听说过蒙古吗？
+    chat_everyday: float = 0.025
+    chat_refusals: float = 0.025
     full_share: float = 0.8  # replies that repeat what was asked about: 法国的首都是巴黎。
     blank_share: float = 0.15  # 填空：法国的首都是____。
     dressed_share: float = 0.25  # 我想知道，法国的首都是哪里？
