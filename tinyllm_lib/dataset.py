@@ -103,7 +103,7 @@ class PackedDataset(Dataset):
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
         pieces = self._pieces()                                                  # (N, 3): shard, first token, positions
         self.pieces, self.rows = pieces, (_best_fit if packing == "best_fit" else _Stream)(pieces, context)
-        self.positions = int(sum(length for row in self.rows for *_, length in row)) if packing == "best_fit" else len(self) * context
+        self.positions = min(int(pieces[:, 2].sum()), len(self) * context)       # a stream drops its unfinished last row
 
     def _open(self, entry: dict) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         name, dtype = entry["name"], np.dtype(self.manifest["dtype"])
@@ -188,7 +188,7 @@ class _Stream:
         return int(self.ends[-1]) // self.context if int(self.ends[-1]) >= self.context else 1
 
     def __getitem__(self, index: int) -> list[tuple[int, int, int]]:
-        position, room, row = index * self.context, self.context, []
+        position, room, row = range(len(self))[index] * self.context, self.context, []    # IndexError ends a `for`
         piece = int(np.searchsorted(self.ends, position, "right"))
         while room and piece < len(self.pieces):
             shard, start, length = self.pieces[piece].tolist()
