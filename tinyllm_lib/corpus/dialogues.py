@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from tinyllm_lib.corpus import talk
+from tinyllm_lib.corpus.grammar import dress
 from tinyllm_lib.corpus.sums import Sums, working
 from tinyllm_lib.corpus.world import COMPARABLE_KINDS, KIND_WORDS, Deck, Question, Rotation, World
 
@@ -41,9 +42,6 @@ _NAMING_TWO = (
 _PLACES = ("country", "province", "city")
 # The question that every learner tries first.
 _FIRST_QUESTION = ("country.capital", "中国", "{s}的首都是哪里？")
-# What people put around a question. It changes nothing in the answer, and a model has to learn that.
-_OPENINGS = ("我想知道，", "请告诉我，", "考考你：", "我有个问题，", "你好，", "帮我想想，", "小苗，", "题目：", "我忘了，")
-_ENDINGS = ("你知道吗？", "请回答。", "谢谢！", "能告诉我吗？")
 _BLANKS = ("填空：{q}", "把句子补充完整：{q}", "{q}空格里应该填什么？", "{q}这里缺了什么？")
 _MORE = ("再加{d}呢？", "再加上{d}呢？", "那再加{d}呢？")
 
@@ -229,11 +227,3 @@ class DialogueWriter:
 def more(total: int, d: int, rng: random.Random) -> tuple[str, str]:
     """The follow-up turn of a sum: 再加3呢？ → 个位2+3=5，十位8+0=8，所以82+3=85。"""
     return rng.choice(_MORE).replace("{d}", str(d)), working(total, d) + "。"
-
-
-def dress(question: str, rng: random.Random) -> str:
-    """The question with an opening or an ending that changes nothing about the answer."""
-    if rng.random() < 0.75:
-        opening = rng.choice(_OPENINGS)
-        return opening + question.removeprefix("请问")
-    return question + rng.choice(_ENDINGS)

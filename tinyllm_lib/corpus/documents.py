@@ -11,7 +11,7 @@ import random
 from collections import Counter
 
 from tinyllm_lib.corpus.facts import Fact
-from tinyllm_lib.corpus.grammar import expand
+from tinyllm_lib.corpus.grammar import dress, expand
 from tinyllm_lib.corpus.stories import SCENES, scene_slots
 from tinyllm_lib.corpus.world import COMPARABLE_KINDS, HELD_OUT_RELATIONS, Deck, Question, Rotation, World
 
@@ -51,12 +51,14 @@ class FactWriter:
         pronoun_share: in a card, how often a later sentence says 它 for the subject.
         focus: how many times as often as others the facts are dealt of which some are held out
             from the dialogues.
+        dressed_share: how often a question in notes has words around it that change nothing.
     """
 
-    def __init__(self, world: World, rng: random.Random, *, pronoun_share: float, focus: int) -> None:
+    def __init__(self, world: World, rng: random.Random, *, pronoun_share: float, focus: int, dressed_share: float = 0.0) -> None:
         self._world = world
         self._rng = rng
         self._pronoun_share = pronoun_share
+        self._dressed_share = dressed_share
         self._wording = Rotation(rng)
         self.told: Counter[tuple[str, str, str]] = Counter()
         subjects = list(world.by_subject)
@@ -141,6 +143,8 @@ class FactWriter:
         lines = []
         for _ in range(rng.randint(1, 4)):
             question, answer = self._ask()
+            if rng.random() < self._dressed_share:
+                question = dress(question, rng)
             lines.append(f"{ask}{question}{rng.choice(('', chr(10)))}{reply}{answer}")
         return "\n".join(lines)
 

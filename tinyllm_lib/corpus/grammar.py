@@ -15,6 +15,11 @@ _INNERMOST = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
+# What people put around a question. It changes nothing in the answer, and a model has to learn that.
+_OPENINGS = ("我想知道，", "请告诉我，", "考考你：", "我有个问题，", "你好，", "帮我想想，", "小苗，", "题目：", "我忘了，")
+_ENDINGS = ("你知道吗？", "请回答。", "谢谢！", "能告诉我吗？")
+
+
 def expand(template: str, slots: Mapping[str, str | Sequence[str]], rng: random.Random) -> str:
     """Draw one text from the template.
 
@@ -39,3 +44,11 @@ def expand(template: str, slots: Mapping[str, str | Sequence[str]], rng: random.
         return chosen[name]
 
     return _SLOT.sub(put, template)
+
+
+def dress(question: str, rng: random.Random) -> str:
+    """The question with an opening or an ending that changes nothing about the answer."""
+    if rng.random() < 0.75:
+        opening = rng.choice(_OPENINGS)
+        return opening + question.removeprefix("请问")
+    return question + rng.choice(_ENDINGS)

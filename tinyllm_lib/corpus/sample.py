@@ -41,12 +41,12 @@ class CorpusMix:
     """What the corpus is made of. Shares within a group are relative; 0 leaves a kind out."""
 
     # Pretraining documents.
-    doc_cards: float = 0.22  # several facts about one subject
-    doc_mixed: float = 0.16  # unrelated facts
-    doc_lists: float = 0.06  # one relation, many subjects
-    doc_comparisons: float = 0.06  # two subjects side by side
-    doc_scenes: float = 0.15  # stories in which somebody asks for a fact and is told
-    doc_notes: float = 0.14  # 问：…答：…
+    doc_cards: float = 0.15  # several facts about one subject
+    doc_mixed: float = 0.14  # unrelated facts
+    doc_lists: float = 0.05  # one relation, many subjects
+    doc_comparisons: float = 0.04  # two subjects side by side
+    doc_scenes: float = 0.13  # stories in which somebody asks for a fact and is told
+    doc_notes: float = 0.28  # 问：…答：…
     doc_sums: float = 0.13
     doc_stories: float = 0.05
     doc_descriptions: float = 0.03
@@ -57,7 +57,7 @@ class CorpusMix:
     chat_greetings: float = 0.09
     chat_identity: float = 0.08
     chat_facts: float = 0.5
-    chat_sums: float = 0.08
+    chat_sums: float = 0.1
     chat_follow_ups: float = 0.14
     chat_naming: float = 0.06  # 你听说过蒙古吗？
     chat_everyday: float = 0.025
@@ -131,7 +131,7 @@ def write_sample_corpus(
 
     # Each file draws from a generator of its own, so that a change in one leaves the others alone.
     rng = _generator(seed, "documents")
-    teller = FactWriter(world, rng, pronoun_share=mix.pronoun_share, focus=mix.focus)
+    teller = FactWriter(world, rng, pronoun_share=mix.pronoun_share, focus=mix.focus, dressed_share=mix.dressed_share)
     texts = _documents(documents, mix, teller, Sums(held_out, rng), rng)
     characters = _write_lines(raw_dir / "pretrain.jsonl", ({"text": text} for text in texts))
 
