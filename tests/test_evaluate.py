@@ -188,7 +188,10 @@ class Scripted(TextGenerator):
     """A generator that notes what it is asked and answers from a list."""
 
     def __init__(self, replies):
-        self.folder, self.scripted, self.asked = None, replies, []
+        self.folder, self.scripted, self.asked, self.context = None, replies, [], 1000
+
+    def length(self, text):
+        return len(text)
 
     def replies(self, conversations, **_):
         self.asked += conversations
@@ -225,6 +228,13 @@ def test_a_base_model_goes_on_with_texts():
         "问：1+2等于多少？\n答：3\n问：1+2等于多少？\n答：3。\n问：再加一呢？\n答：4\n问：1+1等于多少？\n答："
     )
     assert [a.right for a in result.answers] == [True, True, False, True, True, True]
+
+
+def test_a_base_model_with_a_short_context_is_shown_fewer_answered_questions():
+    model = Scripted(["x"] * 6)
+    model.context = 60
+    run_exam(model, EXAM, kind="base", print_table=False)
+    assert all(len(prompt) <= 60 - 24 for prompt in model.asked) and model.asked[3].startswith("问：")
 
 
 def test_limit_spreads_over_each_class():

@@ -215,7 +215,7 @@ def _few_shot(rows: Sequence[dict], i: int, generator: TextGenerator, room: int,
             lines.append(mark + message["content"])
         lines += [f"问：{row['question']}", f"答：{row['answer']}"]
     prompt = "\n".join(lines[:-1]) + "\n答："
-    if shots and len(encode_text(generator.tokenizer, prompt)) > room:
+    if shots and generator.length(prompt) > room:
         return _few_shot(rows, i, generator, room, shots - 1)
     return prompt
 

@@ -315,6 +315,10 @@ class TextGenerator:
         if piece := text.close():
             yield piece
 
+    def length(self, text: str) -> int:
+        """Tokens of a text, to compare with `context`."""
+        return len(encode_text(self.tokenizer, text))
+
     def _text_prompt(self, prompt: str) -> list[int]:
         ids = encode_text(self.tokenizer, prompt)
         if not ids:

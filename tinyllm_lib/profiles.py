@@ -59,7 +59,7 @@ def get_profile(name: str | None = None) -> Profile:
     """
     name = name or os.environ.get("TINYLLM_PROFILE") or "laptop"
     if name not in PROFILES:
-        near = difflib.get_close_matches(name, PROFILES, 1, cutoff=0.0)[0]
+        near = difflib.get_close_matches(name.lower(), PROFILES, 1, cutoff=0.0)[0]
         raise ValueError(f"There is no profile {name!r}; did you mean {near!r}? Profiles: {', '.join(PROFILES)}. "
                          f"Set TINYLLM_PROFILE or pass a name to get_profile.")
     return PROFILES[name]
