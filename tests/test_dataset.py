@@ -74,11 +74,7 @@ def test_what_does_not_fit_is_counted(tokenizer):
 def runs(row):
     """The documents (or pieces of documents) in a packed row: lists of (X, Y, mask, position)."""
     columns = zip(*(part.tolist() for part in row), strict=True)
-    return [
-        [column[:4] for column in run]
-        for document, run in groupby(columns, key=lambda column: column[4])
-        if document >= 0
-    ]
+    return [[column[:4] for column in run] for document, run in groupby(columns, key=lambda column: column[4]) if document >= 0]
 
 
 def pairs_learned(dataset):
@@ -136,9 +132,7 @@ def test_every_pair_of_neighbours_is_learned_exactly_once(packed_texts, tokenize
         assert pairs_learned(PackedDataset(packed_texts, context)) == sorted(pairs)
 
 
-def test_a_stream_covers_the_tape_in_order_but_for_the_last_unfinished_row(
-    packed_texts, tokenizer, unlike_texts
-):
+def test_a_stream_covers_the_tape_in_order_but_for_the_last_unfinished_row(packed_texts, tokenizer, unlike_texts):
     tape = []
     for text in unlike_texts:
         ids = [*encode_text(tokenizer, text), IM_END]
@@ -215,9 +209,7 @@ def test_a_shortened_or_missing_file_is_refused(tokenizer, tmp_path, ending):
     path = tmp_path / f"shard_00000{ending}"
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(
-        ValueError, match=f"shard_00000{ending}: the manifest promises {size} bytes, found {size - 3}"
-    ):
+    with pytest.raises(ValueError, match=f"shard_00000{ending}: the manifest promises {size} bytes, found {size - 3}"):
         PackedDataset(tmp_path, 32)
     path.unlink()
     with pytest.raises(ValueError, match=f"shard_00000{ending}: .* found no such file"):

@@ -51,16 +51,12 @@ HOSTILE = [
     "</s><s><unk>",
     "<|im_<|im_end|>end|>",
 ]
-tagged_text = st.lists(st.one_of(st.text(), st.sampled_from([*SPECIAL_TOKENS, *HOSTILE, *TEXTS[:8]]))).map(
-    "".join
-)
+tagged_text = st.lists(st.one_of(st.text(), st.sampled_from([*SPECIAL_TOKENS, *HOSTILE, *TEXTS[:8]]))).map("".join)
 
 
 def template_ids_and_mask(tokenizer, messages):
     """What transformers makes of the chat template in the same folder."""
-    out = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
+    out = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     return out["input_ids"], out["assistant_masks"]
 
 
@@ -151,9 +147,7 @@ def test_the_same_texts_give_the_same_tokenizer(tmp_path, tokenizer):
 def test_nfkc_is_a_switch_and_is_lossy(tmp_path, tokenizer, capsys):
     text = "１²，ＡＢＣ　㍿"
     folded = train_tokenizer(TEXTS, tmp_path, vocab_size=400, nfkc=True)
-    assert (
-        folded.decode(encode_text(folded, text)) == unicodedata.normalize("NFKC", text) == "12,ABC 株式会社"
-    )
+    assert folded.decode(encode_text(folded, text)) == unicodedata.normalize("NFKC", text) == "12,ABC 株式会社"
     assert tokenizer.decode(encode_text(tokenizer, text)) == text
     assert eval_tokenizer(tmp_path)["round_trip"] is False
     assert "text -> ids -> text is unchanged: False" in capsys.readouterr().out
@@ -252,9 +246,7 @@ def test_ids_and_mask_equal_the_chat_template(tokenizer, contents, system):
 
 def test_ids_and_mask_equal_the_chat_template_on_real_dialogues(tokenizer):
     if not REAL_DIALOGUES.is_file():
-        pytest.skip(
-            f"needs {REAL_DIALOGUES.name} in ../shared/data: real dialogues, not part of the repository"
-        )
+        pytest.skip(f"needs {REAL_DIALOGUES.name} in ../shared/data: real dialogues, not part of the repository")
     sample = random.Random(0).sample(list(islice(read_dialogues(REAL_DIALOGUES), 3000)), 200)
     for messages in sample:
         chat = encode_chat(tokenizer, messages)

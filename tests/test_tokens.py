@@ -53,9 +53,7 @@ def test_every_document_is_there_and_ends_with_eos(tokenizer, tmp_path):
 
 def test_the_manifest_describes_the_shards(tokenizer, tmp_path, monkeypatch):
     small_batches(monkeypatch)
-    manifest = write_pretrain_tokens(
-        iter(TEXTS), tokenizer, tmp_path, source="corpus of the tests", shard_tokens=1000
-    )
+    manifest = write_pretrain_tokens(iter(TEXTS), tokenizer, tmp_path, source="corpus of the tests", shard_tokens=1000)
     assert manifest == read_manifest(tmp_path) == json.loads((tmp_path / "manifest.json").read_text("utf-8"))
     assert manifest["tokenizer"] == tokenizer_hash(tokenizer)
     assert (manifest["kind"], manifest["dtype"], manifest["vocab_size"]) == ("pretrain", "uint16", 400)
@@ -64,11 +62,7 @@ def test_the_manifest_describes_the_shards(tokenizer, tmp_path, monkeypatch):
     for key in ("documents", "tokens", "supervised_tokens"):
         assert manifest[key] == sum(shard[key] for shard in manifest["shards"])
     assert manifest["documents"] == len(TEXTS)
-    assert (
-        manifest["tokens"]
-        == manifest["supervised_tokens"]
-        == sum(len(encode_text(tokenizer, t)) + 1 for t in TEXTS)
-    )
+    assert manifest["tokens"] == manifest["supervised_tokens"] == sum(len(encode_text(tokenizer, t)) + 1 for t in TEXTS)
     files = {}
     for shard in manifest["shards"]:
         assert (tmp_path / f"{shard['name']}.bin").stat().st_size == 2 * shard["tokens"]
@@ -136,9 +130,7 @@ def test_learn_all_learns_the_questions_too(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "sft"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    kind, tokenizer, tokenizer_folder, tmp_path, monkeypatch
-):
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(kind, tokenizer, tokenizer_folder, tmp_path, monkeypatch):
     folder = tmp_path / "killed"
     killed = start_python(write_tokens.__file__, kind, tokenizer_folder, folder)
     wait_until(lambda: (folder / "shard_00001.bin").is_file() or killed.poll() is not None, "a second shard")

@@ -3,6 +3,8 @@
 A test file takes them with `pytest_plugins = ["helpers.tiny_fixtures"]`; they are made once a session.
 """
 
+import os
+
 import pytest
 
 from helpers.tiny import DIALOGUES, TEXTS
@@ -57,3 +59,9 @@ def tiny_config(pretrain_tokens, tokenizer_folder):
         return TrainConfig(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Training in this process, or in one it starts, computes on one thread: much quicker on a busy machine."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(os.cpu_count()))

@@ -24,11 +24,7 @@ def write(kind, tokenizer, out, pause=0.0):
     sentences = (1, 2, 0, 40)  # of a reply: short, longer, no reply at all, too long
     dialogues = [
         [{"role": "user", "content": f"{n}？"}]
-        + [
-            {"role": "assistant", "content": "是巴黎。" * count}
-            for count in sentences[n % 4 : n % 4 + 1]
-            if count
-        ]
+        + [{"role": "assistant", "content": "是巴黎。" * count} for count in sentences[n % 4 : n % 4 + 1] if count]
         for n in range(400)
     ]
     replay = ["法国的首都是巴黎。"] * 100

@@ -1,0 +1,143 @@
+"""Checkpoints: a folder that any program reads, whole or refused, and never a surprise when unpickled."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from helpers.tiny import TEXTS
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tinyllm_lib.checkpoint import (
+    find_damage,
+    latest_checkpoint,
+    load_state,
+    save_checkpoint,
+    step_folders,
+    step_of,
+)
+from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash
+
+pytest_plugins = ["helpers.tiny_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=400, max_seq_len=32))
+
+
+@pytest.fixture
+def save(model, tokenizer, tmp_path):
+    def save(step, **options):
+        return save_checkpoint(tmp_path / "run", step, model, tokenizer, {"step": step}, **options)
+
+    return save
+
+
+def steps(run):
+    return [step_of(folder) for folder in step_folders(run)]
+
+
+def test_transformers_loads_a_checkpoint_as_it_is(save, model, tokenizer):
+    folder = save(7)
+    assert folder.name == "step_000007"
+    auto, auto_tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = auto_tokenizer(TEXTS[0], return_tensors="pt")["input_ids"][:, :32]
+    with torch.no_grad():
+        torch.testing.assert_close(auto(ids).logits, model(ids), rtol=1e-5, atol=1e-5)
+    assert tokenizer_hash(load_tokenizer(folder)) == tokenizer_hash(tokenizer)
+    assert auto.generation_config.eos_token_id == [4, 2]
+    assert auto_tokenizer.chat_template == tokenizer.chat_template
+    reply = auto.generate(ids[:, :8], max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert reply.shape == (1, 11)
+
+
+def test_a_checkpoint_holds_the_weights_bit_for_bit(save, model):
+    loaded = Transformer.from_pretrained(save(1))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+
+def test_checksums_cover_every_file(save):
+    folder = save(1)
+    listed = json.loads((folder / "checkpoint.json").read_text("utf-8"))
+    assert listed["step"] == 1
+    assert {*listed["sha256"], "checkpoint.json"} == {path.name for path in folder.iterdir()}
+    assert find_damage(folder) is None
+
+
+def test_the_newest_are_kept_and_those_at_multiples(save, tmp_path):
+    for step in range(1, 11):
+        save(step, keep_last=2, keep_every=4)
+    assert steps(tmp_path / "run") == [4, 8, 9, 10]
+    save(11, keep_last=0)  # the newest is never removed
+    assert steps(tmp_path / "run") == [11]
+
+
+def test_steps_are_ordered_as_numbers(save, tmp_path):
+    for step in (900_000, 1_000_000, 20):
+        save(step, keep_last=9)
+    assert steps(tmp_path / "run") == [20, 900_000, 1_000_000]
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("model.safetensors", truncated, "model.safetensors does not match its checksum"),
+        ("model.safetensors", flipped, "model.safetensors does not match its checksum"),
+        ("trainer_state.pt", flipped, "trainer_state.pt does not match its checksum"),
+        ("tokenizer.json", lambda path: path.unlink(), "tokenizer.json is missing"),
+        ("checkpoint.json", truncated, "checkpoint.json: "),
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(save, tmp_path, capsys, name, damage, said):
+    good, newest = save(5), save(10)
+    assert latest_checkpoint(tmp_path / "run") == newest
+    assert capsys.readouterr().out == ""
+    damage(newest / name)
+    assert latest_checkpoint(tmp_path / "run") == good
+    assert f"step_000010 is damaged ({said}" in capsys.readouterr().out
+
+
+def test_an_unfinished_checkpoint_is_none(save, tmp_path):
+    good = save(5)
+    (good.parent / ".step_000006.partial").mkdir()
+    (good.parent / "step_000007").mkdir()  # a copy that was broken off: no checkpoint.json
+    assert step_folders(tmp_path / "run") == [good]
+    save(6)  # over what lay there
+    assert steps(tmp_path / "run") == [5, 6]
+    assert not list(good.parent.glob(".*"))
+
+
+def test_a_run_without_a_checkpoint(save, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"does not exist\. .* \(notebooks 05 and 06\)"):
+        latest_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FileNotFoundError, match="has no finished checkpoint"):
+        latest_checkpoint(tmp_path / "run")
+
+
+class Surprise:
+    def __reduce__(self):
+        return print, ("code from a checkpoint was run",)
+
+
+def test_a_state_file_never_runs_code(save, capsys):
+    folder = save(3)
+    assert load_state(folder) == {"step": 3}
+    torch.save({"step": Surprise()}, folder / "trainer_state.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        load_state(folder)
+    assert capsys.readouterr().out == ""
