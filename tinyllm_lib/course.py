@@ -229,7 +229,7 @@ def print_results(workspace: Workspace) -> None:
     for question in QUESTIONS:
         answer = generator.chat([{"role": "user", "content": question}], temperature=0).strip()
         print(f"  You    {question}\n  Model  {answer}\n", flush=True)
-    print("Its exam, before and after fine-tuning (questions that were in no training data):\n")
+    print("Its exam, before and after fine-tuning:\n")
     print(exam_table(exam_result(workspace, "pretrain"), exam_result(workspace, "chat")), flush=True)
 
 
