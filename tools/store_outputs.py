@@ -25,12 +25,12 @@ def store(notebook: Path, executed: Path) -> None:
         ValueError: the two do not have the same code.
     """
     target, source = nbformat.read(notebook, 4), nbformat.read(executed, 4)
-    if [c.source for c in target.cells] != [c.source for c in source.cells]:
+    written, executed_cells = ([c for c in n.cells if c.cell_type == "code"] for n in (target, source))
+    if [c.source for c in written] != [c.source for c in executed_cells]:
         raise ValueError(f"{notebook.name} was changed after it was executed: run `make course` again.")
-    for cell, ran in zip(target.cells, source.cells, strict=True):
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
-            cell.metadata.pop("execution", None)
+    for cell, ran in zip(written, executed_cells, strict=True):
+        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+        cell.metadata.pop("execution", None)
     target.metadata.pop("widgets", None)
     target.metadata["language_info"] = {"name": "python"}
     nbformat.write(target, notebook)
