@@ -25,7 +25,7 @@ import time
 import traceback
 import typing
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -421,6 +421,8 @@ class Trainer:
     # -- saving ----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
+        if self.saved_step != self.step and self.step:          # after a loss that is no number no weights are worth keeping
+            self._check_finite(self.gradients[-1].item(), self.gradients[:-1].norm().item())
         if self.main and self.saved_step != self.step and self.step:
             state = {"step": self.step, "tokens": self.tokens, "optimizers": [o.state_dict() for o in self.optimizers],
                      "torch_rng": torch.get_rng_state()}
@@ -453,7 +455,8 @@ class Trainer:
 
     def _log(self, line: str) -> None:
         if self.main:
-            print(line, flush=True)
+            with suppress(BrokenPipeError):                      # the launcher is gone; the log file still takes the line
+                print(line, flush=True)
             with (self.run / "train.log").open("a", encoding="utf-8") as f:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
@@ -469,12 +472,16 @@ def train(config: TrainConfig) -> Path:
     def ask_to_stop(*_) -> None:
         trainer.stop = True
 
+    handlers = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, ask_to_stop)
+        handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     if launcher := os.environ.get("TINYLLM_LAUNCHER_PID"):
         threading.Thread(target=_watch_launcher, args=(int(launcher), ask_to_stop), daemon=True).start()
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     if processes.world_size > 1:
         dist.destroy_process_group()
     return trainer.run
