@@ -481,7 +481,7 @@ def train(config: TrainConfig) -> Path:
         trainer.fit()
     finally:
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
     if processes.world_size > 1:
         dist.destroy_process_group()
     return trainer.run
