@@ -1,6 +1,7 @@
 """What holds for every test: the ci profile, a workspace of its own, no display and no network."""
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -14,6 +15,8 @@ os.environ["TINYLLM_WORKSPACE"] = _workspace.name  # never the learner's own
 
 
 def pytest_configure(config):
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of Ctrl-C need it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from hypothesis import settings
 
     # No deadline: a busy machine is not a bug. Examples are the same in every run.
