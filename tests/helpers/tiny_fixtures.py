@@ -61,7 +61,9 @@ def tiny_config(pretrain_tokens, tokenizer_folder):
     return make
 
 
-@pytest.fixture
-def one_thread(monkeypatch):
+@pytest.fixture(scope="module")
+def one_thread():
     """Training in this process, or in one it starts, computes on one thread: much quicker on a busy machine."""
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(os.cpu_count()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_WORLD_SIZE", str(os.cpu_count()))
+        yield

@@ -1,0 +1,29 @@
+"""The gradient of a run's first step over all processes: gradients.py CONFIG OUT, also under torchrun."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tinyllm_lib.train import Processes, TrainConfig, Trainer
+
+
+def first_gradient(config, processes):
+    """The gradient of each parameter and the loss, as the first optimiser step of `config` uses them."""
+    trainer = Trainer(config, processes)
+    batches, supervised, _ = trainer.load_step(0)
+    everywhere = processes.add_up(torch.tensor([supervised], dtype=torch.float64))
+    trainer.accumulate_gradients(batches, int(everywhere.item()))
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    return {"loss": trainer.gradients[-1].clone(), **gradients}
+
+
+if __name__ == "__main__":
+    config = TrainConfig(**json.loads(Path(sys.argv[1]).read_text("utf-8")))
+    processes = Processes.join(config)
+    found = first_gradient(config, processes)
+    if processes.rank == 0:
+        torch.save(found, sys.argv[2])
+    dist.destroy_process_group()

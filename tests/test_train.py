@@ -1,0 +1,475 @@
+"""The trainer: the same result however the work is cut up, stopped or resumed."""
+
+import json
+import math
+import signal
+from collections import Counter
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import gradients
+from helpers.tiny import arguments, start_python, wait_until
+from safetensors.torch import load_file, save_file
+
+from tinyllm_lib.checkpoint import latest_checkpoint, load_state, step_folders, step_of
+from tinyllm_lib.dataset import PackedDataset
+from tinyllm_lib.model import Transformer
+from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
+from tinyllm_lib.tokens import write_sft_tokens
+from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, parse_args, train
+
+pytest_plugins = ["helpers.tiny_fixtures"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ALONE = Processes(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+METERS = {"tokens_per_second", "mfu"}  # what may differ between two equal runs
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def measured(run):
+    """metrics.jsonl without what depends on the speed of the machine."""
+    return [{k: v for k, v in row.items() if k not in METERS} for row in metrics(run)]
+
+
+def weights(run):
+    tensors = load_file(latest_checkpoint(run) / "model.safetensors")
+    return {name: tensor.clone() for name, tensor in tensors.items()}  # load_file only maps the file
+
+
+def assert_same_end(run, other):
+    """Same weights, optimiser state and metrics, bit for bit."""
+    assert latest_checkpoint(run).name == latest_checkpoint(other).name
+    for found, expected in ((weights(run), weights(other)), *zip(optimizer_states(run), optimizer_states(other), strict=True)):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in found)
+    assert measured(run) == measured(other)
+
+
+def optimizer_states(run):
+    """The tensors of each optimizer: {(parameter, name): tensor}."""
+    states = load_state(latest_checkpoint(run))["optimizers"]
+    return [{(i, key): torch.as_tensor(v) for i, p in s["state"].items() for key, v in p.items()} for s in states]
+
+
+# ---- a token weighs the same wherever it lies
+
+
+UNEVEN = [0, 1, 33, 17, 3, 33, 5, 1]  # learned tokens of each row
+
+
+@pytest.fixture(scope="module")
+def uneven_tokens(tmp_path_factory, tokenizer):
+    """Eight rows of 32 positions whose masks could hardly be less even; the first row has nothing to learn."""
+    folder = tmp_path_factory.mktemp("uneven")
+    write_sft_tokens([], tokenizer, folder, replay=[f"{n}" + "小猫和白鹅。" * 20 for n in range(8)], max_length=33)
+    mask = [[0] * (33 - learned) + [1] * learned for learned in UNEVEN]
+    (folder / "shard_00000.mask").write_bytes(np.array(mask, np.uint8).tobytes())
+    return folder
+
+
+@pytest.fixture
+def uneven_config(tiny_config, uneven_tokens, tmp_path):
+    return tiny_config(tmp_path / "run", data_path=str(uneven_tokens), batch_size=8, steps=2)
+
+
+@pytest.fixture
+def one_batch(uneven_config):
+    return gradients.first_gradient(uneven_config, ALONE)
+
+
+def assert_same_gradients(found, expected):
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def test_the_gradient_is_that_of_the_mean_over_all_supervised_tokens(uneven_config, uneven_tokens, one_batch):
+    rows = [*PackedDataset(uneven_tokens, 32)]
+    assert sorted(int(row.loss_mask.sum()) for row in rows) == sorted(min(n, 32) for n in UNEVEN)
+    model = Trainer(replace(uneven_config, resume="never"), ALONE).model
+    model.zero_grad()
+    ids, targets, mask = (torch.stack([row[i] for row in rows]) for i in range(3))
+    loss = F.cross_entropy(model(ids)[mask == 1], targets[mask == 1])
+    loss.backward()
+    assert_same_gradients(one_batch, {"loss": loss, **{n: p.grad for n, p in model.named_parameters()}})
+
+
+def test_gradient_accumulation_changes_nothing(uneven_config, one_batch):
+    for micro_batches in (2, 4, 8):
+        config = replace(uneven_config, grad_accumulation_steps=micro_batches)
+        assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
+
+
+def test_two_processes_with_accumulation_get_the_same_gradient(uneven_config, one_batch, tmp_path):
+    config = replace(uneven_config, grad_accumulation_steps=2)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    process = start_python(*torchrun, gradients.__file__, tmp_path / "config.json", tmp_path / "found.pt", OMP_NUM_THREADS="1")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert_same_gradients(torch.load(tmp_path / "found.pt", weights_only=True), one_batch)
+
+
+def test_a_batch_with_nothing_to_learn_has_loss_zero(tiny_config, tokenizer, tmp_path):
+    write_sft_tokens([], tokenizer, tmp_path / "tokens", replay=["小猫和白鹅。" * 20] * 8, max_length=33)
+    mask = tmp_path / "tokens" / "shard_00000.mask"
+    mask.write_bytes(bytes(mask.stat().st_size))
+    run = train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2))
+    assert [(row["loss"], row["grad_norm"]) for row in metrics(run)] == [(0.0, 0.0)] * 2
+    assert all(w.isfinite().all() for w in weights(run).values())
+
+
+# ---- the order of the data
+
+
+def test_the_order_is_a_pure_function_of_seed_and_step():
+    order, other = DataOrder(37, seed=5), DataOrder(37, seed=5)
+    forwards = [order.step_rows(step, 8) for step in range(20)]
+    backwards = [other.step_rows(step, 8) for step in reversed(range(20))]
+    assert forwards == backwards[::-1]
+    assert DataOrder(37, seed=6).step_rows(0, 8) != forwards[0]
+
+
+def test_every_epoch_covers_every_row_once_in_an_order_of_its_own():
+    order = DataOrder(37, seed=0)
+    rows = [row for step in range(37) for row in order.step_rows(step, 10)]  # ten epochs
+    epochs = [rows[i : i + 37] for i in range(0, 370, 37)]
+    assert all(sorted(epoch) == list(range(37)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    assert Counter(DataOrder(3, seed=0).step_rows(0, 9)) == {0: 3, 1: 3, 2: 3}
+
+
+def test_a_step_is_shared_out_completely_between_processes_and_micro_batches(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", batch_size=7, grad_accumulation_steps=3)
+    trainer = Trainer(config, ALONE)
+    whole = torch.cat([batch.X for batch in trainer.load_step(4)[0]])
+    shares = []
+    for rank in (0, 1):
+        trainer.processes = replace(ALONE, rank=rank, world_size=2)
+        shares += [batch.X for batch in trainer.load_step(4)[0]]
+    assert torch.equal(torch.cat(shares), whole)
+    assert len(whole) == 7
+
+
+# ---- the learning rate
+
+
+def test_the_learning_rate_rises_to_its_highest_and_ends_at_the_given_share():
+    config = TrainConfig(steps=100, warmup_steps=10, learning_rate=0.5, min_lr_share=0.1)
+    rates = [get_lr(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.05)
+    assert rates[9] == rates[10] == max(rates) == 0.5
+    assert np.all(np.diff(rates[:10]) > 0) and np.all(np.diff(rates[10:]) < 0)
+    assert rates[55] == pytest.approx(0.5 * (0.1 + 0.9 / 2))  # half way down the cosine
+    assert rates[100] == get_lr(1000, config) == pytest.approx(0.05)
+
+
+def test_no_warmup_starts_at_the_highest_rate():
+    assert get_lr(0, TrainConfig(steps=10, warmup_steps=0, learning_rate=0.5)) == 0.5
+
+
+# ---- a run
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_loss_falls(tiny_config, tmp_path, optimizer):
+    run = train(tiny_config(tmp_path / "run", optimizer=optimizer, steps=40))
+    losses = [row["loss"] for row in metrics(run)]
+    assert losses[0] == pytest.approx(math.log(400), abs=0.3)  # untrained: all tokens alike
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_config, tmp_path_factory, one_thread):
+    """A finished run of 30 steps."""
+    return train(tiny_config(tmp_path_factory.mktemp("runs") / "pretrain", steps=30, eval_interval=10, log_interval=5))
+
+
+def test_what_a_run_folder_holds(pretrained):
+    assert sorted(path.name for path in pretrained.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "train.log"]
+    rows = metrics(pretrained)
+    assert [row["step"] for row in rows] == [1, 5, 10, 15, 20, 25, 30]
+    always = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "mfu"}
+    for row in rows:
+        evaluated = {"val_loss", "val_bits_per_byte"} if row["step"] % 10 == 0 else set()
+        assert row.keys() == always | evaluated
+        assert all(math.isfinite(value) for value in row.values())
+    assert rows[-1]["val_loss"] < rows[2]["val_loss"]
+    assert step_of(latest_checkpoint(pretrained)) == 30
+    log = (pretrained / "train.log").read_text("utf-8").splitlines()
+    assert log[-1].endswith("Finished: pretrain, 30 steps, " + f"{rows[-1]['tokens']:,} tokens.")
+
+
+def test_config_json_holds_every_option_and_what_auto_became(pretrained, tiny_config):
+    saved = json.loads((pretrained / "config.json").read_text("utf-8"))
+    resolved = saved.pop("resolved")
+    assert saved == asdict(TrainConfig(**saved))
+    assert saved.keys() == {f.name for f in fields(TrainConfig)}
+    assert (resolved["dtype"], resolved["device"]) == ("float32", "cpu")
+    assert {"data", "tokenizer"} < resolved.keys()
+
+
+def test_validation_is_in_nats_per_token_and_bits_per_byte(pretrained, pretrain_tokens, tokenizer):
+    model = Transformer.from_pretrained(latest_checkpoint(pretrained))
+    nats, tokens, size = 0.0, 0, 0
+    for row in PackedDataset(pretrain_tokens / "val", 32):
+        X, Y, mask, position_ids, document_ids = (part[None] for part in row)
+        with torch.no_grad():
+            logits = model(X, position_ids=position_ids, document_ids=document_ids)
+        nats += F.cross_entropy(logits[mask == 1], Y[mask == 1], reduction="sum").item()
+        tokens += int(mask.sum())
+        size += sum(len(token_bytes(tokenizer, i)) for i in Y[mask == 1].tolist() if i > 4)
+    last = metrics(pretrained)[-1]
+    assert last["val_loss"] == pytest.approx(nats / tokens, abs=1e-4)
+    assert last["val_bits_per_byte"] == pytest.approx(nats / math.log(2) / size, abs=1e-4)
+
+
+def test_steps_follow_from_tokens_or_epochs(tiny_config, tmp_path, pretrain_tokens):
+    data = PackedDataset(pretrain_tokens / "train", 32)
+    by_epochs = Trainer(tiny_config(tmp_path / "a", steps=0, epochs=2.5), ALONE).config
+    assert by_epochs.steps == math.ceil(2.5 * len(data) / 8)
+    by_tokens = Trainer(tiny_config(tmp_path / "b", steps=0, tokens=3 * data.positions), ALONE).config
+    assert by_tokens.steps == pytest.approx(3 * len(data) / 8, abs=1)
+
+
+def test_fine_tuning_starts_from_the_weights_and_the_tokenizer_of_a_run(tiny_config, pretrained, sft_tokens, tmp_path):
+    changes = {"data_path": str(sft_tokens), "tokenizer_path": "", "dim": 1024, "n_layers": 18, "steps": 2}
+    run = train(tiny_config(tmp_path / "chat", init_from=str(pretrained), learning_rate=1e-9, **changes))
+    for name, before in weights(pretrained).items():
+        torch.testing.assert_close(weights(run)[name], before, rtol=0, atol=1e-6)
+    from_folder = train(tiny_config(tmp_path / "two", init_from=str(latest_checkpoint(pretrained)), **changes))
+    assert metrics(from_folder)[0]["loss"] == metrics(run)[0]["loss"]
+
+
+def test_training_gives_the_signal_handlers_back(tiny_config, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(tiny_config(tmp_path / "run", steps=1))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# ---- stopped and resumed
+
+
+LONG = {"steps": 200, "batch_size": 4, "save_interval": 20, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config, tmp_path_factory, one_thread):
+    return train(tiny_config(tmp_path_factory.mktemp("runs") / "run", **LONG))
+
+
+def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(tiny_config, undisturbed, tmp_path):
+    config = tiny_config(tmp_path / "run", **LONG)
+    process = start_python("-m", "tinyllm_lib.train", *arguments(config))
+    wait_until(lambda: lines_in(tmp_path / "run" / "metrics.jsonl") > 5 or process.poll() is not None, "six steps")
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    stopped = step_of(latest_checkpoint(tmp_path / "run"))
+    assert 5 < stopped < 200
+    assert f"Stopped after step {stopped} of 200; the checkpoint is saved. The same command goes on from here." in output
+
+    train(config)
+    assert f"Going on from step_{stopped:06d}." in (tmp_path / "run" / "train.log").read_text("utf-8")
+    assert_same_end(tmp_path / "run", undisturbed)
+    assert [row["step"] for row in metrics(undisturbed)] == list(range(1, 201))
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_the_same(tiny_config, undisturbed, tmp_path):
+    config = tiny_config(tmp_path / "run", **LONG)
+    process = start_python("-m", "tinyllm_lib.train", *arguments(config))
+    run = tmp_path / "run"
+    wait_until(lambda: len(step_folders(run)) > 1 or process.poll() is not None, "two checkpoints")
+    process.kill()
+    assert "Finished" not in process.communicate()[0]
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 199, "tok')  # what a kill in the middle of a line leaves
+    train(replace(config, resume="must"))
+    assert_same_end(run, undisturbed)
+
+
+def lines_in(path):
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "run", steps=6, save_interval=2)
+    run = train(config)
+    expected = weights(run)
+    (step_folders(run)[-1] / "model.safetensors").write_bytes(b"")
+    train(config)
+    out = capsys.readouterr().out
+    assert "step_000006 is damaged" in out and "Going on from step_000004." in out
+    assert all(torch.equal(weights(run)[name], expected[name]) for name in expected)
+
+
+def test_a_finished_run_started_again_is_left_as_it_is(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", steps=3)
+    before = metrics(train(config))
+    train(replace(config, save_interval=1, log_interval=2, num_workers=2))  # none of these changes the result
+    assert metrics(tmp_path / "run") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_another_configuration_sets_the_old_run_aside(tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "run", steps=3)
+    train(config)
+    first = measured(tmp_path / "run")
+    train(replace(config, seed=1, learning_rate=2e-2))
+    assert "An older run lay in run; it is now run.old1 (different: learning_rate, seed)." in capsys.readouterr().out
+    assert measured(tmp_path / "run.old1") == first != measured(tmp_path / "run")
+    train(replace(config, seed=1, learning_rate=2e-2, resume="never"))
+    assert "it is now run.old2." in capsys.readouterr().out
+    assert measured(tmp_path / "run.old2") == measured(tmp_path / "run")
+
+
+def test_a_run_that_never_saved_is_begun_anew(tiny_config, tmp_path):
+    (tmp_path / "run" / "checkpoints" / ".step_000002.partial").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / ".step_000002.partial" / "model.safetensors").write_bytes(b"half")
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_text("old")
+    run = train(tiny_config(tmp_path / "run", steps=1))
+    assert [row["step"] for row in metrics(run)] == [1]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000001"]
+
+
+def test_resume_must_refuses_anything_else(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", steps=1)
+    with pytest.raises(FileNotFoundError, match="resume='must', but .*run holds no checkpoint"):
+        train(replace(config, resume="must"))
+    train(config)
+    with pytest.raises(ValueError, match="resume='must', .* another configuration; different: weight_decay"):
+        train(replace(config, resume="must", weight_decay=0.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# ---- what goes wrong
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tiny_config, pretrained, tmp_path):
+    poisoned = tmp_path / "poisoned"
+    Transformer.from_pretrained(latest_checkpoint(pretrained)).save_pretrained(poisoned)
+    tensors = load_file(poisoned / "model.safetensors")
+    tensors["model.norm.weight"][3] = math.nan
+    save_file(tensors, poisoned / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"loss is nan .* at step 1 .*checkpoint: none\. Lower learning_rate"):
+        train(tiny_config(tmp_path / "run", init_from=str(poisoned)))
+    assert not step_folders(tmp_path / "run")
+
+
+def test_a_learning_rate_far_too_high_names_the_last_good_checkpoint(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", learning_rate=1e38, warmup_steps=0, optimizer="adamw", save_interval=1)
+    with pytest.raises(RuntimeError, match=r"at step 2 .*Last good checkpoint: step_000001\."):
+        train(replace(config, log_interval=100))  # also between two lines of the log
+    assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be positive, is 0"),
+        ({"learning_rate": -1.0, "log_interval": 0}, "learning_rate must be positive, is -1.0; log_interval must be"),
+        ({"grad_accumulation_steps": 0}, "grad_accumulation_steps must be positive"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, is 'sgd'"),
+        ({"dtype": "fp16"}, "dtype must be one of auto, fp32, bf16, is 'fp16'"),
+        ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps"),
+        ({"resume": "yes"}, "resume must be one of auto, never, must"),
+    ],
+)
+def test_impossible_options_are_named(changes, message):
+    with pytest.raises(ValueError, match=f"TrainConfig: .*{message}"):
+        TrainConfig(**changes)
+
+
+def test_a_tokenizer_that_does_not_fit(tiny_config, pretrained, tmp_path):
+    other = train_tokenizer(["小猫和白鹅。"] * 9, tmp_path / "other", vocab_size=280)
+    changes = {"tokenizer_path": str(tmp_path / "other")}
+    with pytest.raises(ValueError, match="written with another tokenizer"):
+        train(tiny_config(tmp_path / "run", **changes))
+    write_sft_tokens([], other, tmp_path / "tokens", replay=["小猫" * 40])
+    changes |= {"data_path": str(tmp_path / "tokens"), "init_from": str(pretrained)}
+    with pytest.raises(ValueError, match="vocabulary of 400, the tokenizer one of 280.* Leave tokenizer_path empty"):
+        train(tiny_config(tmp_path / "run", **changes))
+    with pytest.raises(ValueError, match="tokenizer_path is empty, and so is init_from"):
+        train(tiny_config(tmp_path / "run", tokenizer_path=""))
+
+
+def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        train(tiny_config(tmp_path / "run", init_from=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="knows 32 positions, max_seq_len is 64: lower it"):
+        train(tiny_config(tmp_path / "run", init_from=str(pretrained), max_seq_len=64))
+    with pytest.raises(FileNotFoundError, match="no finished token shards"):
+        train(tiny_config(tmp_path / "run", data_path=str(tmp_path)))
+
+
+# ---- number formats
+
+
+@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
+def test_on_a_cpu_auto_takes_bf16_only_where_the_hardware_has_it(monkeypatch, avx512, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if avx512 or amx else torch.float32)
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_on_a_gpu_auto_takes_bf16_from_ampere_on(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_dtype("auto", torch.device("cuda")) == dtype
+
+
+def test_a_number_format_that_is_asked_for_is_used(tiny_config, tmp_path):
+    assert choose_dtype("fp32", torch.device("cuda")) == torch.float32
+    assert choose_dtype("auto", torch.device("mps")) == torch.float32
+    run = train(tiny_config(tmp_path / "run", dtype="bf16", steps=2))
+    assert json.loads((run / "config.json").read_text("utf-8"))["resolved"]["dtype"] == "bfloat16"
+    assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
+    assert metrics(run)[0]["loss"] == pytest.approx(math.log(400), abs=0.3)
+
+
+# ---- the command line
+
+
+def test_help_lists_every_option_with_a_sentence_and_its_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_args(["--help"])
+    assert ended.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for option in fields(TrainConfig):
+        assert f"--{option.name} " in out
+        assert option.metadata["help"] in out
+    assert "(default: muon)" in out and "(default: 0.003)" in out
+
+
+def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path):
+    config = parse_args(["--config", str(pretrained / "config.json"), "--seed", "9", "--compile=true", "--epochs=0.5"])
+    saved = json.loads((pretrained / "config.json").read_text("utf-8"))
+    assert (config.dim, config.learning_rate, config.out_dir) == (32, 1e-2, saved["out_dir"])
+    assert (config.seed, config.compile, config.epochs) == (9, True, 0.5)
+    assert parse_args([]) == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("content", "args", "message"),
+    [
+        ('{"seeds": 1, "dim": 8}', ["--config", "FILE"], "no such option: seeds"),
+        ("{}", ["--dim", "wide"], "--dim: invalid int value: 'wide'"),
+        ("{}", ["--dims", "8"], "unrecognized arguments: --dims"),
+    ],
+)
+def test_what_the_command_line_refuses(content, args, message, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        parse_args([str(tmp_path / "config.json") if arg == "FILE" else arg for arg in args])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
