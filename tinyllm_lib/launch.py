@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import html
+import itertools
 import json
 import os
 import signal
@@ -177,16 +178,18 @@ class _View:
     """Shows a run: a live HTML display in a notebook, a few plain lines elsewhere."""
 
     def __init__(self, run: Path, name: str):
-        self.run, self.name, self.handle, self.printed = run, Path(name).name, None, 0
+        self.run, self.name, self.handle, self.shown = run, Path(name).name, None, ""
         self.plain = not _has_notebook_front_end()
 
     def update(self, log: list[str], final: bool = False) -> None:
         if self.plain:
-            wanted = [line for line in log if not line.startswith("step ")] if final else []
             steps = [line for line in log if line.startswith("step ")]
-            for line in (steps[self.printed:] if not final else wanted[-1:]):
-                print(line, flush=True)
-            self.printed = max(self.printed, len(steps))
+            if self.shown in steps:                            # the log forgets its oldest lines: count from the last one shown
+                steps = steps[steps.index(self.shown) + 1:]
+            for self.shown in steps:
+                print(self.shown, flush=True)
+            if final and (others := [line for line in log if not line.startswith("step ")]):
+                print(others[-1], flush=True)
             return
         from IPython.display import HTML, display
 
@@ -221,7 +224,9 @@ def _read_all(pipe, output: collections.deque[str]) -> None:
 
 
 def _lines(output: collections.deque[str]) -> list[str]:
-    return [line for line in list(output) if line.strip() and "torch.distributed" not in line and not line.startswith(("W", "I0", "*****"))]
+    """What the trainer printed, without torchrun's own lines; torchrun ends with a traceback when it is stopped."""
+    printed = itertools.takewhile(lambda line: not line.startswith("Traceback"), list(output))
+    return [line for line in printed if line.strip() and "torch.distributed" not in line and not line.startswith(("W", "I0", "*****"))]
 
 
 def _log_lines(run: Path) -> list[str]:
