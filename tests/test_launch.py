@@ -175,17 +175,17 @@ def commands_with(text):
     return [command for stat, command in rows if text in command and not stat.startswith("Z")]
 
 
-@pytest.fixture(params=[5])
+@pytest.fixture(params=[(1, 5)])
 def launcher(tiny_config, tmp_path, request):
-    """A Python process that launched an endless run with two workers, which have taken a few steps (or `params`)."""
-    steps = request.param
+    """A Python process that launched an endless run; `params`: its workers, and the steps they have taken."""
+    processes, steps = request.param
     config = tiny_config(tmp_path / "run", **ENDLESS)
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
     (tmp_path / "scratch").mkdir()  # in the command line of every worker: tells them from other tests' workers
-    process = start_python(launch_config.__file__, tmp_path / "config.json", 2, TMPDIR=str(tmp_path / "scratch"))
+    process = start_python(launch_config.__file__, tmp_path / "config.json", processes, TMPDIR=str(tmp_path / "scratch"))
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(lambda: process.poll() is not None or (metrics.is_file() and lines_in(metrics) > steps), "some steps")
-    assert len(commands_with(str(tmp_path / "scratch"))) == 3, "torchrun and two workers"
+    assert len(commands_with(str(tmp_path / "scratch"))) == 1 + processes, "torchrun and its workers"
     yield process
     process.kill()
     process.wait()
@@ -200,7 +200,7 @@ def gone(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT for one process")
-@pytest.mark.parametrize("launcher", [220], indirect=True)
+@pytest.mark.parametrize("launcher", [(2, 220)], indirect=True)
 def test_the_stop_button_leaves_a_checkpoint_and_no_process(launcher, tmp_path):
     launcher.send_signal(signal.SIGINT)
     out = launcher.communicate(timeout=90)[0]

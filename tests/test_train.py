@@ -259,7 +259,7 @@ def test_training_gives_the_signal_handlers_back(tiny_config, tmp_path):
 # ---- stopped and resumed
 
 
-LONG = {"steps": 200, "batch_size": 4, "save_interval": 20, "seed": 3}
+LONG = {"steps": 120, "batch_size": 4, "save_interval": 20, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -275,13 +275,13 @@ def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(tiny_config, u
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
-    assert 5 < stopped < 200
-    assert f"Stopped after step {stopped} of 200; the checkpoint is saved. The same command goes on from here." in output
+    assert 5 < stopped < 120
+    assert f"Stopped after step {stopped} of 120; the checkpoint is saved. The same command goes on from here." in output
 
     train(config)
     assert f"Going on from step_{stopped:06d}." in (tmp_path / "run" / "train.log").read_text("utf-8")
     assert_same_end(tmp_path / "run", undisturbed)
-    assert [row["step"] for row in metrics(undisturbed)] == list(range(1, 201))
+    assert [row["step"] for row in metrics(undisturbed)] == list(range(1, 121))
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_the_same(tiny_config, undisturbed, tmp_path):
@@ -292,7 +292,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_the_same(tiny_co
     process.kill()
     assert "Finished" not in process.communicate()[0]
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 199, "tok')  # what a kill in the middle of a line leaves
+        file.write('{"step": 119, "tok')  # what a kill in the middle of a line leaves
     train(replace(config, resume="must"))
     assert_same_end(run, undisturbed)
 
