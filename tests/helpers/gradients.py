@@ -1,6 +1,7 @@
 """The gradient of a run's first step over all processes: gradients.py CONFIG OUT, also under torchrun."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -26,4 +27,5 @@ if __name__ == "__main__":
     found = first_gradient(config, processes)
     if processes.rank == 0:
         torch.save(found, sys.argv[2])
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # as the trainer does
