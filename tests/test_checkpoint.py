@@ -113,7 +113,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(save, tmp_p
 
 def test_an_unfinished_checkpoint_is_none(save, tmp_path):
     good = save(5)
-    (good.parent / ".step_000006.partial").mkdir()
+    (good.parent / ".tmp-0123abcd-step_000006").mkdir()
     (good.parent / "step_000007").mkdir()  # a copy that was broken off: no checkpoint.json
     assert step_folders(tmp_path / "run") == [good]
     save(6)  # over what lay there

@@ -333,8 +333,8 @@ def test_another_configuration_sets_the_old_run_aside(tiny_config, tmp_path, cap
 
 
 def test_a_run_that_never_saved_is_begun_anew(tiny_config, tmp_path):
-    (tmp_path / "run" / "checkpoints" / ".step_000002.partial").mkdir(parents=True)
-    (tmp_path / "run" / "checkpoints" / ".step_000002.partial" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / "checkpoints" / ".tmp-0123abcd-step_000002").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / ".tmp-0123abcd-step_000002" / "model.safetensors").write_bytes(b"half")
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / "run" / name).write_text("old")
     run = train(tiny_config(tmp_path / "run", steps=1))

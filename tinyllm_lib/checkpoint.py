@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 import torch
+
+from tinyllm_lib.workspace import atomic_path, write_json
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})$")
 
@@ -52,6 +53,12 @@ def latest_checkpoint(run: str | Path) -> Path:
                             f"save_interval steps: start it (notebooks 05 and 06), or name another run.")
 
 
+def model_folder(folder: str | Path) -> Path:
+    """`folder` itself if it holds a model (a step folder, a Hugging Face folder), else the newest checkpoint of that run."""
+    folder = Path(folder)
+    return folder if (folder / "model.safetensors").is_file() else latest_checkpoint(folder)
+
+
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None."""
     try:
@@ -74,21 +81,16 @@ def save_checkpoint(run: str | Path, step: int, model, tokenizer, state: dict, *
         keep_last: how many of the newest to keep; keep_every: keep those at multiples of this step for good (0: none).
     """
     folder = Path(run) / "checkpoints" / f"step_{step:06d}"
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(str(temporary))
-    generation = {"bos_token_id": 3, "eos_token_id": [4, 2], "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50}
-    (temporary / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    torch.save(state, temporary / "trainer_state.pt")
-    sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
-    (temporary / "checkpoint.json").write_text(json.dumps({"step": step, "sha256": sums}, indent=1) + "\n", encoding="utf-8")
-    for path in temporary.iterdir():
-        with path.open("rb") as f:
-            os.fsync(f.fileno())
-    if folder.exists():                                        # the same step again: a re-run over a damaged folder
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    for stray in folder.parent.glob(".tmp-*"):                 # a run killed in the middle of this function left it
+        shutil.rmtree(stray, ignore_errors=True)
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(str(temporary))
+        generation = {"bos_token_id": 3, "eos_token_id": [4, 2], "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50}
+        (temporary / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+        torch.save(state, temporary / "trainer_state.pt")
+        sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
+        write_json(temporary / "checkpoint.json", {"step": step, "sha256": sums})
     for old in step_folders(run)[:-max(keep_last, 1)]:
         if not (keep_every and step_of(old) % keep_every == 0):
             shutil.rmtree(old)

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tinyllm_lib.tokenizer import ROLES
-from tinyllm_lib.workspace import atomic_path
+from tinyllm_lib.workspace import write_json
 
 # What each class of the sample corpus's exam shows; an exam of your own may have other classes.
 CLASS_MEANING = {
@@ -257,8 +257,7 @@ class ExamResult:
             "classes": [asdict(s) for s in self.classes],
             "answers": [asdict(a) for a in self.answers],
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> ExamResult:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.checkpoint import latest_checkpoint
+from tinyllm_lib.checkpoint import model_folder
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.sampling import STOP_IDS, Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
@@ -95,8 +95,7 @@ class TextGenerator:
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device | None = None):
-        folder = Path(folder)
-        self.folder: Path | None = folder if (folder / "model.safetensors").is_file() else latest_checkpoint(folder)
+        self.folder: Path | None = model_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._use(Transformer.from_pretrained(self.folder, device=device), load_tokenizer(self.folder))
 

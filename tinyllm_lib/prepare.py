@@ -18,7 +18,7 @@ from tinyllm_lib.profiles import Profile, get_profile
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import TrainConfig
-from tinyllm_lib.workspace import Workspace, get_workspace, require
+from tinyllm_lib.workspace import Workspace, require
 
 REAL_FILES = {"pretrain": "mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2", "sft": "train_3.5M_CN.json"}
 VAL_DOCUMENTS = 50_000      # enough to measure bits per byte; a share of 10B tokens would be far more than that
@@ -141,4 +141,4 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-__all__ = ["chat_run", "corpus_files", "get_workspace", "is_finished", "pretrained_run", "token_shards", "tokenizer", "train_config"]
+__all__ = ["chat_run", "corpus_files", "is_finished", "pretrained_run", "token_shards", "tokenizer", "train_config"]

@@ -19,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.tokenizer import encode_chat, text_encoder, tokenizer_hash
-from tinyllm_lib.workspace import atomic_path
+from tinyllm_lib.workspace import atomic_path, write_json
 
 BATCH_DOCUMENTS = 1024
 SHARD_TOKENS = 100_000_000
@@ -148,7 +148,7 @@ def _write(kind: str, items: Iterable, encode: Callable[[list], Iterator[Documen
         items_done += len(batch)
         if shard.tokens >= shard_tokens:
             manifest = _close(out_dir, manifest, shard)
-            _write_json(out_dir / "progress.json", {"manifest": manifest, "items": items_done, "counts": counts})
+            write_json(out_dir / "progress.json", {"manifest": manifest, "items": items_done, "counts": counts})
             shard = _Shard(dtype)
         if progress:
             progress(items_done)
@@ -158,7 +158,7 @@ def _write(kind: str, items: Iterable, encode: Callable[[list], Iterator[Documen
         raise ValueError(f"{out_dir}: nothing to write, the source gave no {'document' if kind == 'pretrain' else 'dialogue'} "
                          f"with a token to learn ({items_done} read).")
     manifest["counts"] = dict(counts)
-    _write_json(out_dir / "manifest.json", manifest)
+    write_json(out_dir / "manifest.json", manifest)
     (out_dir / "progress.json").unlink(missing_ok=True)
     return manifest
 
@@ -205,8 +205,3 @@ def _unfinished(out_dir: Path, fresh: dict) -> dict | None:
     state = json.loads(path.read_text(encoding="utf-8"))
     same = all(state["manifest"][key] == fresh[key] for key in ("kind", "tokenizer", "dtype", "source", "shard_tokens"))
     return state if same else None
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -34,11 +35,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinyllm_lib.checkpoint import latest_checkpoint, load_state, save_checkpoint, step_folders
+from tinyllm_lib.checkpoint import latest_checkpoint, load_state, model_folder, save_checkpoint, step_folders
 from tinyllm_lib.dataset import PackedDataset, PackedRow
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
+from tinyllm_lib.workspace import atomic_path, write_json
 
 
 def option(default, text: str):
@@ -198,9 +200,8 @@ class Trainer:
         self.processes = processes
         self.main, self.device = processes.rank == 0, processes.device
         self.run = Path(config.out_dir)
-        start = Path(config.init_from) if config.init_from else None
-        if start is not None and not (start / "config.json").is_file() or (start and (start / "checkpoints").is_dir()):
-            start = latest_checkpoint(start)
+        self.differing: list[str] = []                                           # options in which an older run of this name differs
+        start = model_folder(config.init_from) if config.init_from else None
         if not (config.tokenizer_path or start):
             raise ValueError("TrainConfig: tokenizer_path is empty, and so is init_from, which could bring a tokenizer: set one of them.")
         self.tokenizer = load_tokenizer(config.tokenizer_path or start)
@@ -271,7 +272,7 @@ class Trainer:
                 self._set_aside()
                 (self.run / "checkpoints").mkdir(parents=True)
                 saved = {**asdict(self.config), "resolved": self.resolved}
-                (self.run / "config.json").write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                write_json(self.run / "config.json", saved)
         if self.processes.world_size > 1:
             message = [str(resume_from) if resume_from else None]
             dist.broadcast_object_list(message, src=0)
@@ -304,15 +305,12 @@ class Trainer:
             while (old := self.run.with_name(f"{self.run.name}.old{number}")).exists():
                 number += 1
             self.run.rename(old)
-            why = f" (different: {', '.join(self.differing)})" if hasattr(self, "differing") else ""
+            why = f" (different: {', '.join(self.differing)})" if self.differing else ""
             print(f"An older run lay in {self.run.name}; it is now {old.name}{why}.", flush=True)
         else:
             for path in (self.run / "metrics.jsonl", self.run / "config.json"):
                 path.unlink(missing_ok=True)
-            for path in sorted((self.run / "checkpoints").glob("**/*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            if (self.run / "checkpoints").is_dir():
-                (self.run / "checkpoints").rmdir()
+            shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -446,7 +444,8 @@ class Trainer:
             path = self.run / "metrics.jsonl"
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
-            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._log(f"Going on from {folder.name}.")
 
     def _log_metrics(self, row: dict) -> None:

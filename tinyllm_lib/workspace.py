@@ -1,5 +1,6 @@
 """Where files lie: one folder per profile, and writes that are whole or not there at all."""
 
+import json
 import os
 import secrets
 import shutil
@@ -106,6 +107,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         _remove(temporary)
     _flush_folder(path.parent)
+
+
+def write_json(path: Path | str, content: object) -> None:
+    """Write `content` as indented JSON in UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _flush(path: Path) -> None:

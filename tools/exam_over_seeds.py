@@ -7,7 +7,6 @@ Writes figures/data/seeds.json, from which README takes its numbers.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -22,7 +21,7 @@ from tinyllm_lib import prepare  # noqa: E402
 from tinyllm_lib.evaluate import run_exam  # noqa: E402
 from tinyllm_lib.launch import launch  # noqa: E402
 from tinyllm_lib.profiles import get_profile  # noqa: E402
-from tinyllm_lib.workspace import get_workspace  # noqa: E402
+from tinyllm_lib.workspace import get_workspace, write_json  # noqa: E402
 
 
 def exam_of_seed(seed: int) -> dict:
@@ -48,13 +47,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     seeds = parser.parse_args().seeds
     path = REPOSITORY / "figures" / "data" / "seeds.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     results = {}
     for seed in seeds:
         results[str(seed)] = exam_of_seed(seed)
         content = {"profile": get_profile().name, "date": time.strftime("%Y-%m-%d"),
                    "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}", "seeds": results}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
     print(table(results))
 
 

@@ -15,7 +15,7 @@ import nbformat
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib.workspace import Workspace, get_workspace  # noqa: E402
+from tinyllm_lib.workspace import Workspace, get_workspace, write_json  # noqa: E402
 
 
 def store(notebook: Path, executed: Path) -> None:
@@ -39,14 +39,13 @@ def store(notebook: Path, executed: Path) -> None:
 def store_numbers(ws: Workspace) -> None:
     """Writes figures/data/exam.json and metrics.json, which the pictures of the README are drawn from."""
     data = REPOSITORY / "figures" / "data"
-    data.mkdir(parents=True, exist_ok=True)
     runs = {"base": ws.run("pretrain"), "chat": ws.run("chat")}
     exams = {name: json.loads((run / "exam.json").read_text(encoding="utf-8"))["classes"] for name, run in runs.items()}
     scores = {name: {c["class_name"]: [c["right"], c["total"]] for c in classes} for name, classes in exams.items()}
     lines = (runs["base"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_second", "mfu")} for line in lines]
     for name, content in (("exam", scores), ("metrics", {"runs": {"pretraining": rows}})):
-        (data / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(data / f"{name}.json", content)
 
 
 def main() -> int:
