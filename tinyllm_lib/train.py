@@ -161,13 +161,14 @@ class Processes:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """fp32 or bf16. `auto` takes bf16 only where the hardware multiplies it natively: elsewhere it is far slower than fp32."""
+    """fp32 or bf16. `auto` takes bf16 where it is faster: on GPUs that multiply it natively and on CPUs with matrix tiles (AMX).
+    A CPU that has only AVX-512's bf16 instructions gains too little to pay for the casts, or multiplies at half the speed."""
     if wanted != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device)[0] >= 8
     else:
-        native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        native = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
 
