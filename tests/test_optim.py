@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from tinyllm_lib.model import ModelConfig, Transformer
-from tinyllm_lib.optim import Muon, make_optimizers, orthogonalize
+from tinyllm_lib.optim import Muon, make_optimizers, orthogonalize, orthogonalize_all
 
 
 @pytest.fixture
@@ -37,6 +38,21 @@ def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_directions(
     between = U.mT @ result @ Vh.mT  # diagonal where the singular vectors are the same
     off_diagonal = between - torch.diag_embed(between.diagonal(dim1=-2, dim2=-1))
     assert off_diagonal.abs().max() < 1e-3
+
+
+def test_processes_share_the_matrices_out_and_each_gets_all(monkeypatch):
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) for shape in ((8, 16), (8, 8), (8, 16), (8, 16))]
+    alone = orthogonalize_all(matrices)
+    parts = []
+    for rank in range(2):  # a sum that two processes would get is the sum of what each brings
+        monkeypatch.setattr(dist, "is_initialized", lambda: True)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(dist, "all_reduce", lambda flat: parts.append(flat.clone()))
+        orthogonalize_all(matrices)
+    assert all((part == 0).any() and (part != 0).any() for part in parts)
+    torch.testing.assert_close(parts[0] + parts[1], torch.cat([m.flatten() for m in alone]))
 
 
 def test_a_zero_gradient_stays_zero():

@@ -12,11 +12,11 @@ import pytest
 
 from tinyllm_lib.corpus import stories, talk
 from tinyllm_lib.corpus.exam import EXAM_CLASSES
-from tinyllm_lib.corpus.facts import facts
-from tinyllm_lib.corpus.grammar import expand
+from tinyllm_lib.corpus.facts import facts, relations
+from tinyllm_lib.corpus.grammar import expand, reword
 from tinyllm_lib.corpus.sample import CorpusMix, write_sample_corpus
 from tinyllm_lib.corpus.sums import Sums, held_out_pairs, number_in_words
-from tinyllm_lib.corpus.world import Deck, Rotation, World
+from tinyllm_lib.corpus.world import Deck, Question, Rotation, World
 
 DOCUMENTS, DIALOGUES = 6000, 4000
 CHAT_KINDS = [f"chat_{kind}" for kind in CorpusMix().shares("chat_")]
@@ -53,7 +53,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory):
     """The documents of the laptop profile."""
-    return Corpus(tmp_path_factory.mktemp("raw"), documents=40_000, dialogues=100)
+    return Corpus(tmp_path_factory.mktemp("raw"), documents=50_000, dialogues=100)
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,42 @@ def test_numbers_in_words():
         number_in_words(200)
 
 
+def test_a_reworded_question_keeps_its_slots_and_asks_the_same():
+    rng = random.Random(0)
+    assert reword("{s}的首都在哪里？", rng) in ("{s}的首都在哪儿？", "{s}的首都在哪里呢？")
+    assert reword("你知道{s}的首都吗？", rng) == "你知不知道{s}的首都？"
+    assert reword("{s}多大？", rng) == "{s}多大？"
+    for relation in relations():
+        for template in (*relation.questions, *relation.reverse_questions):
+            assert re.findall(r"{\w}", reword(template, rng)) == re.findall(r"{\w}", template)
+
+
+def test_statements_are_asked_only_where_one_relation_makes_them(world):
+    by_name = {fact.relation.name: Question(fact) for fact in world.facts if fact.subject in ("法国", "狗")}
+    assert "{s}把首都定在哪里？" in by_name["country.capital"].asked_statements
+    assert "{s}是什么？" not in by_name["animal.class"].asked_statements  # 狗是什么？ has many answers
+
+
+def test_wordings_that_only_the_exam_uses_are_never_made_by_variation(world):
+    rng = random.Random(0)
+    question = Question(next(f for f in world.facts if f.relation.name == "province.capital"), reverse=True)
+    unseen = [question.fact.fill(text) for text in question.unseen_phrasings]
+    varied = {question.in_other_words(text, rng) for text in question.phrasings for _ in range(300)}
+    assert len(varied) > 100
+    assert not [text for text in varied if any(exam in text for exam in unseen)]
+
+
+def test_lists_of_what_follows_keep_the_order(laptop):
+    months = "一月 二月 三月 四月 五月 六月 七月 八月 九月 十月 十一月 十二月".split()
+    runs = [text for text in laptop.texts if re.match("(从|按顺序|顺着数)", text) and re.search("月[、，]..?月[、，]", text)]
+    assert runs
+    for text in runs:
+        told = re.findall("(?:十[一二]?|[一二三四五六七八九])月", re.split("依次是|：", text)[-1])
+        assert all(months[(months.index(a) + 1) % 12] == b for a, b in zip(told, told[1:], strict=False)), text
+
+
 def test_sums_may_be_small_or_large():
     sums = Sums(held_out_pairs(0.08, 0), random.Random(0))
     pairs = [sums.pair() for _ in range(500)]
+    assert 120 < sum((a < 10) != (b < 10) for a, b in pairs) < 260  # the kind most often got wrong
     assert 60 < sum(a < 10 and b < 10 for a, b in pairs) < 160

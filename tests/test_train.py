@@ -415,11 +415,12 @@ def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_pat
 # ---- number formats
 
 
-@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
-def test_on_a_cpu_auto_takes_bf16_only_where_the_hardware_has_it(monkeypatch, avx512, amx):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+@pytest.mark.parametrize("amx", [False, True])
+def test_on_a_cpu_auto_takes_bf16_only_where_it_is_faster(monkeypatch, amx):
+    # AVX-512's bf16 instructions alone: half the speed of fp32 on a Xeon without AMX, seen on 2026-11-25.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if avx512 or amx else torch.float32)
+    assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if amx else torch.float32)
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])

@@ -132,14 +132,14 @@ def is_right(reply: str, answer: str, question: str = "", other_answers: Iterabl
 def _repeated(said: str, question: str) -> int:
     """How many characters at the reply's beginning merely repeat the question's.
 
-    None if they make up a sentence of their own: 你好呀！ is a reply to 你好呀.
+    None if they make up a sentence of their own: 你好！ and 你好呀！ are replies to 你好.
     """
     asked = normalise(question)
     n = 0
     while n < min(len(said), len(asked)) and said[n] == asked[n]:
         n += 1
     whole_question = n == len(asked) and question.rstrip().endswith(("?", "？"))
-    own_sentence = n == len(said) or said[n] in "。.!！,，;；~"
+    own_sentence = n == len(said) or said[n] in "。.!！,，;；~呀啊"
     return 0 if own_sentence and not whole_question else n
 
 

@@ -16,14 +16,14 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """Pushes all singular values of each (..., m, n) matrix towards 1, by a quintic Newton-Schulz iteration (Jordan 2024)."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = (matrices.bfloat16() if matrices.is_cuda else matrices.float()).reshape(-1, *matrices.shape[-2:])
     if tall := x.shape[-2] > x.shape[-1]:
         x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)    # a x + (b G + c G G) x
-    return (x.mT if tall else x).to(matrices.dtype)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from tinyllm_lib.corpus import talk
-from tinyllm_lib.corpus.grammar import dress
 from tinyllm_lib.corpus.sums import Sums, working
 from tinyllm_lib.corpus.world import COMPARABLE_KINDS, KIND_WORDS, Deck, Question, Rotation, World
 
@@ -57,7 +56,7 @@ class DialogueWriter:
         full_share: how often a reply repeats what was asked about (法国的首都是巴黎。).
         invented_share: see :func:`talk.refusal`.
         blank_share: how often a fact is asked for as a statement with a gap (填空：…).
-        dressed_share: how often a question has words around it that change nothing (我想知道，…).
+        varied_share: how often a question is asked in other words than its table's (我想知道，…哪儿？).
     """
 
     def __init__(
@@ -71,14 +70,14 @@ class DialogueWriter:
         full_share: float,
         invented_share: float,
         blank_share: float = 0.0,
-        dressed_share: float = 0.0,
+        varied_share: float = 0.0,
     ) -> None:
         self._world = world
         self._sums = sums
         self._rng = rng
         self._full_share = full_share
         self._invented_share = invented_share
-        self._blank_share, self._dressed_share = blank_share, dressed_share
+        self._blank_share, self._varied_share = blank_share, varied_share
         self._wording = Rotation(rng)
         askable = [q for q in world.askable() if named_other_facts or world.role_of(q.fact) == "asked"]
         self.askable = tuple(askable)
@@ -122,9 +121,11 @@ class DialogueWriter:
 
     def ask(self, question: Question) -> tuple[str, str]:
         """The question in its next wording, and a reply."""
-        fact = question.fact
-        key = (fact.relation.name, fact.subject, question.reverse)
-        return fact.fill(self._wording.pick(key, question.phrasings)), self.reply(question)
+        return question.fact.fill(self._template(question)), self.reply(question)
+
+    def _template(self, question: Question) -> str:
+        key = (question.fact.relation.name, question.fact.subject, question.reverse)
+        return self._wording.pick(key, question.phrasings)
 
     def reply(self, question: Question, *, full: bool | None = None) -> str:
         """A reply to the question; ``full``: one that repeats what was asked about."""
@@ -136,15 +137,16 @@ class DialogueWriter:
     def _ask_next(self) -> tuple[str, str]:
         if self._first is not None and self._rng.random() < 0.01:
             question = self._first
-            text, reply = question.fact.fill(_FIRST_QUESTION[2]), self.reply(question, full=True)
+            template, reply = _FIRST_QUESTION[2], self.reply(question, full=True)
         else:
             question = self._questions.deal()
-            text, reply = self.ask(question)
+            template, reply = self._template(question), self.reply(question)
         draw = self._rng.random()
         if draw < self._blank_share:
             return self._blank(question), reply
-        if draw < self._blank_share + self._dressed_share:
-            return dress(text, self._rng), reply
+        if draw < self._blank_share + self._varied_share:
+            return question.in_other_words(template, self._rng), reply
+        text = question.fact.fill(template)
         self.asked[text] = question
         return text, reply
 
@@ -180,11 +182,11 @@ class DialogueWriter:
     def _follow_ups(self) -> Turns:
         rng = self._rng
         draw = rng.random()
-        if draw < 0.2:
+        if draw < 0.3:
             a, b, d = self._sums.chain()
             self.followed.add(frozenset((f"{a}+{b}", str(d))))
             return [(f"{a}+{b}等于多少？", working(a, b) + "。"), more(a + b, d, rng)]
-        if draw < 0.35 and len(self._same_subject):
+        if draw < 0.45 and len(self._same_subject):
             first, second = rng.sample(self._same_subject.deal(), 2)
             template = self._wording.pick(("it", second.fact.relation.name), second.phrasings)
             return [self.ask(first), (template.replace("{s}", "它"), self.reply(second, full=True))]

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 
 from tinyllm_lib.corpus.facts import Fact
-from tinyllm_lib.corpus.grammar import dress, expand
+from tinyllm_lib.corpus.grammar import expand
 from tinyllm_lib.corpus.stories import SCENES, scene_slots
 from tinyllm_lib.corpus.world import COMPARABLE_KINDS, HELD_OUT_RELATIONS, Deck, Question, Rotation, World
 
@@ -26,6 +26,7 @@ LIST_TITLES = {
     "element.symbol": ("元素和符号：", "元素符号小抄：", "记一记这些元素符号："),
     "element.number": ("元素的原子序数：", "原子序数小抄："),
 }
+SMALL_RELATION = 90  # a relation of 30 facts is told three times as often
 _CARD_HEADS = (
     "", "", "说说{s}。", "关于{s}，我们知道这些：", "{s}小档案：", "今天来认识{s}。",
     "知识卡片：{s}\n", "你知道{s}吗？", "书上是这样介绍{s}的：", "下面介绍{s}。",
@@ -49,24 +50,27 @@ class FactWriter:
 
     Args:
         pronoun_share: in a card, how often a later sentence says 它 for the subject.
-        focus: how many times as often as others the facts are dealt of which some are held out
-            from the dialogues.
-        dressed_share: how often a question in notes has words around it that change nothing.
+        focus: how many times as often the facts are dealt of the relations that are held out in part from the
+            dialogues. Relations of few facts (the months, the planets) are dealt up to four times as often, since
+            few have taught the model what is asked there.
+        varied_share: how often a question in notes is asked in other words than its table's.
     """
 
-    def __init__(self, world: World, rng: random.Random, *, pronoun_share: float, focus: int, dressed_share: float = 0.0) -> None:
+    def __init__(self, world: World, rng: random.Random, *, pronoun_share: float, focus: int, varied_share: float = 0.0) -> None:
         self._world = world
         self._rng = rng
         self._pronoun_share = pronoun_share
-        self._dressed_share = dressed_share
+        self._varied_share = varied_share
         self._wording = Rotation(rng)
         self.told: Counter[tuple[str, str, str]] = Counter()
         subjects = list(world.by_subject)
         self._rich = Deck([key for key in subjects if len(world.by_subject[key]) > 1], rng)
         self._comparable = Deck([key for key in self._rich.items if key[0] in COMPARABLE_KINDS], rng)
         self._about = {key: Deck(facts, rng) for key, facts in world.by_subject.items()}
-        focused = HELD_OUT_RELATIONS.values()
-        dealt = [f for f in world.facts for _ in range(focus if f.relation.name in focused else 1)]
+        held_out = HELD_OUT_RELATIONS.values()
+        sizes = {name: len(group) for name, group in world.by_relation.items()}
+        times = {name: focus if name in held_out else max(1, min(4, SMALL_RELATION // size)) for name, size in sizes.items()}
+        dealt = [f for f in world.facts for _ in range(times[f.relation.name])]
         self._facts = Deck(dealt, rng)
         self._questions = Deck([question for fact in dealt for question in world.questions(fact)], rng)
         self._of_relation = {name: Deck(facts, rng) for name, facts in world.by_relation.items()}
@@ -101,6 +105,8 @@ class FactWriter:
         """Facts of one relation, all in the same words."""
         rng = self._rng
         name = self._relations.deal()
+        if name.endswith(".next") and rng.random() < 0.5:
+            return self._sequence(name)
         facts = self._of_relation[name].deal_different(rng.randint(3, 7))
         template = self._plain(facts[0])
         between = rng.choice(_BETWEEN)
@@ -109,6 +115,19 @@ class FactWriter:
             self._count(fact)
             sentences.append(fact.fill(template).removesuffix("。"))
         return rng.choice(("", *LIST_TITLES.get(name, ()))) + between.join(sentences) + "。"
+
+    def _sequence(self, name: str) -> str:
+        """Things that follow one another, in their order: 从三月开始，依次是三月、四月、五月。"""
+        after = {fact.subject: fact for fact in self._world.by_relation[name]}
+        chain = [self._rng.choice(list(after))]
+        for _ in range(self._rng.randint(3, 7)):
+            fact = after.get(chain[-1])
+            if fact is None:
+                break
+            self._count(fact)
+            chain.append(fact.object)
+        head = self._rng.choice(("从{a}开始，依次是", "从{a}往后数：", "按顺序，从{a}数到{z}：", "顺着数下去："))
+        return head.replace("{a}", chain[0]).replace("{z}", chain[-1]) + self._rng.choice("、，").join(chain) + "。"
 
     def comparison(self) -> str:
         """The same relations of two subjects of one kind."""
@@ -142,9 +161,7 @@ class FactWriter:
         ask, reply = rng.choice(_ASK_MARKS)
         lines = []
         for _ in range(rng.randint(1, 4)):
-            question, answer = self._ask()
-            if rng.random() < self._dressed_share:
-                question = dress(question, rng)
+            question, answer = self._ask(varied_share=self._varied_share)
             lines.append(f"{ask}{question}{rng.choice(('', chr(10)))}{reply}{answer}")
         return "\n".join(lines)
 
@@ -165,14 +182,16 @@ class FactWriter:
         plain = tuple(text for text in relation.statements if text.startswith("{s}"))
         return self._wording.pick(("plain", relation.name), plain if len(plain) > 1 else relation.statements)
 
-    def _ask(self) -> tuple[str, str]:
+    def _ask(self, varied_share: float = 0.0) -> tuple[str, str]:
         question: Question = self._questions.deal()
         fact = question.fact
         self._count(fact)
         key = (fact.relation.name, fact.subject, question.reverse)
         wording = self._wording.pick(key, question.phrasings)
         replies = question.full_replies if self._rng.random() < 0.75 else question.replies
-        return fact.fill(wording), fact.fill(self._rng.choice(replies))
+        varied = varied_share and self._rng.random() < varied_share
+        text = question.in_other_words(wording, self._rng) if varied else fact.fill(wording)
+        return text, fact.fill(self._rng.choice(replies))
 
     def _count(self, fact: Fact) -> None:
         self.told[fact.relation.name, fact.subject, fact.object] += 1

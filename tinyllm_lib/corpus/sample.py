@@ -45,13 +45,13 @@ class CorpusMix:
     doc_mixed: float = 0.14  # unrelated facts
     doc_lists: float = 0.05  # one relation, many subjects
     doc_comparisons: float = 0.04  # two subjects side by side
-    doc_scenes: float = 0.13  # stories in which somebody asks for a fact and is told
-    doc_notes: float = 0.28  # 问：…答：…
+    doc_scenes: float = 0.09  # stories in which somebody asks for a fact and is told
+    doc_notes: float = 0.32  # 问：…答：…
     doc_sums: float = 0.13
     doc_stories: float = 0.05
     doc_descriptions: float = 0.03
     pronoun_share: float = 0.25  # cards: 它 for the subject in a later sentence
-    focus: int = 2  # the relations that the exam holds out are told this many times as often
+    focus: int = 3  # the relations that the exam holds out are told this many times as often
 
     # Dialogues.
     chat_greetings: float = 0.09
@@ -64,7 +64,7 @@ class CorpusMix:
     chat_refusals: float = 0.025
     full_share: float = 0.8  # replies that repeat what was asked about: 法国的首都是巴黎。
     blank_share: float = 0.15  # 填空：法国的首都是____。
-    dressed_share: float = 0.25  # 我想知道，法国的首都是哪里？
+    varied_share: float = 0.55  # 我想知道，法国的首都是哪儿？
     invented_share: float = 0.05  # refusals about countries that do not exist
     named_other_facts: bool = True  # "named" entities: dialogues ask for their other facts
     name_objects: bool = True  # and name, apart from them, the objects of their held-out facts
@@ -100,8 +100,8 @@ def write_sample_corpus(
     raw_dir: Path | str,
     *,
     seed: int = 0,
-    documents: int = 40_000,
-    dialogues: int = 12_000,
+    documents: int = 50_000,
+    dialogues: int = 15_000,
     mix: CorpusMix | None = None,
 ) -> dict[str, int]:
     """Write pretrain.jsonl, sft.jsonl and exam.jsonl into a folder, each whole or not at all.
@@ -131,7 +131,7 @@ def write_sample_corpus(
 
     # Each file draws from a generator of its own, so that a change in one leaves the others alone.
     rng = _generator(seed, "documents")
-    teller = FactWriter(world, rng, pronoun_share=mix.pronoun_share, focus=mix.focus, dressed_share=mix.dressed_share)
+    teller = FactWriter(world, rng, pronoun_share=mix.pronoun_share, focus=mix.focus, varied_share=mix.varied_share)
     texts = _documents(documents, mix, teller, Sums(held_out, rng), rng)
     characters = _write_lines(raw_dir / "pretrain.jsonl", ({"text": text} for text in texts))
 
@@ -145,7 +145,7 @@ def write_sample_corpus(
         full_share=mix.full_share,
         invented_share=mix.invented_share,
         blank_share=mix.blank_share,
-        dressed_share=mix.dressed_share,
+        varied_share=mix.varied_share,
     )
     kinds = _schedule(mix.shares("chat_"), dialogues, rng)
     _write_lines(

@@ -79,17 +79,21 @@ class Sums:
     Args:
         held_out: pairs (a, b), a <= b, that never appear.
         small_share: how often both numbers have one digit.
+        uneven_share: how often one number is made to have one digit and the other two, where a model is most
+            tempted to write a digit twice (8+55 as 88+55).
     """
 
     def __init__(
-        self, held_out: frozenset[tuple[int, int]], rng: random.Random, *, small_share: float = 0.2
+        self, held_out: frozenset[tuple[int, int]], rng: random.Random, *, small_share: float = 0.2,
+        uneven_share: float = 0.2,
     ) -> None:
         self._held_out = held_out
         self._rng = rng
-        self._small_share = small_share
+        self._small_share, self._uneven_share = small_share, uneven_share
         ordered = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1) if self.may_show(a, b)]
         self._all = Deck(ordered, rng)
         self._small = Deck([(a, b) for a, b in ordered if a < 10 and b < 10], rng)
+        self._uneven = Deck([(a, b) for a, b in ordered if (a < 10) != (b < 10)], rng)
 
     def may_show(self, a: int, b: int) -> bool:
         """Whether the corpus may contain this sum."""
@@ -97,9 +101,12 @@ class Sums:
 
     def pair(self, *, small: bool | None = None) -> tuple[int, int]:
         """The next two numbers to add."""
+        draw = self._rng.random()
         if small is None:
-            small = self._rng.random() < self._small_share
-        return (self._small if small else self._all).deal()
+            small = draw < self._small_share
+        if small:
+            return self._small.deal()
+        return (self._uneven if draw > 1 - self._uneven_share else self._all).deal()
 
     # -- pretraining documents ---------------------------------------------------------------
 
@@ -107,8 +114,8 @@ class Sums:
         """One pretraining document with several sums."""
         rng = self._rng
         writer = rng.choices(
-            (self._list, self._spoken, self._both_ways, self._worked, self._word_problem, self._in_words, self._asked),
-            weights=(3, 2, 2, 8, 2, 2, 6),
+            (self._list, self._spoken, self._both_ways, self._worked, self._word_problem, self._in_words, self._asked, self._running),
+            weights=(3, 2, 2, 6, 2, 2, 5, 4),
         )[0]  # fmt: skip
         return writer()
 
@@ -180,6 +187,18 @@ class Sums:
             between = "" if question.endswith(("？", "。")) else "\n"
             lines.append(f"{ask}{question}{between}{reply}{answer}")
         return "\n".join(lines)
+
+    def _running(self) -> str:
+        """A sum to which a third number is added."""
+        a, b, d = self.chain()
+        first, then = working(a, b), working(a + b, d)
+        return expand(
+            "[先算{a}+{b}，{w}。再加{d}，{v}。|{a}+{b}等于多少？{w}。再加上{d}呢？{v}。|问：{a}加{b}等于多少？答：{w}。问：再加{d}呢？答：{v}。"
+            "|{p}有{a}{m}{t}，又得到{b}{m}，{w}。后来又得到{d}{m}，{v}。]",
+            {"p": self._rng.choice(_PEOPLE), "a": str(a), "b": str(b), "d": str(d), "w": first, "v": then,
+             **dict(zip("tm", self._rng.choice(_THINGS), strict=True))},
+            self._rng,
+        )
 
     # -- dialogues ---------------------------------------------------------------------------
 

@@ -20,10 +20,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import gcd
 from typing import Any
 
-from tinyllm_lib.corpus.facts import Fact, Relation
+from tinyllm_lib.corpus.facts import Fact, Relation, relations
+from tinyllm_lib.corpus.grammar import dress, reword
 
 # The relation that is held out for a part of the subjects of a kind.
 HELD_OUT_RELATIONS = {
@@ -52,6 +54,14 @@ KIND_WORDS = {
     "festival": ("节日", "个"),
     "solar_term": ("节气", "个"),
 }
+
+# What stands for a thing that is asked for, where it is not 什么; "" where statements make no questions.
+ASKING_WORDS = {
+    **dict.fromkeys(("city", "country", "continent", "province", "region", "sea"), "哪里"), "person": "谁", "number": "几",
+    "month": "几月", "weekday": "星期几", "days": "多少天", "date": "哪一天", "year": "哪一年", "amount": "多少", "legs": "几条腿",
+    "season": "什么季节", "festival": "什么节", "color": "什么颜色",
+    "dynasty": "什么朝代", "solar_term": "什么节气", "weather": "",
+}  # fmt: skip
 
 # Kinds whose members are told apart by the same few facts, and which 它 may stand for.
 COMPARABLE_KINDS = frozenset("country province element animal river planet dynasty".split())
@@ -115,6 +125,13 @@ class Rotation:
         return options[position % len(options)]
 
 
+@cache
+def _ambiguous() -> frozenset[str]:
+    """Statements that several relations share, such as {s}在{o}。: turned into a question they would have several answers."""
+    uses = Counter(text for relation in relations() for text in relation.statements)
+    return frozenset(text for text, count in uses.items() if count > 1)
+
+
 @dataclass(frozen=True)
 class Question:
     """A fact seen from one side. ``reverse``: the object is given and the subject is asked for."""
@@ -140,6 +157,31 @@ class Question:
     def unseen_phrasings(self) -> tuple[str, ...]:
         relation = self.fact.relation
         return relation.reverse_unseen_questions if self.reverse else relation.unseen_questions
+
+    @property
+    def asked_statements(self) -> tuple[str, ...]:
+        """Statements that end with the answer, as questions: 法国把首都定在{o}。 → 法国把首都定在哪里？"""
+        relation = self.fact.relation
+        gap, kind = ("{s}", relation.subject_kind) if self.reverse else ("{o}", relation.object_kind)
+        endings = (text.removesuffix(gap + "。") for text in relation.statements if text.endswith(gap + "。") and text not in _ambiguous())
+        word = ASKING_WORDS.get(kind, "什么")
+        if not word:
+            return ()
+        return tuple(text + ("什么" if text.endswith("叫") else word) + "？" for text in endings if gap not in text)
+
+    def in_other_words(self, template: str, rng: random.Random) -> str:
+        """The question in a phrasing, varied: another word of the same meaning, a statement turned into a question,
+        something put around it. Never in a wording that only the exam uses.
+        """
+        draw = rng.random()
+        varied = reword(template, rng)
+        if draw < 0.3 and self.asked_statements:
+            varied = rng.choice(self.asked_statements)
+        text = self.fact.fill(template if draw > 0.7 else varied)
+        if draw > 0.45:
+            text = dress(text, rng)
+        kept_for_exam = any(self.fact.fill(unseen) in text for unseen in self.unseen_phrasings)
+        return self.fact.fill(template) if kept_for_exam else text
 
     @property
     def replies(self) -> tuple[str, ...]:
