@@ -229,6 +229,27 @@ def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
     assert report.lines == report.kept + 1
 
 
+def test_a_truncated_archive_gives_as_much_as_the_same_stream_without_a_tar_around_it(tmp_path):
+    texts = [random.Random(number).randbytes(200).hex() for number in range(20_000)]
+    found = []
+    for name, data in (("c.bz2", jsonl(texts)), ("c.tar.bz2", tar_of(a_jsonl=jsonl(texts)))):
+        packed = bz2.compress(data)
+        path = write(tmp_path / name, packed[: len(packed) * 3 // 4])
+        with pytest.warns(UserWarning, match="damaged or cut off"):
+            found.append(list(read_texts(path)))
+    assert len(found[1]) >= len(found[0]) - 3, "a tar header of 512 bytes moves the border of a bzip2 block"
+
+
+@pytest.mark.parametrize("cut", [0, 200], ids=["between two files", "in a header"])
+def test_an_archive_cut_off_between_its_files_is_noticed(tmp_path, cut):
+    first, both = tar_of(a_jsonl=jsonl(TEXTS)), tar_of(a_jsonl=jsonl(TEXTS), b_jsonl=jsonl(["more"]))
+    border = both.index(b"b.jsonl")
+    path = write(tmp_path / "a.tar", both[: border + cut])
+    assert first.startswith(both[:border])
+    with pytest.warns(UserWarning, match="damaged or cut off"):
+        assert list(read_texts(path)) == TEXTS
+
+
 def test_a_damaged_checksum_is_noticed_after_the_last_line(tmp_path):
     packed = bytearray(gzip.compress(tar_of(a_jsonl=jsonl(TEXTS))))
     packed[-8] ^= 1  # the CRC at the end of the stream
