@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 
 import regex
 
-MAX_PIECES = 3_000_000       # different pieces that BPE training may hold: 18 bytes or less each, up to 1.5 kB of its memory
+MAX_PIECES = 2_500_000       # different pieces that BPE training may hold: 18 bytes or less each, up to 1.5 kB of its memory
 PIECES_A_LINE = 10_000
 
 
@@ -20,7 +20,7 @@ def even_sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
     that of the sample, which is given back while it is read.
 
     Raises:
-        ValueError: a text holds half of a surrogate pair.
+        ValueError: half of a surrogate pair in a text.
     """
     kept: list[tuple[int, str]] = []             # a heap, the largest hash first
     size, bar = 0, 2**64                         # texts whose hash is not below the bar have no place any more
@@ -46,6 +46,8 @@ def bounded_pieces(texts: Iterable[str], words: str, max_pieces: int = MAX_PIECE
     fewer, training learns what it would learn from the texts themselves, for pieces are all it looks at.
     """
     pattern = regex.compile(f"({words})", regex.V1)
+    if pattern.groups > 1:
+        raise ValueError(f"words={words!r} has a capturing group, which would be counted as a piece: write (?:…) instead of (…).")
     counts: Counter[str] = Counter()
     for text in texts:
         parts = pattern.split(text)              # rest, piece, rest, piece, ..., rest
