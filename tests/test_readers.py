@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyllm_lib.bench.harness import peak_memory_mb
 from tinyllm_lib.corpus.hashtable import HashTable
 from tinyllm_lib.corpus.readers import (
     BadLine,
@@ -411,21 +412,22 @@ def test_split_text_loses_nothing_and_keeps_the_limit(text, max_chars):
 # --- size ------------------------------------------------------------------------------------------------
 
 PEAK_MEMORY = """
-import resource, sys
+import sys
+from tinyllm_lib.bench.harness import peak_memory_mb
 from tinyllm_lib.corpus.readers import read_texts
 print(sum(len(text) for text in read_texts(sys.argv[1], max_rejected_share=1)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory_mb())
 """
 
 
 def peak_memory(path: Path) -> int:
-    """Peak resident memory of a process that reads `path`, in the unit of getrusage."""
+    """Peak resident memory of a process that reads `path`, in MB."""
     command = [sys.executable, "-c", PEAK_MEMORY, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     return int(done.stdout.split()[-1])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="getrusage is not on Windows")
+@pytest.mark.skipif(peak_memory_mb() is None, reason="peak memory is not known on this system")
 def test_memory_does_not_grow_with_the_file_nor_with_a_line(tmp_path):
     def documents(count):
         return (b'{"text": "%d ' % number + b"x" * 2000 + b'"}\n' for number in range(count))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import random
 import signal
-import sys
 import time
 from itertools import pairwise
 
@@ -14,6 +13,7 @@ from helpers import write_tokens
 from helpers.tiny import DIALOGUES, SYSTEM, TEXTS, dialogue, start_python, wait_until
 
 from tinyllm_lib import tokens
+from tinyllm_lib.bench.harness import peak_memory_mb
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
 
@@ -249,7 +249,7 @@ def test_a_finished_folder_without_a_name_is_written_again(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="getrusage is not on Windows")
+@pytest.mark.skipif(peak_memory_mb() is None, reason="peak memory is not known on this system")
 def test_memory_grows_neither_with_the_corpus_nor_with_the_shard(tokenizer_folder, tmp_path):
     def peak(documents):
         process = start_python(write_tokens.__file__, "peak", tokenizer_folder, tmp_path / str(documents), documents)

@@ -7,6 +7,7 @@ import sys
 import time
 
 from tinyllm_lib import tokens
+from tinyllm_lib.bench.harness import peak_memory_mb
 from tinyllm_lib.tokenizer import load_tokenizer
 
 BATCH = 20
@@ -36,11 +37,9 @@ def write(kind, tokenizer, out, pause=0.0):
 
 
 def peak(tokenizer, out, documents):
-    import resource
-
     texts = (f"第{n}篇：法国的首都是巴黎，那里有{n % 97}座老桥。" * 20 for n in range(documents))
     tokens.write_pretrain_tokens(texts, tokenizer, out)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory_mb()
 
 
 if __name__ == "__main__":
