@@ -6,7 +6,7 @@ import sys
 from functools import partial
 
 import pytest
-from helpers.tiny import ROOT, start_python
+from helpers.tiny import start_python
 
 from tinyllm_lib.bench import data, harness
 from tinyllm_lib.bench.harness import Case, compare, run_alone, table
@@ -101,8 +101,7 @@ def test_both_sides_of_every_case_do_the_same_amount_of_work(workspace_root, mon
     pytest.importorskip("rapidgzip")
     for case in data.cases():
         ours, peer = case.ours()(), case.peer()()
-        # The reader leaves out copies, and the system message of a dialogue is in no file.
-        assert 0 < ours == pytest.approx(peer, rel=0.5 if "read" in case.name else 1e-9), case.name
+        assert 0 < ours == pytest.approx(peer, rel=0.5 if "read" in case.name else 1e-9), case.name  # the reader leaves out copies
 
 
 def write_small(write, folder, documents, dialogues):
@@ -110,5 +109,5 @@ def write_small(write, folder, documents, dialogues):
 
 
 def test_the_bench_is_a_command():
-    process = start_python("-m", "tinyllm_lib.bench.data", "--help", PYTHONPATH=str(ROOT))
+    process = start_python("-m", "tinyllm_lib.bench.data", "--help")
     assert "--save" in process.communicate()[0] and process.returncode == 0

@@ -83,7 +83,7 @@ def read_bare(path: Path) -> Work:
 
 
 def dialogues_ours(path: Path) -> Work:
-    return lambda: mega(contents(read_dialogues(path)))
+    return lambda: mega(contents(read_dialogues(path, system=None)))
 
 
 def dialogues_bare(path: Path) -> Work:
