@@ -3,6 +3,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 EXTRAS ?=
 FROM ?=
+SAVE ?=
 
 ifeq ($(OS),Windows_NT)
 VENV_PYTHON := .venv/Scripts/python.exe
@@ -11,7 +12,7 @@ VENV_PYTHON := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab figures clean
+.PHONY: help setup course test test-slow lab figures bench bench-data clean
 
 help:
 	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
@@ -26,6 +27,10 @@ help:
 	@echo "                (python tools/run_tests.py --slow)"
 	@echo "make figures    the pictures in figures/"
 	@echo "                (python -m tinyllm_lib.figures)"
+	@echo "make bench      all benches, each of ours against a library that does the same, on an idle machine"
+	@echo "                (each of the commands below)"
+	@echo "make bench-data reading, tokenizer training, encoding"
+	@echo "                (python -m tinyllm_lib.bench.data)"
 	@echo "make clean      removes caches and build leftovers; keeps .venv and workspace/"
 	@echo "                (python tools/clean.py)"
 	@echo
@@ -36,6 +41,7 @@ help:
 	@echo "TORCH_INDEX=URL           where torch comes from, e.g. the small build without CUDA:"
 	@echo "                          https://download.pytorch.org/whl/cpu"
 	@echo "EXTRAS=hub,trackers,gguf  more packages, by the groups of pyproject.toml"
+	@echo "SAVE=1                    make bench: renew figures/bench/ too, which README shows"
 	@echo "FROM=05                   make course: go on from this notebook"
 	@echo "TINYLLM_PROFILE=ci        ci, laptop (default), gpu or full: sizes of data and model"
 
@@ -56,6 +62,11 @@ test-slow: setup
 
 figures: setup
 	$(VENV_PYTHON) -m tinyllm_lib.figures
+
+bench: bench-data
+
+bench-data: setup
+	@$(VENV_PYTHON) -m tinyllm_lib.bench.data $(if $(SAVE),--save)
 
 clean:
 	@$(PYTHON) tools/clean.py

@@ -1,11 +1,13 @@
 """What notebooks hand each other: loaded where it is there, made small where it is not, and said so."""
 
+import tarfile
 from dataclasses import replace
 
 import pytest
 
 from tinyllm_lib import prepare
 from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
+from tinyllm_lib.corpus import write_sample_corpus
 from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.profiles import PROFILES, get_profile
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
@@ -56,7 +58,7 @@ def test_a_chat_run_out_of_nothing_and_then_out_of_the_workspace(ws, profile, in
     out = capsys.readouterr().out
     assert "No corpus yet: writing the sample corpus (400 documents, 60 dialogues)." in out
     assert "No tokenizer yet: training one with 400 entries." in out
-    assert "No pretrain token shards for this tokenizer yet" in out
+    assert "No pretrain/train token shards of this corpus and tokenizer yet" in out
     for name, steps, notebook in (("pretrain", 4, "05_pretrain"), ("chat", 3, "06_sft")):
         assert f"No {name} run yet: training a very small stand-in ({steps} steps)" in out
         assert f"run notebook {notebook} first" in out
@@ -85,7 +87,7 @@ def test_what_was_made_with_another_tokenizer_is_made_again(ws, profile, in_this
     assert not prepare.is_finished(quick, prepare.tokenizer(ws, profile))
     capsys.readouterr()
     assert prepare.pretrained_run(ws, profile) == quick
-    assert "No pretrain token shards for this tokenizer yet" in capsys.readouterr().out
+    assert "No pretrain/train token shards of this corpus and tokenizer yet" in capsys.readouterr().out
     assert read_manifest(ws.tokens("pretrain", "train"))["tokenizer"] == new != old
     assert tokenizer_hash(load_tokenizer(latest_checkpoint(quick))) == new
 
@@ -109,6 +111,58 @@ def test_token_shards_of_dialogues(ws, profile, capsys):
     prepare.token_shards(ws, "sft", profile, remake=True)
     assert (folder / "train" / "manifest.json").stat().st_mtime_ns > written
     assert capsys.readouterr().out == ""
+
+
+def test_shards_of_a_changed_corpus_are_made_again(ws, profile, capsys):
+    folder = prepare.token_shards(ws, "sft", profile)
+    before = read_manifest(folder / "train")
+    corpus = ws.raw / "pretrain.jsonl"          # the texts that are replayed
+    content = bytearray(corpus.read_bytes())
+    content[len(content) // 2] ^= 1             # of the same size
+    corpus.write_bytes(content)
+    capsys.readouterr()
+    prepare.token_shards(ws, "sft", profile)
+    assert capsys.readouterr().out == "No sft/train token shards of this corpus and tokenizer yet: writing them.\n"
+    assert read_manifest(folder / "train")["source"] != before["source"]
+
+
+@pytest.fixture
+def real(ws, profile):
+    """A profile that wants the real corpora, which are small here, in their formats."""
+    write_sample_corpus(ws.raw, documents=400, dialogues=60)
+    (ws.raw / "sft.jsonl").rename(ws.raw / prepare.REAL_FILES["sft"])
+    with tarfile.open(ws.raw / prepare.REAL_FILES["pretrain"], "w:bz2") as tar:
+        tar.add(ws.raw / "pretrain.jsonl", "corpus.jsonl")
+    return replace(profile, real_corpora=True, replay_share=0.0)
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft"])
+def test_shards_of_the_real_corpora_are_written_once(kind, ws, real):
+    folder = prepare.token_shards(ws, kind, real)
+    written = times(folder)
+    assert len(written) > 4
+    prepare.token_shards(ws, kind, real, remake=True)
+    assert times(folder) == written
+    train_tokenizer(["小猫和白鹅是好朋友。"] * 30, ws.tokenizer, vocab_size=300)
+    with pytest.raises(ValueError, match="holds token shards made with tokenizer '.*; now it is tokenizer '"):
+        prepare.token_shards(ws, kind, real, remake=True)
+    assert times(folder) == written
+
+
+def test_a_fingerprint_changes_with_any_part_of_a_small_file_and_with_the_ends_of_a_large_one(tmp_path):
+    def of(content):
+        (tmp_path / "file").write_bytes(content)
+        return prepare.fingerprint(tmp_path / "file")
+
+    for size in (0, 1, 5_000_000):
+        assert of(b"a" * size) == of(b"a" * size) != of(b"a" * (size + 1))
+    assert of(b"a" * 5_000_000) != of(b"a" * 3_456_789 + b"b" + b"a" * 1_543_210)
+    large = bytes(70 * 2**20)
+    assert len({of(large), of(b"b" + large[1:]), of(large[1:] + b"b")}) == 3
 
 
 def test_train_config_takes_the_numbers_of_the_profile_and_changes_win(ws):

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyllm_lib.bench.harness import peak_memory_mb
 from tinyllm_lib.corpus.hashtable import HashTable
 from tinyllm_lib.corpus.readers import (
     BadLine,
@@ -229,6 +230,27 @@ def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
     assert report.lines == report.kept + 1
 
 
+def test_a_truncated_archive_gives_as_much_as_the_same_stream_without_a_tar_around_it(tmp_path):
+    texts = [random.Random(number).randbytes(200).hex() for number in range(20_000)]
+    found = []
+    for name, data in (("c.bz2", jsonl(texts)), ("c.tar.bz2", tar_of(a_jsonl=jsonl(texts)))):
+        packed = bz2.compress(data)
+        path = write(tmp_path / name, packed[: len(packed) * 3 // 4])
+        with pytest.warns(UserWarning, match="damaged or cut off"):
+            found.append(list(read_texts(path)))
+    assert len(found[1]) >= len(found[0]) - 3, "a tar header of 512 bytes moves the border of a bzip2 block"
+
+
+@pytest.mark.parametrize("cut", [0, 200], ids=["between two files", "in a header"])
+def test_an_archive_cut_off_between_its_files_is_noticed(tmp_path, cut):
+    first, both = tar_of(a_jsonl=jsonl(TEXTS)), tar_of(a_jsonl=jsonl(TEXTS), b_jsonl=jsonl(["more"]))
+    border = both.index(b"b.jsonl")
+    path = write(tmp_path / "a.tar", both[: border + cut])
+    assert first.startswith(both[:border])
+    with pytest.warns(UserWarning, match="damaged or cut off"):
+        assert list(read_texts(path)) == TEXTS
+
+
 def test_a_damaged_checksum_is_noticed_after_the_last_line(tmp_path):
     packed = bytearray(gzip.compress(tar_of(a_jsonl=jsonl(TEXTS))))
     packed[-8] ^= 1  # the CRC at the end of the stream
@@ -390,21 +412,22 @@ def test_split_text_loses_nothing_and_keeps_the_limit(text, max_chars):
 # --- size ------------------------------------------------------------------------------------------------
 
 PEAK_MEMORY = """
-import resource, sys
+import sys
+from tinyllm_lib.bench.harness import peak_memory_mb
 from tinyllm_lib.corpus.readers import read_texts
 print(sum(len(text) for text in read_texts(sys.argv[1], max_rejected_share=1)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory_mb())
 """
 
 
 def peak_memory(path: Path) -> int:
-    """Peak resident memory of a process that reads `path`, in the unit of getrusage."""
+    """Peak resident memory of a process that reads `path`, in MB."""
     command = [sys.executable, "-c", PEAK_MEMORY, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     return int(done.stdout.split()[-1])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="getrusage is not on Windows")
+@pytest.mark.skipif(peak_memory_mb() is None, reason="peak memory is not known on this system")
 def test_memory_does_not_grow_with_the_file_nor_with_a_line(tmp_path):
     def documents(count):
         return (b'{"text": "%d ' % number + b"x" * 2000 + b'"}\n' for number in range(count))

@@ -1,17 +1,19 @@
 """The tokenizer: text comes back unchanged, tags in text stay text, ids and mask grow together."""
 
-import random
+import json
 import re
 import unicodedata
-from itertools import islice
 
 import pytest
 from helpers.tiny import DIALOGUES, ROOT, SYSTEM, TEXTS, dialogue
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+import tinyllm_lib.tokenizer
 from tinyllm_lib.corpus import read_dialogues
+from tinyllm_lib.corpus.training_text import even_sample
 from tinyllm_lib.tokenizer import (
     FUNCTION_WORDS,
     MAX_HAN,
@@ -19,7 +21,9 @@ from tinyllm_lib.tokenizer import (
     ROLES,
     SPECIAL_TOKENS,
     encode_chat,
+    encode_chats,
     encode_text,
+    encode_texts,
     eval_tokenizer,
     load_tokenizer,
     token_byte_lengths,
@@ -72,6 +76,13 @@ def test_every_text_comes_back_unchanged(tokenizer, text):
     assert tokenizer.decode(encode_text(tokenizer, text)) == text
 
 
+@pytest.mark.slow
+@settings(max_examples=10_000)
+@given(text=tagged_text)
+def test_every_one_of_ten_thousand_texts_comes_back_unchanged(tokenizer, text):
+    assert tokenizer.decode(encode_text(tokenizer, text)) == text
+
+
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_hostile_text_comes_back_unchanged(tokenizer, text):
     assert tokenizer.decode(encode_text(tokenizer, text)) == text
@@ -88,6 +99,20 @@ def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text(tokenizer, text):
     assert b"".join(token_bytes(tokenizer, i) for i in ids) == text.encode()
     lengths = token_byte_lengths(tokenizer)
     assert sum(lengths[i] for i in ids) == len(text.encode())
+
+
+def test_many_texts_at_once_have_the_ids_they_have_alone(tokenizer):
+    texts = [*HOSTILE, *TEXTS]
+    assert encode_texts(tokenizer, texts) == [encode_text(tokenizer, text) for text in texts]
+
+
+def test_half_of_a_surrogate_pair_is_no_text(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=r"character 2 is '\\ud83d', half of a surrogate pair.*read_texts .* reject"):
+        encode_text(tokenizer, "半\ud83d")
+    with pytest.raises(ValueError, match="text 12: character 2 is"):
+        encode_texts(tokenizer, ["好", "半\udc00"], first=11)
+    with pytest.raises(ValueError, match="text 2 holds half of a surrogate pair"):
+        train_tokenizer(["好", "半\ud83d"], tmp_path)
 
 
 def test_special_tokens_have_the_first_five_ids_and_no_text_bytes(tokenizer):
@@ -144,6 +169,24 @@ def test_the_same_texts_give_the_same_tokenizer(tmp_path, tokenizer):
     assert tokenizer_hash(other) != tokenizer_hash(tokenizer)
 
 
+@pytest.mark.parametrize("options", [{}, {"nfkc": True}, {"words": r"[\r\n]|\p{N}"}], ids=str)
+def test_counting_the_pieces_first_changes_no_merge(options, tmp_path, monkeypatch):
+    texts = [*TEXTS, *HOSTILE]
+    counted = train_tokenizer(texts, tmp_path / "counted", vocab_size=500, **options)
+    monkeypatch.setattr(tinyllm_lib.tokenizer, "bounded_pieces", lambda texts, words: texts)
+    direct = train_tokenizer(texts, tmp_path / "direct", vocab_size=500, **options)
+    assert tokenizer_hash(counted) == tokenizer_hash(direct)
+
+
+def test_training_takes_an_even_sample_of_the_size_asked_for(tmp_path):
+    texts = [f"{'甲乙' if n < 1000 else '丙丁'}{n}" * 9 for n in range(2000)]
+    sampled = train_tokenizer(iter(texts), tmp_path / "a", vocab_size=320, sample_bytes=5000)
+    by_hand = train_tokenizer(even_sample(texts, 5000), tmp_path / "b", vocab_size=320)
+    assert tokenizer_hash(sampled) == tokenizer_hash(by_hand)
+    vocabulary = {token_bytes(sampled, i) for i in range(len(sampled))}
+    assert {"甲乙".encode(), "丙丁".encode()} <= vocabulary, "both the beginning and the end of the stream are in it"
+
+
 def test_nfkc_is_a_switch_and_is_lossy(tmp_path, tokenizer, capsys):
     text = "１²，ＡＢＣ　㍿"
     folded = train_tokenizer(TEXTS, tmp_path, vocab_size=400, nfkc=True)
@@ -185,6 +228,42 @@ def test_eval_tokenizer_reports_what_the_folder_holds(tokenizer_folder, capsys):
     assert out.count(": True") == 3
     assert "<|im_end|> = 4" in out
     assert r"<|im_start|>system\n你是一个AI助手<|im_end|>\n<|im_start|>user\nHow are you?<|im_end|>\n" in out
+
+
+def old_folder(folder):
+    """A tokenizer as earlier programs of this family made it: NFKC, its own template, padding with <|im_end|>."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=6144, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator((f"{chr(0x4E00 + n)}{chr(0x4E00 + n)}" for n in range(6144)), trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<unk>"}
+    template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    other = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "chat_template": template}
+    extra = {"additional_special_tokens": ["<s>", "</s>"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**names, **other, **extra}), encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps({**names, **extra}), encoding="utf-8")
+    return tokenizer
+
+
+def test_an_old_folder_of_this_family_loads_and_encodes_as_before(tmp_path):
+    before, now = old_folder(tmp_path), load_tokenizer(tmp_path)
+    assert len(now) == before.get_vocab_size() == 6144
+    assert [now.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    for text in (*TEXTS, *HOSTILE):
+        assert now(text)["input_ids"] == before.encode(text).ids
+        if not any(tag in text for tag in SPECIAL_TOKENS):
+            assert encode_text(now, text) == before.encode(text).ids
+    assert now.decode(encode_text(now, "，？１²")) == ",?12"
+    for messages in DIALOGUES:
+        rendered = now.apply_chat_template(messages, tokenize=False)
+        assert encode_chat(now, messages).ids == before.encode(rendered).ids
 
 
 def test_a_folder_that_holds_no_tokenizer_of_ours(tmp_path, tokenizer):
@@ -244,13 +323,24 @@ def test_ids_and_mask_equal_the_chat_template(tokenizer, contents, system):
     assert (chat.ids, chat.loss_mask) == template_ids_and_mask(tokenizer, messages)
 
 
-def test_ids_and_mask_equal_the_chat_template_on_real_dialogues(tokenizer):
+@pytest.mark.parametrize("share", [100, pytest.param(1, marks=pytest.mark.slow)])
+def test_ids_and_mask_equal_the_chat_template_on_real_dialogues(tokenizer, share):
     if not REAL_DIALOGUES.is_file():
         pytest.skip(f"needs {REAL_DIALOGUES.name} in ../shared/data: real dialogues, not part of the repository")
-    sample = random.Random(0).sample(list(islice(read_dialogues(REAL_DIALOGUES), 3000)), 200)
-    for messages in sample:
-        chat = encode_chat(tokenizer, messages)
-        assert (chat.ids, chat.loss_mask) == template_ids_and_mask(tokenizer, messages), messages
+    dialogues = list(read_dialogues(REAL_DIALOGUES))[::share]
+    for messages, chat in zip(dialogues, encode_chats(tokenizer, dialogues), strict=True):
+        if any(tag in message["content"] for message in messages for tag in SPECIAL_TOKENS):
+            assert chat.ids.count(4) == len(messages), messages     # here the template would be wrong
+        else:
+            assert (chat.ids, chat.loss_mask) == template_ids_and_mask(tokenizer, messages), messages
+
+
+def test_many_dialogues_at_once_are_encoded_as_alone(tokenizer):
+    dialogues = [*DIALOGUES, LONG, *(dialogue(text, text) for text in HOSTILE)]
+    for max_length in (None, 40):
+        assert encode_chats(tokenizer, dialogues, max_length=max_length) == [
+            encode_chat(tokenizer, messages, max_length=max_length) for messages in dialogues
+        ]
 
 
 @pytest.mark.parametrize("reply", HOSTILE, ids=ascii)
@@ -334,8 +424,11 @@ def test_what_is_left_out_is_counted(tokenizer, max_length, index, prompt):
         ([{"content": "你好"}], "message 1: .* role None"),
         ([{"role": "user", "content": None}], "message 1: .* content of type NoneType"),
         ([{"role": "user"}], "message 1: .* content of type NoneType"),
+        (dialogue("你好", "\ud83d"), "message 3: character 1 is .* half of a surrogate pair"),
     ],
 )
 def test_what_encode_chat_refuses(tokenizer, messages, message):
     with pytest.raises(ValueError, match=message):
         encode_chat(tokenizer, messages)
+    with pytest.raises(ValueError, match=f"dialogue 8, .*{message}"):
+        encode_chats(tokenizer, [LONG, messages], first=7)

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import random
 import signal
+import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from helpers import write_tokens
-from helpers.tiny import DIALOGUES, TEXTS, dialogue, start_python, wait_until
+from helpers.tiny import DIALOGUES, SYSTEM, TEXTS, dialogue, start_python, wait_until
 
 from tinyllm_lib import tokens
-from tinyllm_lib.tokenizer import encode_chat, encode_text, tokenizer_hash
+from tinyllm_lib.bench.harness import peak_memory_mb
+from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -100,6 +103,7 @@ def test_dialogues_carry_the_masks_of_encode_chat(tokenizer, tmp_path):
         "cut_supervised_tokens": sum(c.cut_supervised for c in chats),
         "without_supervised_token": 0,
         "replayed_documents": 0,
+        "shortened_documents": 0,
     }
     assert 0 < manifest["counts"]["shortened_dialogues"] < len(DIALOGUES)
 
@@ -118,7 +122,34 @@ def test_replayed_texts_follow_the_dialogues_and_are_learned_whole(tokenizer, tm
     ids, masks = documents_on_disk(tmp_path)
     assert ids[3:] == [[*encode_text(tokenizer, text), 4][:64] for text in TEXTS[:5]]
     assert all(all(mask) for mask in masks[3:])
-    assert (manifest["counts"]["dialogues"], manifest["counts"]["replayed_documents"]) == (3, 5)
+    counts = manifest["counts"]
+    assert (counts["dialogues"], counts["replayed_documents"]) == (3, 5)
+
+
+def test_what_is_cut_from_replayed_texts_is_counted_too(tokenizer, tmp_path):
+    lengths = [len(encode_text(tokenizer, text)) + 1 for text in TEXTS[:20]]
+    counts = write_sft_tokens([], tokenizer, tmp_path, replay=TEXTS[:20], max_length=30)["counts"]
+    cut = sum(max(0, length - 30) for length in lengths)
+    assert counts["cut_tokens"] == counts["cut_supervised_tokens"] == cut > 0
+    assert counts["shortened_documents"] == sum(length > 30 for length in lengths)
+
+
+def test_ids_past_65535_are_written_as_uint32(tokenizer_folder, tmp_path):
+    large = load_tokenizer(tokenizer_folder)
+    large.add_tokens([f"【{n}】" for n in range(2**16)])
+    manifest = write_pretrain_tokens(["你好【65535】"], large, tmp_path)
+    assert (manifest["dtype"], manifest["vocab_size"]) == ("uint32", 400 + 2**16)
+    ids = np.fromfile(tmp_path / "shard_00000.bin", np.uint32).tolist()
+    assert ids == [*encode_text(large, "你好"), 400 + 65535, 4]
+
+
+def test_long_documents_make_smaller_batches_and_the_same_shards(tokenizer, tmp_path, monkeypatch):
+    write_pretrain_tokens(TEXTS, tokenizer, tmp_path / "large")
+    monkeypatch.setattr(tokens, "BATCH_CHARS", 100)
+    seen = []
+    write_pretrain_tokens(TEXTS, tokenizer, tmp_path / "small", progress=seen.append)
+    assert len(seen) > len(TEXTS) / 10
+    assert contents(tmp_path / "small") == contents(tmp_path / "large")
 
 
 def test_learn_all_learns_the_questions_too(tokenizer, tmp_path):
@@ -129,15 +160,19 @@ def test_learn_all_learns_the_questions_too(tokenizer, tmp_path):
 # ---- stopped and started again
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["pretrain", "sft"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(kind, tokenizer, tokenizer_folder, tmp_path, monkeypatch):
-    folder = tmp_path / "killed"
-    killed = start_python(write_tokens.__file__, kind, tokenizer_folder, folder)
-    wait_until(lambda: (folder / "shard_00001.bin").is_file() or killed.poll() is not None, "a second shard")
-    killed.send_signal(signal.SIGKILL)
-    assert killed.communicate()[0] == ""
-    with pytest.raises(FileNotFoundError, match="begun and not finished; run the same command again"):
-        read_manifest(folder)
+def test_a_run_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(kind, kills, tokenizer, tokenizer_folder, tmp_path, monkeypatch):
+    folder, moment = tmp_path / "killed", random.Random(0)
+    for kill in range(1, kills + 1):
+        killed = start_python(write_tokens.__file__, kind, tokenizer_folder, folder)
+        shard = folder / f"shard_{kill:05d}.bin"
+        wait_until(lambda: shard.is_file() or killed.poll() is not None, "one more shard")  # noqa: B023
+        time.sleep(moment.uniform(0, 0.1))
+        killed.send_signal(signal.SIGKILL)
+        assert killed.communicate()[0] == ""
+        with pytest.raises(FileNotFoundError, match="begun and not finished; run the same command again"):
+            read_manifest(folder)
     # What a kill in the middle of a write leaves, without the luck of hitting that moment:
     (folder / ".tmp-0123abcd-shard_00002.bin").write_bytes(b"half a shard")
     written = (folder / "shard_00000.bin").stat().st_mtime_ns
@@ -147,7 +182,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(kind, tokenizer, toke
     assert (folder / "shard_00000.bin").stat().st_mtime_ns == written, "what was done must not be done again"
     write_tokens.write(kind, tokenizer, tmp_path / "undisturbed")
     assert contents(folder) == contents(tmp_path / "undisturbed")
-    assert len(read_manifest(folder)["shards"]) > 5
+    assert len(read_manifest(folder)["shards"]) > kills + 1
 
 
 class Stopped(Exception):
@@ -159,36 +194,68 @@ def stop_after(items, number):
     raise Stopped
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"source": "a newer corpus"},
-        {"shard_tokens": 900},
-        {"tokenizer": "another"},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_a_restart_with_something_changed_starts_anew(changed, tokenizer, tmp_path, monkeypatch):
+def test_an_error_in_the_source_leaves_whole_shards_and_nothing_half_written(tokenizer, tmp_path, monkeypatch):
+    small_batches(monkeypatch)
+    with pytest.raises(Stopped):
+        write_pretrain_tokens(stop_after(TEXTS, 100), tokenizer, tmp_path, shard_tokens=1000)
+    shards = json.loads((tmp_path / "progress.json").read_text("utf-8"))["manifest"]["shards"]
+    files = [file for shard in shards for file in shard["sha256"]]
+    assert files and sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "progress.json"])
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["begun", "finished"])
+@pytest.mark.parametrize("changed", ["source", "shard_tokens", "tokenizer"])
+def test_a_restart_with_something_changed_is_refused_by_name_or_starts_anew(changed, finished, tokenizer, tmp_path, monkeypatch):
     small_batches(monkeypatch)
     settings = {"tokenizer": tokenizer, "source": "corpus", "shard_tokens": 1000}
-    with pytest.raises(Stopped):
-        write_pretrain_tokens(stop_after(TEXTS, 100), out_dir=tmp_path / "run", **settings)
-    assert (tmp_path / "run" / "shard_00000.bin").is_file()
-    if "tokenizer" in changed:
-        from tinyllm_lib.tokenizer import train_tokenizer
+    other = {"source": "a newer corpus", "shard_tokens": 900, "tokenizer": None}[changed]
+    other = other or train_tokenizer(TEXTS[:30], tmp_path / "tokenizer", vocab_size=300)
+    run, fresh = tmp_path / "run", tmp_path / "fresh"
+    if finished:
+        write_pretrain_tokens(TEXTS, out_dir=run, **settings)
+    else:
+        with pytest.raises(Stopped):
+            write_pretrain_tokens(stop_after(TEXTS, 100), out_dir=run, **settings)
+    before, settings = contents(run), {**settings, changed: other}
 
-        changed = {"tokenizer": train_tokenizer(TEXTS[:30], tmp_path / "tokenizer", vocab_size=300)}
-    write_pretrain_tokens(TEXTS[::-1], out_dir=tmp_path / "run", **settings | changed)
-    write_pretrain_tokens(TEXTS[::-1], out_dir=tmp_path / "fresh", **settings | changed)
-    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
+    with pytest.raises(ValueError, match=rf"run holds token shards made with .*{changed} .*; now it is .*{changed} .*replace=True"):
+        write_pretrain_tokens(TEXTS[::-1], out_dir=run, **settings)
+    assert contents(run) == before
+    write_pretrain_tokens(TEXTS[::-1], out_dir=run, replace=True, **settings)
+    write_pretrain_tokens(TEXTS[::-1], out_dir=fresh, **settings)
+    assert contents(run) == contents(fresh)
 
 
-def test_writing_again_into_a_finished_folder_replaces_it(tokenizer, tmp_path):
-    write_sft_tokens(DIALOGUES, tokenizer, tmp_path)
+def test_other_settings_are_another_work(tokenizer, tmp_path):
+    write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=60)
+    with pytest.raises(ValueError, match="settings {'max_length': 60, .* now it is settings {'max_length': 70"):
+        write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=70)
+
+
+def test_a_finished_folder_is_left_alone_if_its_source_has_a_name(tokenizer, tmp_path):
+    def unread():
+        raise AssertionError("a finished corpus must not be read again")
+        yield
+
+    manifest = write_pretrain_tokens(TEXTS, tokenizer, tmp_path, source="corpus")
+    assert write_pretrain_tokens(unread(), tokenizer, tmp_path, source="corpus") == manifest
+
+
+def test_a_finished_folder_without_a_name_is_written_again(tokenizer, tmp_path):
+    write_pretrain_tokens(TEXTS, tokenizer, tmp_path)
     write_pretrain_tokens(TEXTS[:4], tokenizer, tmp_path)
     ids, _ = documents_on_disk(tmp_path)
-    assert len(ids) == 4
-    assert not list(tmp_path.glob("*.mask"))
+    assert ids == [[*encode_text(tokenizer, text), 4] for text in TEXTS[:4]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(peak_memory_mb() is None, reason="peak memory is not known on this system")
+def test_memory_grows_neither_with_the_corpus_nor_with_the_shard(tokenizer_folder, tmp_path):
+    def peak(documents):
+        process = start_python(write_tokens.__file__, "peak", tokenizer_folder, tmp_path / str(documents), documents)
+        return int(process.communicate()[0])
+
+    assert peak(80_000) < 1.1 * peak(8000)
 
 
 # ---- bad input
@@ -201,3 +268,18 @@ def test_an_empty_source_is_an_error_and_leaves_no_manifest(tokenizer, tmp_path)
         write_sft_tokens([dialogue("你好")], tokenizer, tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no finished token shards .* notebook 03"):
         read_manifest(tmp_path)
+
+
+def test_a_text_that_cannot_be_encoded_is_named(tokenizer, tmp_path, monkeypatch):
+    small_batches(monkeypatch)
+    with pytest.raises(ValueError, match=r"text 14: character 3 is '\\ud83d', half of a surrogate pair"):
+        write_pretrain_tokens([*TEXTS[:13], "半个\ud83d", *TEXTS], tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="text 12: expected text, found NoneType"):
+        write_pretrain_tokens([*TEXTS[:11], None], tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="dialogue 12, message 3: character 1 is .* half of a surrogate pair"):
+        write_sft_tokens([*DIALOGUES[:11], dialogue("你好", "\ud83d")], tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="dialogue 1, message 2: expected a role"):
+        write_sft_tokens([[SYSTEM, {"role": "human", "content": 3}]], tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="text 2: character 1"):
+        write_sft_tokens(DIALOGUES[:1], tokenizer, tmp_path, replay=["\ud83d"])
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ replaced by a very small one under another name (`pretrain_quick`), so that it i
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
@@ -46,41 +47,56 @@ def tokenizer(ws: Workspace, profile: Profile | None = None) -> PreTrainedTokeni
     profile = profile or get_profile()
     if not (ws.tokenizer / "tokenizer.json").is_file():
         _say(f"No tokenizer yet: training one with {profile.vocab_size:,} entries.")
-        texts = read_texts(corpus_files(ws, profile)["pretrain"])
-        train_tokenizer(islice(texts, 2_000_000), ws.tokenizer, vocab_size=profile.vocab_size)
+        train_tokenizer(read_texts(corpus_files(ws, profile)["pretrain"]), ws.tokenizer, vocab_size=profile.vocab_size)
     return load_tokenizer(ws.tokenizer)
 
 
 def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, remake: bool = False, learn_all: bool = False) -> Path:
-    """Folder with train/ and val/ shards of "pretrain" or "sft"; written where missing, or made with another tokenizer.
+    """Folder with train/ and val/ shards of "pretrain" or "sft"; written where missing, or where their corpus or tokenizer changed.
 
     Args:
-        remake: write them again in any case.
+        remake: write them again in any case. Not those of the real corpora, which take hours: writing them goes on where it
+            stopped, and only who deletes the folder begins anew.
         learn_all: SFT shards whose mask learns every token (folder `sft_no_mask`), for the comparison in notebook 06.
+
+    Raises:
+        ValueError: the real corpora have shards of another corpus or tokenizer.
     """
     profile, tok = profile or get_profile(), tokenizer(ws, profile)
     folder = ws.tokens(kind, "train").parent
     if learn_all:
         folder = folder.with_name(f"{kind}_no_mask")
-    if not remake and all(_fits(folder / split, tok) for split in ("train", "val")):
-        return folder
-    if not remake:
-        _say(f"No {folder.name} token shards for this tokenizer yet: writing them.")
     files = corpus_files(ws, profile)
-    source = f"{files[kind].name}, {files[kind].stat().st_size} bytes"
     for split in ("train", "val"):
+        out, source, replay = folder / split, fingerprint(files[kind]), ()
+        if kind == "sft" and split == "train" and (replayed := int(profile.replay_share * profile.dialogues)):
+            replay = islice(read_texts(files["pretrain"], split="train"), replayed)
+            source += f"; replay of {replayed:,} from {fingerprint(files['pretrain'])}"
+        if remake and not profile.real_corpora:
+            (out / "manifest.json").unlink(missing_ok=True)
+        elif not _fits(out, tok, source):
+            _say(f"No {folder.name}/{split} token shards of this corpus and tokenizer yet: writing them.")
+        common = {"source": source, "replace": not profile.real_corpora}
         if kind == "pretrain":
             texts = read_texts(files["pretrain"], split=split)
-            texts = islice(texts, VAL_DOCUMENTS) if split == "val" else texts
-            write_pretrain_tokens(texts, tok, folder / split, source=source)
+            write_pretrain_tokens(islice(texts, VAL_DOCUMENTS) if split == "val" else texts, tok, out, **common)
         else:
-            replayed = int(profile.replay_share * profile.dialogues) if split == "train" else 0
-            replay = islice(read_texts(files["pretrain"], split="train"), replayed) if replayed else ()
             # The sample corpus says hello many times in the same words, and means it.
             dialogues = read_dialogues(files["sft"], split=split, deduplicate=profile.real_corpora)
-            write_sft_tokens(dialogues, tok, folder / split, max_length=profile.max_length,
-                             replay=replay, learn_all=learn_all and split == "train", source=source)
+            write_sft_tokens(dialogues, tok, out, max_length=profile.max_length, replay=replay,
+                             learn_all=learn_all and split == "train", **common)
     return folder
+
+
+def fingerprint(path: Path) -> str:
+    """Name, size and a hash of a file: of all of it, or of 64 MiB spread over it where it is larger."""
+    size, digest = path.stat().st_size, blake2b(digest_size=8)
+    step = max(2**20, (size - 2**20) / 63)
+    with open(path, "rb") as file:
+        for block in range(64):
+            file.seek(int(block * step))
+            digest.update(file.read(2**20))
+    return f"{path.name}, {size:,} bytes, {digest.hexdigest()}"
 
 
 def train_config(stage: str, ws: Workspace, profile: Profile | None = None, *, name: str | None = None, **changes) -> TrainConfig:
@@ -130,9 +146,10 @@ def _run(ws: Workspace, stage: str, name: str, profile: Profile, notebook: str) 
     return launch(TrainConfig(**{**config.__dict__, "compile": False, "epochs": 1.0, **quick}), nproc_per_node=1, show=False)
 
 
-def _fits(folder: Path, tok: PreTrainedTokenizerFast) -> bool:
+def _fits(folder: Path, tok: PreTrainedTokenizerFast, source: str) -> bool:
     try:
-        return read_manifest(folder)["tokenizer"] == tokenizer_hash(tok)
+        manifest = read_manifest(folder)
+        return (manifest["tokenizer"], manifest["source"]) == (tokenizer_hash(tok), source)
     except FileNotFoundError:
         return False
 
@@ -141,4 +158,4 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-__all__ = ["chat_run", "corpus_files", "is_finished", "pretrained_run", "token_shards", "tokenizer", "train_config"]
+__all__ = ["chat_run", "corpus_files", "fingerprint", "is_finished", "pretrained_run", "token_shards", "tokenizer", "train_config"]

@@ -16,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +25,14 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tinyllm_lib.corpus.training_text import bounded_pieces, even_sample
+
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 UNK_ID, BOS_TEXT_ID, EOS_TEXT_ID, IM_START_ID, IM_END_ID = range(5)
 PAD_ID = UNK_ID          # padding is masked out by position, so it must not be a token that the model has to learn
 ROLES = ("system", "user", "assistant")
 
+SAMPLE_BYTES = 10**9     # of text to train on: more would hardly change the merges
 MAX_HAN = 6
 ROLE_COUNT = 20_000      # so often does training count each role's name, for it to become one token
 FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
@@ -54,20 +58,24 @@ def train_tokenizer(
     min_frequency: int = 2,
     nfkc: bool = False,
     words: str | None = WORDS,
+    sample_bytes: int = SAMPLE_BYTES,
     show_progress: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Learns a byte-level BPE from `texts` (streamed, read once) and saves it as a Hugging Face tokenizer folder.
 
     Args:
+        texts: the whole corpus, however large; an even sample of it is trained on.
         vocab_size: entries in all, at least 261: five special tokens and the 256 bytes, the rest merges.
         nfkc: fold characters to their compatibility form first. Off by default, for it is lossy: ，１² become ,12.
-        words: pattern of the pieces that merges may not cross while training; None trains on whole runs of letters.
+        words: pattern of the pieces that merges may not cross while training; None trains on whole runs of letters, and
+            then memory has no bound.
+        sample_bytes: size of the sample in UTF-8; a smaller corpus is taken whole. Memory stays below 6 GB at 1 GB of text.
 
     Returns:
         The tokenizer, as `load_tokenizer(out_dir)` gives it.
 
     Raises:
-        ValueError: vocab_size below 261, or no text at all.
+        ValueError: vocab_size below 261, no text at all, or half of a surrogate pair in a text.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(SPECIAL_TOKENS) + len(alphabet):
@@ -81,14 +89,17 @@ def train_tokenizer(
     tokenizer.decoder = decoders.ByteLevel()
     seen = 0
 
-    def counted() -> Iterable[str]:
+    def sample() -> Iterator[str]:
         nonlocal seen
-        for seen, text in enumerate(texts, 1):  # noqa: B007
-            yield text
+        for seen, text in enumerate(even_sample(texts, sample_bytes), 1):  # noqa: B007
+            yield unicodedata.normalize("NFKC", text) if nfkc else text
+
+    def training_text() -> Iterator[str]:
+        yield from bounded_pieces(sample(), words) if words else sample()
         for role in ROLES:                                   # in no document, but in the header of every message
             yield "\n".join([role] * ROLE_COUNT)
 
-    tokenizer.train_from_iterator(counted(), trainers.BpeTrainer(
+    tokenizer.train_from_iterator(training_text(), trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(alphabet), show_progress=show_progress))
     if not seen:
@@ -143,8 +154,36 @@ def text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of `text` alone: nothing added, and a quoted `<|im_end|>` is encoded as its characters."""
-    return text_encoder(tokenizer).encode(text, add_special_tokens=False).ids
+    """Ids of `text` alone: nothing added, and a quoted `<|im_end|>` is encoded as its characters.
+
+    Raises:
+        ValueError: half of a surrogate pair in the text, which is no character and has no bytes.
+    """
+    try:
+        return text_encoder(tokenizer).encode(text, add_special_tokens=False).ids
+    except TypeError:
+        raise ValueError(_why_not(text)) from None
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str], *, first: int = 1) -> list[list[int]]:
+    """Ids of each text as `encode_text` gives them, on all cores at once. `first` is the first text's number in errors."""
+    try:
+        return [encoding.ids for encoding in text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
+    except TypeError:
+        number, reason = next((n, reason) for n, text in enumerate(texts, first) if (reason := _why_not(text)))
+        raise ValueError(f"text {number}: {reason}") from None
+
+
+def _why_not(text: object) -> str | None:
+    """Why a text has no ids, or None where it has. tokenizers says only "must be str"."""
+    if not isinstance(text, str):
+        return f"expected text, found {type(text).__name__}."
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (f"character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair, which is no character. "
+                "read_texts and read_dialogues reject such lines; elsewhere, mend the text or leave it out.")
+    return None
 
 
 @dataclass(frozen=True)
@@ -181,24 +220,45 @@ def encode_chat(
     Raises:
         ValueError: an unknown role, content that is no string, or no message at all.
     """
-    if not messages:
-        raise ValueError("encode_chat got an empty dialogue: expected at least one {'role', 'content'} message.")
-    encode = text_encoder(tokenizer).encode
-    im_start, im_end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    newline = encode("\n", add_special_tokens=False).ids
+    _check(messages)
+    contents = [encode_text(tokenizer, message["content"]) for message in messages]
+    return _join(tokenizer, messages, contents, max_length, add_generation_prompt)
 
-    def message_ids(number: int, message: dict[str, str]) -> tuple[list[int], list[int]]:
+
+def encode_chats(
+    tokenizer: PreTrainedTokenizerFast, dialogues: list[list[dict[str, str]]], *, max_length: int | None = None, first: int = 1
+) -> list[ChatEncoding]:
+    """`encode_chat` of each dialogue, on all cores at once. `first` is the first dialogue's number in errors."""
+    for number, messages in enumerate(dialogues, first):
+        _check(messages, f"dialogue {number}, ")
+    contents = iter(encode_texts(tokenizer, [message["content"] for messages in dialogues for message in messages]))
+    return [_join(tokenizer, messages, [next(contents) for _ in messages], max_length) for messages in dialogues]
+
+
+def _check(messages: list[dict[str, str]], where: str = "") -> None:
+    if not messages:
+        raise ValueError(f"{where}encode_chat got an empty dialogue: expected at least one {{'role', 'content'}} message.")
+    for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
-            raise ValueError(f"message {number}: expected a role of {', '.join(ROLES)} and text as content, found "
+            raise ValueError(f"{where}message {number}: expected a role of {', '.join(ROLES)} and text as content, found "
                              f"role {role!r} and content of type {type(content).__name__}.")
-        header = [im_start, *encode(f"{role}\n", add_special_tokens=False).ids]
-        body = [*encode(content, add_special_tokens=False).ids, im_end]
+        if reason := _why_not(content):
+            raise ValueError(f"{where}message {number}: {reason}")
+
+
+def _join(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], contents: list[list[int]],
+          max_length: int | None, add_generation_prompt: bool = False) -> ChatEncoding:
+    """The ids of the messages' contents -> the dialogue, with its headers and mask, in at most `max_length` tokens."""
+    headers, im_end, newline = _frame(tokenizer)
+
+    def message_ids(role: str, content: list[int]) -> tuple[list[int], list[int]]:
+        header, body = headers[role], [*content, im_end]
         learned = int(role == "assistant")
         return header + body + newline, [0] * len(header) + [learned] * len(body) + [0] * len(newline)
 
-    parts = [message_ids(i, m) for i, m in enumerate(messages, 1)]
-    prompt = [im_start, *encode("assistant\n", add_special_tokens=False).ids] if add_generation_prompt else []
+    parts = [message_ids(message["role"], content) for message, content in zip(messages, contents, strict=True)]
+    prompt = headers["assistant"] if add_generation_prompt else []
     limit = (max_length or sum(len(ids) for ids, _ in parts) + len(prompt)) - len(prompt)
     keep_first = int(messages[0]["role"] == "system" and len(messages) > 1)
     last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=keep_first)
@@ -216,6 +276,16 @@ def encode_chat(
     cut = max(0, len(ids) - limit)
     return ChatEncoding(ids[:limit] + prompt, mask[:limit] + [0] * len(prompt), first - keep_first, cut,
                         dropped_supervised + sum(mask[limit:]))
+
+
+def _frame(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, list[int]], int, list[int]]:
+    """What stands around contents: each role's header, `<|im_end|>`, and the newline after it."""
+    frame = getattr(tokenizer, "_chat_frame", None)
+    if frame is None:
+        im_start, im_end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        headers = {role: [im_start, *encode_text(tokenizer, f"{role}\n")] for role in ROLES}
+        frame = tokenizer._chat_frame = headers, im_end, encode_text(tokenizer, "\n")
+    return frame
 
 
 @lru_cache(maxsize=1)

@@ -4,27 +4,42 @@
     tokens/sft/train/       the same, and shard_00000.mask (uint8: 1 where the token is to be learned)
 
 A folder is finished when it has a `manifest.json`, which is written last. A stopped run goes on after its last whole
-shard; a file that exists is whole, for each is written under another name and renamed.
+shard; a file that exists is whole, for each is written under another name and renamed. Memory is that of two batches,
+however large the corpus and the shards are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.tokenizer import encode_chat, text_encoder, tokenizer_hash
+from tinyllm_lib.tokenizer import encode_chats, encode_texts, tokenizer_hash
 from tinyllm_lib.workspace import atomic_path, write_json
 
 BATCH_DOCUMENTS = 1024
+BATCH_CHARS = 1_000_000
 SHARD_TOKENS = 100_000_000
+SAME = ("kind", "tokenizer", "dtype", "source", "settings", "shard_tokens")    # or the shards are not the same ones
 
-Document = tuple[list[int], list[int] | None]      # ids, and the loss mask where there is one
+Messages = list[dict[str, str]]
+
+
+class Encoded(NamedTuple):
+    """A batch of documents: ids, loss masks where there are any, and what is to be counted."""
+
+    ids: list[list[int]]
+    masks: list[list[int]] | None = None
+    counts: dict[str, int] = {}
 
 
 def write_pretrain_tokens(
@@ -34,30 +49,34 @@ def write_pretrain_tokens(
     *,
     source: str = "",
     shard_tokens: int = SHARD_TOKENS,
+    replace: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict:
-    """Encodes documents in parallel and writes them, each followed by `<|im_end|>` (the eos token), as shards.
+    """Encodes documents on all cores and writes them, each followed by `<|im_end|>` (the eos token), as shards.
 
     Args:
         texts: documents, streamed; on a restart the same stream from its beginning.
-        source: a name for where the texts come from (file, size, settings). A restart with another source starts anew.
+        source: a name for where the texts come from (file, size, settings). A finished folder with this name is left as it is.
         shard_tokens: a shard is closed when it holds at least this many tokens.
+        replace: delete shards in the folder that were made from another source, with another tokenizer or other settings.
         progress: called with the number of documents done.
 
     Returns:
         The manifest, as written.
+
+    Raises:
+        ValueError: the folder holds shards made otherwise, and not `replace`; a text that cannot be encoded; no text at all.
     """
-    encoder, eos = text_encoder(tokenizer), tokenizer.eos_token_id
+    eos = tokenizer.eos_token_id
 
-    def encode(batch: list[str]) -> Iterator[Document]:
-        for encoding in encoder.encode_batch_fast(batch, add_special_tokens=False):
-            yield [*encoding.ids, eos], None
+    def encode(batch: list[str], first: int) -> Encoded:
+        return Encoded([[*ids, eos] for ids in encode_texts(tokenizer, batch, first=first)])
 
-    return _write("pretrain", texts, encode, tokenizer, out_dir, source, shard_tokens, {}, progress)
+    return _write("pretrain", texts, encode, tokenizer, out_dir, source, {}, shard_tokens, replace, progress)
 
 
 def write_sft_tokens(
-    dialogues: Iterable[list[dict[str, str]]],
+    dialogues: Iterable[Messages],
     tokenizer: PreTrainedTokenizerFast,
     out_dir: str | Path,
     *,
@@ -66,45 +85,50 @@ def write_sft_tokens(
     learn_all: bool = False,
     source: str = "",
     shard_tokens: int = SHARD_TOKENS,
+    replace: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict:
-    """Encodes dialogues with their loss masks and writes them as shards.
+    """Encodes dialogues with their loss masks on all cores and writes them as shards.
 
-    A dialogue longer than `max_length` tokens loses whole turns from its front (`encode_chat`); one without a supervised
-    token is left out. Both are counted in the manifest under `counts`.
+    A dialogue longer than `max_length` tokens loses whole turns from its front (`encode_chat`), a replayed text its end; a
+    dialogue without a supervised token is left out. All this is counted in the manifest under `counts`.
 
     Args:
         replay: pretraining texts to learn whole, after the dialogues, so that fine-tuning forgets less.
         learn_all: ignore the mask and learn every token, the question too (for the comparison in notebook 06).
-    """
-    counts = dict.fromkeys(("dialogues", "shortened_dialogues", "dropped_messages", "cut_tokens", "cut_supervised_tokens",
-                            "without_supervised_token", "replayed_documents"), 0)
-    encoder, eos = text_encoder(tokenizer), tokenizer.eos_token_id
 
-    def encode(batch: list[list[dict[str, str]] | str]) -> Iterator[Document]:
-        for item in batch:
-            if isinstance(item, str):
-                ids = [*encoder.encode(item, add_special_tokens=False).ids, eos][:max_length]
-                counts["replayed_documents"] += 1
-                yield ids, [1] * len(ids)
-                continue
-            chat = encode_chat(tokenizer, item, max_length=max_length)
+    The other arguments, the result and the errors are those of `write_pretrain_tokens`.
+    """
+    eos = tokenizer.eos_token_id
+    nothing = dict.fromkeys(("dialogues", "shortened_dialogues", "dropped_messages", "cut_tokens", "cut_supervised_tokens",
+                             "without_supervised_token", "replayed_documents", "shortened_documents"), 0)
+
+    def encode(batch: list[Messages | str], first: int) -> Encoded:
+        dialogues, texts = [i for i in batch if not isinstance(i, str)], [i for i in batch if isinstance(i, str)]
+        out, counts = Encoded([], [], dict(nothing)), Counter()
+        for chat in encode_chats(tokenizer, dialogues, max_length=max_length, first=first):
             counts["dialogues"] += 1
             counts["shortened_dialogues"] += bool(chat.dropped_turns or chat.cut_tokens)
             counts["dropped_messages"] += chat.dropped_turns
             counts["cut_tokens"] += chat.cut_tokens
             counts["cut_supervised_tokens"] += chat.cut_supervised
             if any(chat.loss_mask):
-                yield chat.ids, [1] * len(chat) if learn_all else chat.loss_mask
+                out.ids.append(chat.ids)
+                out.masks.append([1] * len(chat) if learn_all else chat.loss_mask)
             else:
                 counts["without_supervised_token"] += 1
+        for ids in encode_texts(tokenizer, texts, first=first + len(dialogues)):
+            cut = max(0, len(ids) + 1 - max_length)
+            counts["replayed_documents"] += 1
+            counts["shortened_documents"] += bool(cut)
+            counts["cut_tokens"] += cut
+            counts["cut_supervised_tokens"] += cut
+            out.ids.append([*ids, eos][:max_length])
+            out.masks.append([1] * len(out.ids[-1]))
+        return out._replace(counts={**nothing, **counts})
 
-    def items() -> Iterator[list[dict[str, str]] | str]:
-        yield from dialogues
-        yield from replay
-
-    settings = f"{source} max_length={max_length} learn_all={learn_all}"
-    return _write("sft", items(), encode, tokenizer, out_dir, settings, shard_tokens, counts, progress)
+    settings = {"max_length": max_length, "learn_all": learn_all}
+    return _write("sft", chain(dialogues, replay), encode, tokenizer, out_dir, source, settings, shard_tokens, replace, progress)
 
 
 def read_manifest(folder: str | Path) -> dict:
@@ -121,87 +145,131 @@ def read_manifest(folder: str | Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _write(kind: str, items: Iterable, encode: Callable[[list], Iterator[Document]], tokenizer: PreTrainedTokenizerFast,
-           out_dir: str | Path, source: str, shard_tokens: int, counts: dict, progress: Callable[[int], None] | None) -> dict:
+def _write(kind: str, items: Iterable, encode: Callable[[list, int], Encoded], tokenizer: PreTrainedTokenizerFast, out_dir: str | Path,
+           source: str, settings: dict, shard_tokens: int, replace: bool, progress: Callable[[int], None] | None) -> dict:
     """Common body of the two writers: batches in, shards and a manifest out, resumable at shard borders."""
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     manifest = {"version": 1, "kind": kind, "tokenizer": tokenizer_hash(tokenizer), "vocab_size": len(tokenizer),
-                "dtype": np.dtype(dtype).name, "source": source, "shard_tokens": shard_tokens,
+                "dtype": np.dtype(dtype).name, "source": source, "settings": settings, "shard_tokens": shard_tokens,
                 "documents": 0, "tokens": 0, "supervised_tokens": 0, "shards": []}
+    done = _begun(out_dir, manifest, replace)
+    if done and done["items"] is None:
+        (out_dir / "progress.json").unlink(missing_ok=True)    # of a run that was killed in its very last step
+        return done["manifest"]
+    if not done:
+        for old in (*out_dir.glob("manifest.json"), *out_dir.glob("progress.json"), *out_dir.glob("shard_*")):
+            old.unlink()
+        done = {"manifest": manifest, "items": 0, "counts": {}}
     for half_written in out_dir.glob(".tmp-*"):                # of a run that was killed while it wrote
         half_written.unlink()
-    done = _unfinished(out_dir, manifest)
-    items_done = 0
-    if done:
-        manifest, items_done = done["manifest"], done["items"]
-        counts.update(done["counts"])
-    else:
-        for old in (*out_dir.glob("shard_*"), *out_dir.glob("manifest.json"), *out_dir.glob("progress.json")):
-            old.unlink()
-    shard = _Shard(dtype)
-    stream = islice(iter(items), items_done, None)
-    while batch := list(islice(stream, BATCH_DOCUMENTS)):
-        for ids, mask in encode(batch):
-            shard.add(ids, mask)
-        items_done += len(batch)
-        if shard.tokens >= shard_tokens:
-            manifest = _close(out_dir, manifest, shard)
-            write_json(out_dir / "progress.json", {"manifest": manifest, "items": items_done, "counts": counts})
-            shard = _Shard(dtype)
-        if progress:
-            progress(items_done)
-    if shard.tokens:
-        manifest = _close(out_dir, manifest, shard)
+    shard = None
+    with ExitStack() as files:                                 # closed after each shard; an error removes the unfinished one
+        for batch, items_done in _encoded(items, encode, done["items"]):
+            if batch.ids:
+                shard = shard or _Shard(out_dir, len(done["manifest"]["shards"]), dtype, batch.masks is not None, files)
+                shard.add(batch)
+            counts = {name: done["counts"].get(name, 0) + count for name, count in batch.counts.items()}
+            done = {**done, "items": items_done, "counts": counts}
+            if shard and shard.tokens >= shard_tokens:
+                files.close()
+                done["manifest"], shard = _with(done["manifest"], shard), None
+                write_json(out_dir / "progress.json", done)
+            if progress:
+                progress(items_done)
+        if shard:
+            files.close()
+            done["manifest"] = _with(done["manifest"], shard)
+    manifest = {**done["manifest"], "counts": done["counts"]}
     if not manifest["tokens"]:
         raise ValueError(f"{out_dir}: nothing to write, the source gave no {'document' if kind == 'pretrain' else 'dialogue'} "
-                         f"with a token to learn ({items_done} read).")
-    manifest["counts"] = dict(counts)
+                         f"with a token to learn ({done['items']} read).")
     write_json(out_dir / "manifest.json", manifest)
     (out_dir / "progress.json").unlink(missing_ok=True)
     return manifest
 
 
-class _Shard:
-    """Documents collected for one shard."""
+def _begun(out_dir: Path, fresh: dict, replace: bool) -> dict | None:
+    """What an earlier call has done of the same work: its progress, with `items` None if all of it; None if nothing.
 
-    def __init__(self, dtype: type):
-        self.dtype, self.ids, self.masks, self.lengths, self.tokens = dtype, [], [], [], 0
-
-    def add(self, ids: list[int], mask: list[int] | None) -> None:
-        self.ids.append(np.asarray(ids, self.dtype))
-        if mask is not None:
-            self.masks.append(np.asarray(mask, np.uint8))
-        self.lengths.append(len(ids))
-        self.tokens += len(ids)
-
-
-def _close(out_dir: Path, manifest: dict, shard: _Shard) -> dict:
-    """Writes the shard's files; returns the manifest with it."""
-    name = f"shard_{len(manifest['shards']):05d}"
-    offsets = np.concatenate(([0], np.cumsum(shard.lengths))).astype(np.uint64)
-    files = {f"{name}.bin": np.concatenate(shard.ids), f"{name}.offsets": offsets}
-    supervised = shard.tokens
-    if shard.masks:
-        files[f"{name}.mask"] = np.concatenate(shard.masks)
-        supervised = int(files[f"{name}.mask"].sum())
-    checksums = {}
-    for file, array in files.items():
-        data = array.tobytes()
-        with atomic_path(out_dir / file) as temporary:
-            Path(temporary).write_bytes(data)
-        checksums[file] = hashlib.sha256(data).hexdigest()
-    entry = {"name": name, "documents": len(shard.lengths), "tokens": shard.tokens, "supervised_tokens": supervised, "sha256": checksums}
-    totals = {key: manifest[key] + entry[key] for key in ("documents", "tokens", "supervised_tokens")}
-    return {**manifest, **totals, "shards": [*manifest["shards"], entry]}
-
-
-def _unfinished(out_dir: Path, fresh: dict) -> dict | None:
-    """The state of a stopped run with the same tokenizer, source and settings, else None."""
-    path = out_dir / "progress.json"
-    if not path.is_file():
+    Raises:
+        ValueError: the folder holds other work, and not `replace`.
+    """
+    progress, finished = out_dir / "progress.json", out_dir / "manifest.json"
+    if finished.is_file():
+        done = {"manifest": json.loads(finished.read_text(encoding="utf-8")), "items": None}
+    elif progress.is_file():
+        done = json.loads(progress.read_text(encoding="utf-8"))
+    else:
         return None
-    state = json.loads(path.read_text(encoding="utf-8"))
-    same = all(state["manifest"][key] == fresh[key] for key in ("kind", "tokenizer", "dtype", "source", "shard_tokens"))
-    return state if same else None
+    changed = [key for key in SAME if done["manifest"].get(key) != fresh[key]]
+    if changed and not replace:
+        was, now = (", ".join(f"{key} {shards.get(key)!r:.80}" for key in changed) for shards in (done["manifest"], fresh))
+        raise ValueError(f"{out_dir} holds token shards made with {was}; now it is {now}. Give another folder, or replace=True "
+                         f"to delete these {done['manifest']['tokens']:,} tokens and write them anew.")
+    unnamed = not fresh["source"] and done["items"] is None      # finished, but of which texts?
+    return None if changed or unnamed else done
+
+
+def _encoded(items: Iterable, encode: Callable[[list, int], Encoded], done: int) -> Iterator[tuple[Encoded, int]]:
+    """(batch, number of items up to its end), from item `done` on. One batch is encoded while the one before it is
+    written and the next one is read; the tokenizer works on all cores and leaves Python free."""
+    stream, waiting = islice(iter(items), done, None), None
+    with ThreadPoolExecutor(1) as pool:
+        while batch := _next_batch(stream):
+            ahead = pool.submit(encode, batch, done + 1), done + len(batch)
+            if waiting:
+                yield waiting[0].result(), waiting[1]
+            waiting, done = ahead, ahead[1]
+        if waiting:
+            yield waiting[0].result(), waiting[1]
+
+
+def _next_batch(stream: Iterator) -> list:
+    """Up to `BATCH_DOCUMENTS` items, fewer where they are long."""
+    batch, chars = [], 0
+    for item in stream:
+        batch.append(item)
+        chars += len(str(item))
+        if len(batch) == BATCH_DOCUMENTS or chars >= BATCH_CHARS:
+            break
+    return batch
+
+
+class _Shard:
+    """The files of one shard while they grow. They get their names when `files` is closed."""
+
+    def __init__(self, out_dir: Path, number: int, dtype: type, masked: bool, files: ExitStack):
+        self.name, self.dtype = f"shard_{number:05d}", dtype
+        self.documents = self.tokens = self.supervised_tokens = 0
+        self.files, self.hashes = {}, {}
+        for suffix in ("bin", "offsets", *["mask"] * masked):
+            temporary = files.enter_context(atomic_path(out_dir / f"{self.name}.{suffix}"))
+            self.files[suffix], self.hashes[suffix] = files.enter_context(open(temporary, "wb")), hashlib.sha256()
+        self._append("offsets", np.zeros(1, np.uint64))
+
+    def add(self, batch: Encoded) -> None:
+        ends = np.cumsum([len(ids) for ids in batch.ids], dtype=np.uint64)
+        tokens = supervised = int(ends[-1])
+        self._append("offsets", ends + np.uint64(self.tokens))
+        self._append("bin", np.fromiter(chain.from_iterable(batch.ids), self.dtype, tokens))
+        if batch.masks is not None:
+            mask = np.fromiter(chain.from_iterable(batch.masks), np.uint8, tokens)
+            self._append("mask", mask)
+            supervised = int(mask.sum())
+        self.documents += len(batch.ids)
+        self.tokens += tokens
+        self.supervised_tokens += supervised
+
+    def _append(self, suffix: str, array: np.ndarray) -> None:
+        self.files[suffix].write(array.data)
+        self.hashes[suffix].update(array.data)
+
+
+def _with(manifest: dict, shard: _Shard) -> dict:
+    """The manifest with one shard more."""
+    totals = {key: getattr(shard, key) for key in ("documents", "tokens", "supervised_tokens")}
+    checksums = {f"{shard.name}.{suffix}": digest.hexdigest() for suffix, digest in shard.hashes.items()}
+    entry = {"name": shard.name, **totals, "sha256": checksums}
+    return {**manifest, **{key: manifest[key] + n for key, n in totals.items()}, "shards": [*manifest["shards"], entry]}

@@ -1,9 +1,13 @@
-"""Token shards written slowly enough to be killed: write_tokens.py pretrain|sft TOKENIZER OUT."""
+"""Token shards written slowly enough to be killed: write_tokens.py pretrain|sft TOKENIZER OUT.
+
+Or as fast as it goes, and then the peak memory is printed: write_tokens.py peak TOKENIZER OUT DOCUMENTS.
+"""
 
 import sys
 import time
 
 from tinyllm_lib import tokens
+from tinyllm_lib.bench.harness import peak_memory_mb
 from tinyllm_lib.tokenizer import load_tokenizer
 
 BATCH = 20
@@ -32,6 +36,16 @@ def write(kind, tokenizer, out, pause=0.0):
     tokens.write_sft_tokens(slowly(dialogues), tokenizer, out, replay=slowly(replay), **settings)
 
 
+def peak(tokenizer, out, documents):
+    texts = (f"第{n}篇：法国的首都是巴黎，那里有{n % 97}座老桥。" * 20 for n in range(documents))
+    tokens.write_pretrain_tokens(texts, tokenizer, out)
+    return peak_memory_mb()
+
+
 if __name__ == "__main__":
-    tokens.BATCH_DOCUMENTS = BATCH
-    write(sys.argv[1], load_tokenizer(sys.argv[2]), sys.argv[3], pause=0.05)
+    kind, folder, out, *documents = sys.argv[1:]
+    if kind == "peak":
+        print(peak(load_tokenizer(folder), out, int(*documents)))
+    else:
+        tokens.BATCH_DOCUMENTS = BATCH
+        write(kind, load_tokenizer(folder), out, pause=0.05)

@@ -166,17 +166,20 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Feed:
-    """Chunks as the file object that `tarfile` reads. A break shows as the end, and is kept in `damage`."""
+    """Chunks as a file that can only go forward, for `tarfile`. A break shows as the end, and is kept in `damage`."""
 
     def __init__(self, chunks: Iterator[bytes]):
         self._chunks = chunks
         self._held = b""
+        self._position = 0
         self.damage: _Damaged | None = None
-        self.damage_told = False  # tarfile reads ahead, so a break may be known long before it is reached
+        self.damage_told = False  # a break is met when its chunk is read, before what was read is used up
 
     def peek(self, size: int) -> bytes:
-        self._held = self.read(size) + self._held
-        return self._held[:size]
+        head = self.read(size)
+        self._held = head + self._held
+        self._position -= len(head)
+        return head
 
     def read(self, size: int) -> bytes:
         parts, have = [self._held], len(self._held)
@@ -185,7 +188,15 @@ class _Feed:
             have += len(chunk)
         data = b"".join(parts)
         self._held = data[size:]
+        self._position += min(size, have)
         return data[:size]
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        while position > self._position and self.read(min(CHUNK, position - self._position)):
+            pass
 
     def rest(self) -> Iterator[bytes]:
         yield self._held
@@ -206,7 +217,7 @@ class _Feed:
 def _members(archive: str, feed: _Feed) -> Iterator[tuple[str, Iterator[bytes]]]:
     found, skipped = False, []
     try:
-        with tarfile.open(fileobj=feed, mode="r|", bufsize=CHUNK) as tar:
+        with tarfile.open(fileobj=feed, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # tarfile would collect the headers of a long archive
                 name = member.name.rsplit("/", 1)[-1]
@@ -216,9 +227,11 @@ def _members(archive: str, feed: _Feed) -> Iterator[tuple[str, Iterator[bytes]]]
                     skipped.append(name)
                     continue
                 found = True
-                yield f"{archive}:{member.name}", _member_chunks(tar.extractfile(member), feed)
+                yield f"{archive}:{member.name}", _member_chunks(member.size, feed)
                 if feed.damage_told:
                     return
+            if feed.tell() < tar.offset + TAR_BLOCK:  # neither another header nor the block of zeros that ends an archive
+                feed.damage = feed.damage or _Damaged("the archive has no end mark, so files may be missing")
     except tarfile.TarError as error:
         feed.damage = feed.damage or _Damaged(str(error))
     if not feed.damage and any(chunk.strip(b"\0") for chunk in _until_damage(feed)):
@@ -237,14 +250,16 @@ def _until_damage(feed: _Feed) -> Iterator[bytes]:
         yield chunk
 
 
-def _member_chunks(file: BinaryIO, feed: _Feed) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = file.read1(CHUNK)
-        except tarfile.TarError as error:
-            feed.damage = feed.damage or _Damaged(str(error))
-            feed.damage_told = True
-            raise feed.damage from error
+def _member_chunks(size: int, feed: _Feed) -> Iterator[bytes]:
+    """The content of a member whose header `tarfile` has just read.
+
+    Not `tar.extractfile`: at a break it throws away the last piece, up to a whole chunk of good documents.
+    """
+    while size:
+        chunk = feed.read(min(CHUNK, size))
         if not chunk:
-            return
+            feed.damage = feed.damage or _Damaged(f"the archive ends {size:,} bytes before the file in it")
+            feed.damage_told = True
+            raise feed.damage
+        size -= len(chunk)
         yield chunk
