@@ -26,7 +26,7 @@ def profile(monkeypatch):
     ci = get_profile("ci")
     small = replace(
         ci,
-        **{"documents": 400, "dialogues": 60, "vocab_size": 400, "max_length": 64},
+        **{"documents": 400, "dialogues": 250, "vocab_size": 400, "max_length": 64},
         pretrain={**ci.pretrain, **SMALL, "steps": 4},
         sft={**ci.sft, "batch_size": 4, "steps": 3, "log_interval": 1},
     )
@@ -56,7 +56,7 @@ def test_a_chat_run_out_of_nothing_and_then_out_of_the_workspace(ws, profile, in
     chat = prepare.chat_run(ws, profile)
     assert chat == ws.run("chat_quick"), "a stand-in must not be taken for the real run"
     out = capsys.readouterr().out
-    assert "No corpus yet: writing the sample corpus (400 documents, 60 dialogues)." in out
+    assert "No corpus yet: writing the sample corpus (400 documents, 250 dialogues)." in out
     assert "No tokenizer yet: training one with 400 entries." in out
     assert "No pretrain/train token shards of this corpus and tokenizer yet" in out
     for name, steps, notebook in (("pretrain", 4, "05_pretrain"), ("chat", 3, "06_sft")):
