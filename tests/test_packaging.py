@@ -1,6 +1,7 @@
 """The files that build the environment say the same thing, and the set-up helper explains itself."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def load_tool(name):
     return module
 
 
+exam_over_seeds = load_tool("exam_over_seeds")
 setup_env = load_tool("setup_env")
 clean = load_tool("clean")
 
@@ -179,3 +181,12 @@ def test_setup_helper_runs_without_installed_packages():
         text=True,
     )
     assert done.returncode == 0 and "--torch-index" in done.stdout
+
+
+def test_the_exam_that_readme_and_notebook_show_is_the_measured_one():
+    measured = json.loads((REPOSITORY / "figures/data/seeds.json").read_text(encoding="utf-8"))
+    assert len(measured["seeds"]) >= 3
+    table = exam_over_seeds.table(measured["seeds"])
+    assert table in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    notebook = json.loads((REPOSITORY / "notebooks/06_sft.ipynb").read_text(encoding="utf-8"))
+    assert any(table in "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")

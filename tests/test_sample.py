@@ -322,6 +322,7 @@ def test_wordings_that_only_the_exam_uses_are_never_made_by_variation(world):
     unseen = [question.fact.fill(text) for text in question.unseen_phrasings]
     varied = {question.in_other_words(text, rng) for text in question.phrasings for _ in range(300)}
     assert len(varied) > 100
+    assert any("这座城市" in text for text in varied)
     assert not [text for text in varied if any(exam in text for exam in unseen)]
 
 

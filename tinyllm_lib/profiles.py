@@ -32,8 +32,8 @@ PROFILES = {
         sft={"batch_size": 16, "steps": 30, "warmup_steps": 3, "learning_rate": 5e-3, "log_interval": 5}),
     "laptop": Profile(
         "laptop", "the whole course on two CPU cores in about ten minutes",
-        documents=50_000, dialogues=15_000, vocab_size=4096, max_length=128,
-        pretrain={"dim": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "batch_size": 16, "steps": 2000, "warmup_steps": 30,
+        documents=50_000, dialogues=17_000, vocab_size=4096, max_length=128,
+        pretrain={"dim": 128, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "batch_size": 16, "steps": 2200, "warmup_steps": 30,
                   "learning_rate": 1.2e-2, "eval_interval": 100, "save_interval": 100, "keep_every": 100, "log_interval": 10},
         sft={"batch_size": 16, "epochs": 1.0, "warmup_steps": 10, "learning_rate": 4e-3, "log_interval": 10}),
     "gpu": Profile(

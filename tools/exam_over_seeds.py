@@ -3,8 +3,8 @@
     python tools/exam_over_seeds.py [--seeds 0 1 2]
 
 Same corpus and exam, other first weights and data order. Seed 0 is the course's own run where `make course` has made it; each
-other takes about 7 minutes at the laptop profile on two idle cores. Writes figures/data/seeds.json, from which README takes
-its numbers.
+other takes about 7 minutes at the laptop profile on two idle cores. Writes figures/data/seeds.json and prints the table that
+README and notebook 06 show.
 """
 
 import argparse
@@ -21,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY))
 from tinyllm_lib import prepare  # noqa: E402
 from tinyllm_lib.course import exam_result  # noqa: E402
 from tinyllm_lib.evaluate import ExamResult, run_exam  # noqa: E402
+from tinyllm_lib.exam import CLASS_MEANING  # noqa: E402
 from tinyllm_lib.launch import launch  # noqa: E402
 from tinyllm_lib.profiles import get_profile  # noqa: E402
 from tinyllm_lib.train import TrainConfig  # noqa: E402
@@ -63,14 +64,14 @@ def main() -> None:
 
 
 def table(results: dict) -> str:
-    """The README's table: median share of each class over the seeds, and the lowest and highest."""
-    lines = ["| class | base model | chat model |", "|---|---|---|"]
+    """What README and notebook 06 show: of each class the median share over the seeds, with the lowest and the highest."""
+    lines = ["| class | what it shows | base model | chat model |", "|---|---|---|---|"]
     for name in next(iter(results.values()))["chat"]:
         cells = []
         for model in ("base", "chat"):
             shares = sorted(100 * right / total for right, total in (r[model][name] for r in results.values()))
             cells.append(f"{shares[len(shares) // 2]:.0f}% ({shares[0]:.0f} to {shares[-1]:.0f})")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| `{name}` | {CLASS_MEANING[name]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -70,7 +70,7 @@ def dress(question: str, rng: random.Random) -> str:
     """The question with an opening or an ending that changes nothing about the answer."""
     if rng.random() < 0.75:
         opening = rng.choice(_OPENINGS)
-        return opening + question.removeprefix("请问")
+        return opening + question.removeprefix("请问").removeprefix("想问一下，")
     return question + rng.choice(_ENDINGS)
 
 

@@ -101,7 +101,7 @@ def write_sample_corpus(
     *,
     seed: int = 0,
     documents: int = 50_000,
-    dialogues: int = 15_000,
+    dialogues: int = 17_000,
     mix: CorpusMix | None = None,
 ) -> dict[str, int]:
     """Write pretrain.jsonl, sft.jsonl and exam.jsonl into a folder, each whole or not at all.

@@ -177,11 +177,23 @@ class Question:
         varied = reword(template, rng)
         if draw < 0.3 and self.asked_statements:
             varied = rng.choice(self.asked_statements)
-        text = self.fact.fill(template if draw > 0.7 else varied)
+        text = self.fact.fill(self._with_kind(template if draw > 0.7 else varied, rng))
         if draw > 0.45:
             text = dress(text, rng)
         kept_for_exam = any(self.fact.fill(unseen) in text for unseen in self.unseen_phrasings)
         return self.fact.fill(template) if kept_for_exam else text
+
+    def _with_kind(self, template: str, rng: random.Random) -> str:
+        """Now and then, what is asked about with the word for its kind: 法国 → 法国这个国家."""
+        relation = self.fact.relation
+        slot, kind = ("{o}", relation.object_kind) if self.reverse else ("{s}", relation.subject_kind)
+        if kind not in KIND_WORDS or kind == "province" or rng.random() > 0.3:
+            return template
+        word, measure = KIND_WORDS[kind]
+        word = word.removeprefix("化学")
+        if template.count(slot) != 1 or slot + "这" in template or word in template:
+            return template
+        return template.replace(slot, f"{slot}这{measure}{word}")
 
     @property
     def replies(self) -> tuple[str, ...]:
