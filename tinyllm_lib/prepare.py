@@ -67,8 +67,9 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
     if learn_all:
         folder = folder.with_name(f"{kind}_no_mask")
     files = corpus_files(ws, profile)
+    corpus = fingerprint(files[kind])
     for split in ("train", "val"):
-        out, source, replay = folder / split, fingerprint(files[kind]), ()
+        out, source, replay = folder / split, corpus, ()
         if kind == "sft" and split == "train" and (replayed := int(profile.replay_share * profile.dialogues)):
             replay = islice(read_texts(files["pretrain"], split="train"), replayed)
             source += f"; replay of {replayed:,} from {fingerprint(files['pretrain'])}"
