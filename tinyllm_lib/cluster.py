@@ -19,6 +19,10 @@ from tinyllm_lib.torchrun import PACKAGE_PARENT
 from tinyllm_lib.train import TrainConfig
 
 MAX_RESTARTS = 3
+JOIN_SECONDS = 600                                             # as long the machines wait for each other
+# Each meeting gets a store of its own. With the shared one of torch 2.13 a machine that comes back waits in vain for its
+# address: rank 0 tells it in the first meeting only (dynamic_rendezvous.py, `_bootstrap_store_info`).
+MEETING_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -51,8 +55,14 @@ def meeting_arguments(config: TrainConfig, nproc: int, nnodes: int, rdzv_endpoin
 
 def node_command(arguments: list[str], scratch: Path) -> str:
     """The shell command for one more machine, which needs no installation beside torch and the other core packages."""
-    return (f"cd {shlex.quote(str(PACKAGE_PARENT))} && PYTHONPATH=. TINYLLM_SCRATCH={shlex.quote(str(scratch))} "
-            f"torchrun {shlex.join(arguments)}")
+    env = {"PYTHONPATH": ".", "TINYLLM_SCRATCH": str(scratch), **MEETING_ENV}
+    return (f"cd {shlex.quote(str(PACKAGE_PARENT))} && {' '.join(f'{k}={shlex.quote(v)}' for k, v in env.items())} "
+            f"torchrun {shlex.join(meeting_host(False))} {shlex.join(arguments)}")
+
+
+def meeting_host(here: bool) -> list[str]:
+    """torchrun's arguments that say whether the meeting place is on this machine; it cannot always tell from the name."""
+    return ["--rdzv_conf", f"is_host={str(here).lower()},join_timeout={JOIN_SECONDS}"]
 
 
 SLURM = """\
@@ -70,7 +80,7 @@ SLURM = """\
 # Every start goes on from the run's last checkpoint.
 
 cd {folder} || exit 1
-export PYTHONPATH=.
+export PYTHONPATH=. {env}
 {setup}
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
@@ -119,7 +129,7 @@ def slurm_script(config: TrainConfig, nodes: int, gpus_per_node: int, path: str 
         name=shlex.quote(f"tinyllm-{run.name}"), nodes=nodes, hours=hours, path=shlex.quote(str(path)), setup=setup,
         gpus=f"\n#SBATCH --gpus-per-node={gpus_per_node}" if gpus_per_node else "",
         log=shlex.quote(f"{run}.slurm-%j.log"), options="".join(f"#SBATCH {option}\n" for option in options),
-        folder=shlex.quote(str(PACKAGE_PARENT)), command=" ".join(quoted))
+        env=" ".join(f"{k}={v}" for k, v in MEETING_ENV.items()), folder=shlex.quote(str(PACKAGE_PARENT)), command=" ".join(quoted))
     path.parent.mkdir(parents=True, exist_ok=True)
     run.parent.mkdir(parents=True, exist_ok=True)              # Slurm does not make the folder of its log
     path.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tinyllm_lib.cluster import meeting_arguments, node_command, slurm_script, train_arguments, with_absolute_paths
+from tinyllm_lib.cluster import MEETING_ENV, meeting_arguments, meeting_host, node_command, slurm_script, train_arguments, with_absolute_paths
 from tinyllm_lib.live import REFRESH_SECONDS, LogTail, View, progress_html, read_metrics, watch
 from tinyllm_lib.torchrun import LaunchError, Torchrun, load_object, save_object
 from tinyllm_lib.train import TrainConfig
@@ -50,26 +50,27 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
     """
     nproc = default_processes(config.device) if nproc_per_node == "auto" else int(nproc_per_node)
     config = with_absolute_paths(config)
-    run = Path(config.out_dir)
-    if nnodes == 1 and rdzv_endpoint is None:
-        arguments = ["--standalone", "--nproc_per_node", str(nproc), "-m", "tinyllm_lib.train", *train_arguments(config)]
-    else:
-        arguments = meeting_arguments(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
-    log = LogTail(run, skip=True) if nnodes > 1 else None       # the process that speaks may run on another machine
-    if nnodes > 1:
+    run, many = Path(config.out_dir), nnodes > 1
+    if many:
         run.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=run.parent if nnodes > 1 else None) as folder:
+    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=run.parent if many else None) as folder:
         scratch = Path(folder)
-        if nnodes > 1:
+        if many or rdzv_endpoint:
+            arguments = meeting_arguments(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
+            host = meeting_host(True)
+        else:
+            arguments, host = ["--nproc_per_node", str(nproc), "-m", "tinyllm_lib.train", *train_arguments(config)], ["--standalone"]
+        if many:
             print(f"On each of the other machines ({nnodes - 1}) run this command; the run begins when all are there:\n\n"
                   f"{node_command(arguments, scratch)}\n", flush=True)
+        log = LogTail(run, skip=True) if many else None         # the process that speaks may run on another machine
         view = View(run) if show else None
 
         def update(printed: list[str], final: bool = False) -> None:
             if view:
                 view.update(log.news() if log else [line for line in printed if _from_trainer(line)], final)
 
-        with Torchrun(arguments, nproc, scratch, what="training process") as torchrun:
+        with Torchrun([*host, *arguments], nproc, scratch, what="training process", env=MEETING_ENV if many else None) as torchrun:
             try:
                 for printed in torchrun.news(0.1 if not view or view.plain else REFRESH_SECONDS):
                     update(printed)
@@ -114,9 +115,9 @@ def launch_function(fn: Callable, *args, nproc_per_node: int = 2, **kwargs) -> o
             raise TypeError(f"launch_function cannot send {getattr(fn, '__name__', fn)} to other processes: {error}. It, or something of "
                             f"the notebook that it uses, lives in this process only (an open file, a lock, a generator): make that "
                             f"inside the function.") from error
-        python_path = [path or os.getcwd() for path in sys.path]                # what this notebook can import, fn can
+        env = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}      # what this notebook can import, fn can
         arguments = ["--standalone", "--nproc_per_node", str(nproc_per_node), "-m", "tinyllm_lib.torchrun", str(call), str(result)]
-        with Torchrun(arguments, nproc_per_node, scratch, what="rank", python_path=python_path) as torchrun:
+        with Torchrun(arguments, nproc_per_node, scratch, what="rank", env=env) as torchrun:
             for printed in torchrun.news(0.05):
                 for line in printed:
                     if line.startswith("[rank "):                               # the rest is torchrun's

@@ -48,18 +48,17 @@ class Torchrun:
         arguments: of torchrun and its worker, from `--nproc_per_node` to the worker's last.
         scratch: a folder both sides can write to.
         what: what a worker is called in an error.
-        python_path: folders from which the workers can import, beside this package.
+        env: environment variables beside those of this process.
     """
 
-    def __init__(self, arguments: list[str], nproc: int, scratch: Path, *, what: str, python_path: list[str] | None = None):
+    def __init__(self, arguments: list[str], nproc: int, scratch: Path, *, what: str, env: dict[str, str] | None = None):
         self.scratch, self.what = scratch, what
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._tail: collections.deque[str] = collections.deque(maxlen=200)
-        if python_path is None:
-            python_path = [os.environ.get("PYTHONPATH", "")]
-        env = {**os.environ, "TINYLLM_LAUNCHER_PID": str(os.getpid()), "TINYLLM_SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1",
-               "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)), "TOKENIZERS_PARALLELISM": "false",
-               "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), *python_path]))}
+        env = {**os.environ, **(env or {})}
+        env |= {"TINYLLM_LAUNCHER_PID": str(os.getpid()), "TINYLLM_SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1",
+                "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)), "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")]))}
         # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
         self._process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *arguments], env=env, stdin=subprocess.DEVNULL,
                                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
@@ -119,6 +118,8 @@ class Torchrun:
         if reports:
             return f"{self.what} {reports[0].stem.removeprefix('rank_')} failed:\n{reports[0].read_text(encoding='utf-8')}"
         tail = "\n".join(list(self._tail)[-20:])
+        if "RendezvousTimeoutError" in tail:
+            return "The other machines did not come in time. Is the printed command running there, and can they reach this one's port?"
         return (f"torchrun ended with code {self._process.returncode} and no worker left a traceback (killed from outside, or out of "
                 f"memory?). Its last lines:\n{tail}")
 
