@@ -20,7 +20,7 @@ from helpers.tiny import start_python, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
-from tinyllm_lib.launch import LaunchError, default_processes, launch, progress_html, read_metrics, watch
+from tinyllm_lib.launch import LaunchError, default_processes, launch, read_metrics, watch
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -87,11 +87,6 @@ def test_a_run_can_be_watched_by_whoever_has_its_folder(two_runs, tmp_path, caps
         read_metrics(tmp_path)
 
 
-def test_a_half_written_line_of_metrics_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}]
-
-
 def test_processes_by_default(monkeypatch):
     import torch
 
@@ -100,26 +95,6 @@ def test_processes_by_default(monkeypatch):
     assert 1 <= default_processes("cpu") <= 8
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert default_processes("mps") == 1
-
-
-# ---- the picture of a run
-
-
-def test_progress_as_html_shows_bar_curve_numbers_and_log(two_runs):
-    metrics = read_metrics(two_runs[1][0])
-    html = progress_html(metrics[:6], 12, ["first", "a < b", "third", "fourth", "fifth"])
-    assert "step 6 of 12" in html and 'aria-valuenow="50%"' in html and "left" in html
-    assert f"loss {metrics[5]['loss']:.3f}" in html and "tokens/s" in html and "MFU" in html
-    assert f"validation {metrics[5]['val_bits_per_byte']:.3f} bits/byte" in html
-    assert "<svg" in html and "loss falls from" in html and f"learning rate {metrics[5]['lr']:.2g}" in html
-    assert html.count("<polyline") == 2 and html.count("<circle") == 1, "loss, learning rate, one evaluation"
-    assert "a &lt; b" in html and "first" not in html, "the last four lines of the log, as text"
-    assert "finished" in progress_html(metrics, 12, [])
-
-
-def test_progress_before_the_first_step():
-    html = progress_html([], 100, ["43,680 parameters"])
-    assert "step 0 of 100" in html and "43,680 parameters" in html and "<svg" not in html
 
 
 # ---- errors

@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tinyllm_lib.cluster import MEETING_ENV, meeting_arguments, meeting_host, node_command, slurm_script, train_arguments, with_absolute_paths
+from tinyllm_lib import cluster
+from tinyllm_lib.cluster import slurm_script
 from tinyllm_lib.live import REFRESH_SECONDS, LogTail, View, progress_html, read_metrics, watch
 from tinyllm_lib.torchrun import LaunchError, Torchrun, load_object, save_object
 from tinyllm_lib.train import TrainConfig
@@ -49,20 +50,21 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
         ValueError: several machines and no place to meet.
     """
     nproc = default_processes(config.device) if nproc_per_node == "auto" else int(nproc_per_node)
-    config = with_absolute_paths(config)
+    config = cluster.with_absolute_paths(config)
     run, many = Path(config.out_dir), nnodes > 1
     if many:
         run.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=run.parent if many else None) as folder:
         scratch = Path(folder)
         if many or rdzv_endpoint:
-            arguments = meeting_arguments(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
-            host = meeting_host(True)
+            host = cluster.meeting_host(True)
+            arguments = cluster.meeting_arguments(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
         else:
-            arguments, host = ["--nproc_per_node", str(nproc), "-m", "tinyllm_lib.train", *train_arguments(config)], ["--standalone"]
+            host = ["--standalone"]
+            arguments = ["--nproc_per_node", str(nproc), "-m", "tinyllm_lib.train", *cluster.train_arguments(config)]
         if many:
             print(f"On each of the other machines ({nnodes - 1}) run this command; the run begins when all are there:\n\n"
-                  f"{node_command(arguments, scratch)}\n", flush=True)
+                  f"{cluster.node_command(arguments, scratch)}\n", flush=True)
         log = LogTail(run, skip=True) if many else None         # the process that speaks may run on another machine
         view = View(run) if show else None
 
@@ -70,7 +72,7 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
             if view:
                 view.update(log.news() if log else [line for line in printed if _from_trainer(line)], final)
 
-        with Torchrun([*host, *arguments], nproc, scratch, what="training process", env=MEETING_ENV if many else None) as torchrun:
+        with Torchrun([*host, *arguments], nproc, scratch, what="training process", env=cluster.MEETING_ENV if many else None) as torchrun:
             try:
                 for printed in torchrun.news(0.1 if not view or view.plain else REFRESH_SECONDS):
                     update(printed)
