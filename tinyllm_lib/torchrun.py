@@ -243,7 +243,10 @@ def _call(call: Path, result: Path) -> None:
     if isinstance(fn, types.FunctionType):                     # a traceback shows the lines of the cell
         fn.__code__ = fn.__code__.replace(co_filename=file)
         linecache.cache[file] = (0, None, source, file)
-    returned = fn(*args, **kwargs)
+    try:
+        returned = fn(*args, **kwargs)
+    except SystemExit as leaving:
+        raise RuntimeError(f"the function called exit({leaving.code}); use return") from leaving
     if on_gpus:
         torch.cuda.synchronize()                               # another rank may still wait for this one's share
     if dist.get_rank() == 0:
@@ -258,14 +261,10 @@ def main() -> None:
     """`python -m tinyllm_lib.torchrun CALL RESULT`, under torchrun."""
     Lifeline()
     output = sys.stdout = sys.stderr = _Labelled(os.environ["RANK"])
-    code = 0
-    try:
-        with failure_reported():
-            _call(Path(sys.argv[1]), Path(sys.argv[2]))
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except BaseException:
-        code = 1
+    code = 1
+    with suppress(Exception), failure_reported():
+        _call(Path(sys.argv[1]), Path(sys.argv[2]))
+        code = 0
     output.finish()
     os._exit(code)                                             # gloo's threads may abort a process that takes them down in order
 
