@@ -1,22 +1,26 @@
-"""Launching runs in processes of their own: what comes back, what an error says, and that nothing is left behind."""
+"""Launching runs and functions in processes of their own: what comes back, what an error says, what a front end shows, and
+that nothing is left behind."""
 
 import contextlib
 import io
 import json
 import os
 import signal
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers import launch_config
+from helpers.kernel import real_kernel
 from helpers.tiny import start_python, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
-from tinyllm_lib.launch import LaunchError, default_processes, launch, progress_html, read_metrics, watch
+from tinyllm_lib.launch import LaunchError, default_processes, launch, read_metrics, watch
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -83,11 +87,6 @@ def test_a_run_can_be_watched_by_whoever_has_its_folder(two_runs, tmp_path, caps
         read_metrics(tmp_path)
 
 
-def test_a_half_written_line_of_metrics_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}]
-
-
 def test_processes_by_default(monkeypatch):
     import torch
 
@@ -96,25 +95,6 @@ def test_processes_by_default(monkeypatch):
     assert 1 <= default_processes("cpu") <= 8
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert default_processes("mps") == 1
-
-
-# ---- the picture of a run
-
-
-def test_progress_as_html_shows_bar_curve_numbers_and_log(two_runs):
-    metrics = read_metrics(two_runs[1][0])
-    html = progress_html(metrics[:6], 12, ["first", "a < b", "third", "fourth", "fifth"])
-    assert "step 6 of 12" in html and 'aria-valuenow="50%"' in html and "left" in html
-    assert f"loss {metrics[5]['loss']:.3f}" in html and "tokens/s" in html and "MFU" in html
-    assert f"validation {metrics[5]['val_bits_per_byte']:.3f} bits/byte" in html
-    assert "<svg" in html and "loss falls from" in html
-    assert "a &lt; b" in html and "first" not in html, "the last four lines of the log, as text"
-    assert "finished" in progress_html(metrics, 12, [])
-
-
-def test_progress_before_the_first_step():
-    html = progress_html([], 100, ["43,680 parameters"])
-    assert "step 0 of 100" in html and "43,680 parameters" in html and "<svg" not in html
 
 
 # ---- errors
@@ -181,11 +161,11 @@ def launcher(tiny_config, tmp_path, request):
     processes, steps = request.param
     config = tiny_config(tmp_path / "run", **ENDLESS)
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
-    (tmp_path / "scratch").mkdir()  # in the command line of every worker: tells them from other tests' workers
+    (tmp_path / "scratch").mkdir()
     process = start_python(launch_config.__file__, tmp_path / "config.json", processes, TMPDIR=str(tmp_path / "scratch"))
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(lambda: process.poll() is not None or (metrics.is_file() and lines_in(metrics) > steps), "some steps")
-    assert len(commands_with(str(tmp_path / "scratch"))) == 1 + processes, "torchrun and its workers"
+    assert len(commands_with(out_dir(tmp_path))) == 1 + processes, "torchrun and its workers"
     yield process
     process.kill()
     process.wait()
@@ -195,8 +175,13 @@ def lines_in(path):
     return path.read_bytes().count(b"\n")
 
 
+def out_dir(folder):
+    """Stands in the command line of every process of the run `folder`/run, and of no other."""
+    return f"--out_dir={folder / 'run'}"
+
+
 def gone(folder):
-    wait_until(lambda: not commands_with(str(folder)), "the end of all workers", seconds=60)
+    wait_until(lambda: not commands_with(out_dir(folder)), "the end of all workers", seconds=60)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT for one process")
@@ -204,7 +189,7 @@ def gone(folder):
 def test_the_stop_button_leaves_a_checkpoint_and_no_process(launcher, tmp_path):
     launcher.send_signal(signal.SIGINT)
     out = launcher.communicate(timeout=90)[0]
-    assert not commands_with(str(tmp_path / "scratch"))
+    assert not commands_with(out_dir(tmp_path))
     assert out.rstrip().endswith("KeyboardInterrupt")
     assert "Stopping: the run finishes its step and saves a checkpoint" in out
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
@@ -219,7 +204,193 @@ def test_the_stop_button_leaves_a_checkpoint_and_no_process(launcher, tmp_path):
 def test_a_kernel_that_dies_leaves_a_checkpoint_and_no_process(launcher, tmp_path):
     launcher.kill()
     launcher.communicate()
-    gone(tmp_path / "scratch")
+    gone(tmp_path)
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
     assert read_metrics(tmp_path / "run")[-1]["step"] == stopped
     assert f"Stopped after step {stopped}" in (tmp_path / "run" / "train.log").read_text("utf-8")
+
+
+# ---- in a real kernel
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    with real_kernel(tmp_path_factory.mktemp("kernel")) as kernel:
+        yield kernel
+
+
+def launching(config):
+    return f"""
+from tinyllm_lib.launch import *
+from tinyllm_lib.train import TrainConfig
+launch(TrainConfig(**{asdict(config)!r}), nproc_per_node=2)
+"""
+
+
+def listening_ports(text):
+    """Ports on which processes with `text` in their command line wait for others."""
+    ports = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if text in " ".join(process.cmdline()):
+                ports |= {c.laddr.port for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
+    return ports
+
+
+def is_held(port):
+    with socket.socket() as s:
+        return s.connect_ex(("localhost", port)) == 0
+
+
+def test_the_stop_button_in_a_notebook(kernel, tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", **ENDLESS, eval_interval=10)
+    kernel.start(launching(config))
+    kernel.wait("a curve with an evaluation", lambda kernel: "<circle" in kernel.html)
+    assert 'role="progressbar"' in kernel.html and "left" in kernel.html and "learning rate (dashes)" in kernel.html
+    assert "step " not in kernel.text, "no plain lines beside the picture"
+    kernel.manager.interrupt_kernel()
+    kernel.wait()
+    assert kernel.error.startswith("KeyboardInterrupt") and "Stopping" in kernel.text
+    assert not commands_with(out_dir(tmp_path))
+    stopped = step_of(latest_checkpoint(tmp_path / "run"))
+    assert f"Stopped after step {stopped} of 1000000" in kernel.html
+
+
+def test_a_restarted_kernel_leaves_no_process_and_no_port_and_can_watch(kernel, tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", **ENDLESS)
+    kernel.start(launching(config))
+    kernel.wait("a curve", lambda kernel: "<svg" in kernel.html)
+    ports = listening_ports(out_dir(tmp_path))
+    assert ports, "torchrun's and gloo's"
+    kernel.restart()
+    gone(tmp_path)
+    assert not [port for port in ports if is_held(port)]
+    kernel.run(f"from tinyllm_lib.launch import watch; watch({config.out_dir!r})")
+    assert not kernel.error
+    stopped = step_of(latest_checkpoint(tmp_path / "run"))
+    assert f"Stopped after step {stopped} of 1000000" in kernel.html
+    assert f"step {stopped:,} of 1,000,000" in kernel.html and "<svg" in kernel.html
+
+
+def test_a_run_of_another_process_is_watched_to_its_end(kernel, launcher, tmp_path):
+    kernel.start(f"from tinyllm_lib.launch import watch; watch({str(tmp_path / 'run')!r})")
+    kernel.wait("a curve", lambda kernel: "<svg" in kernel.html)
+    first = kernel.html
+    kernel.wait("more of it", lambda kernel: kernel.html != first)
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=90)
+    kernel.wait()
+    assert "Stopped after step" in kernel.html
+
+
+# ---- functions of a notebook
+
+CELL = """
+import os, torch
+import torch.distributed as dist
+from pathlib import Path
+from tinyllm_lib.launch import launch_function
+
+scale = 10
+
+class Answer:
+    def __init__(self, value): self.value = value
+
+def times_scale(x):
+    return x * scale
+
+def meet(start, *, wait_for):
+    number = torch.tensor([start + dist.get_rank()])
+    print("begun, one of", os.environ["WORLD_SIZE"], end="\\n")
+    while not Path(wait_for).exists():
+        pass
+    dist.all_reduce(number)
+    print("the sum", end=" "); print("is\\n", number.item())
+    return Answer(times_scale(number))
+
+answer = launch_function(meet, 3, wait_for="go", nproc_per_node=2)
+assert isinstance(answer, Answer)
+print("returned", answer.value)
+"""
+
+FAILING_CELL = """
+def first_rank_waits():
+    if dist.get_rank() == 1:
+        raise ValueError("rank 1 has had enough")  # of this
+    dist.barrier()
+
+launch_function(first_rank_waits)
+"""
+
+UNSENDABLE_CELL = """
+import threading
+lock = threading.Lock()
+try:
+    launch_function(lambda: lock)
+except TypeError as error:
+    print(error)
+launch_function(lambda: (n for n in range(3)), nproc_per_node=1)
+"""
+
+WAITING_CELL = """
+def one_never_comes():
+    print("here")
+    if dist.get_rank() == 0:
+        dist.barrier()
+    while True:
+        pass
+
+launch_function(one_never_comes)
+"""
+
+
+@pytest.fixture(scope="module")
+def after_meeting(kernel):
+    """The kernel after CELL, and what the front end showed before the ranks could go on and after."""
+    pytest.importorskip("cloudpickle")
+    kernel.start(CELL)
+    kernel.wait("both ranks", lambda kernel: kernel.text.count("begun") == 2)
+    before = kernel.text
+    (kernel.folder / "go").touch()
+    kernel.wait()
+    return kernel, before, kernel.text
+
+
+def test_prints_of_a_function_come_at_once_and_labelled(after_meeting):
+    _, before, text = after_meeting
+    assert sorted(before.splitlines()) == [f"[rank {rank}] begun, one of 2" for rank in (0, 1)]
+    for rank in (0, 1):
+        said = [line for line in text.splitlines() if line.startswith(f"[rank {rank}] ")]
+        assert said == [f"[rank {rank}] {line}" for line in ("begun, one of 2", "the sum is", " 7")]
+
+
+def test_a_function_returns_what_rank_0_returned(after_meeting):
+    assert after_meeting[2].endswith("returned tensor([70])\n")
+
+
+def test_a_function_that_fails_on_a_rank(after_meeting):
+    kernel, *_ = after_meeting
+    kernel.run(FAILING_CELL)
+    name, headline, what, _, *traceback = kernel.error.splitlines()[0].split(": ", 1) + kernel.error.splitlines()[1:]
+    assert (name, headline, what) == ("LaunchError", "rank 1 failed:", "ValueError: rank 1 has had enough")
+    assert traceback[0] == "Traceback (most recent call last):" and "in first_rank_waits" in traceback[1]
+    assert traceback[2].strip() == 'raise ValueError("rank 1 has had enough")  # of this', "the line of the cell"
+
+
+def test_what_cannot_be_sent_is_said_so(after_meeting):
+    kernel, *_ = after_meeting
+    kernel.run(UNSENDABLE_CELL)
+    assert "launch_function cannot send <lambda> to other processes" in kernel.text and "lock" in kernel.text
+    assert "LaunchError: rank 0 failed:" in kernel.error
+    assert "rank 0 returned a generator, which cannot be sent to the notebook" in kernel.error
+    assert "Return numbers, strings" in kernel.error
+
+
+def test_the_stop_button_ends_a_function_on_all_ranks(after_meeting):
+    kernel, *_ = after_meeting
+    kernel.start(WAITING_CELL)
+    kernel.wait("both ranks", lambda kernel: kernel.text.count("here") == 2)
+    kernel.manager.interrupt_kernel()
+    kernel.wait()
+    assert kernel.error.startswith("KeyboardInterrupt")
+    assert not commands_with(f"tinyllm_lib.torchrun {kernel.folder}")

@@ -17,13 +17,11 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 import signal
 import sys
 import threading
 import time
-import traceback
 import typing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -40,6 +38,7 @@ from tinyllm_lib.dataset import PackedDataset, PackedRow
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
+from tinyllm_lib.torchrun import Lifeline, failure_reported
 from tinyllm_lib.workspace import atomic_path, write_json
 
 
@@ -470,6 +469,7 @@ def train(config: TrainConfig) -> Path:
 
     SIGTERM and Ctrl-C end the run after the current step, with a checkpoint.
     """
+    lifeline = Lifeline()
     processes = Processes.join(config)
     trainer = Trainer(config, processes)
 
@@ -479,8 +479,7 @@ def train(config: TrainConfig) -> Path:
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    if launcher := os.environ.get("TINYLLM_LAUNCHER_PID"):
-        threading.Thread(target=_watch_launcher, args=(int(launcher), ask_to_stop), daemon=True).start()
+    lifeline.end = ask_to_stop
     try:
         trainer.fit()
     finally:
@@ -489,16 +488,6 @@ def train(config: TrainConfig) -> Path:
     if processes.world_size > 1:
         dist.barrier()                                           # nobody leaves while another still needs it
     return trainer.run
-
-
-def _watch_launcher(pid: int, ask_to_stop) -> None:
-    """Stops the run when the notebook kernel that started it is gone, so that no worker is left behind."""
-    while platform.system() != "Windows":
-        time.sleep(1)
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return ask_to_stop()
 
 
 def parse_args(argv: list[str] | None = None) -> TrainConfig:
@@ -525,20 +514,16 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
 
 def main() -> None:
     """`python -m tinyllm_lib.train`; leaves the traceback where `launch` finds it when it fails."""
-    try:
+    with failure_reported():
         config = parse_args()
         if not config.data_path or not config.out_dir:
             raise SystemExit("tinyllm_lib.train: --data_path and --out_dir are needed; see --help.")
         train(config)
-        if dist.is_initialized():
-            # Seen about once in 25 runs with gloo: a finished worker aborts while its threads are taken down
-            # ("terminate called without an active exception"), and a good run counts as failed. All is saved: leave.
-            sys.stdout.flush()
-            os._exit(0)
-    except Exception:
-        if folder := os.environ.get("TINYLLM_ERROR_DIR"):
-            Path(folder, f"rank_{os.environ.get('RANK', 0)}.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        raise
+    if dist.is_initialized():
+        # Seen about once in 25 runs with gloo: a finished worker aborts while its threads are taken down
+        # ("terminate called without an active exception"), and a good run counts as failed. All is saved: leave.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,273 @@
+"""Processes under torchrun, seen from both sides: who starts them, and what runs in each of them.
+
+`Torchrun` starts `python -m torch.distributed.run …` as a subprocess, reads what it prints, stops it, and says what failed.
+In each worker a `Lifeline` listens and `failure_reported` leaves the traceback. The two sides meet in a scratch folder:
+
+    started         from a worker: listening
+    stop            from the starter: finish your step, save, end
+    rank_<n>.txt    from a worker that failed: its error and traceback
+
+Run as a module it is the worker of `launch_function`: it joins the process group, calls the learner's function and, on
+rank 0, writes the result. Nothing but the standard library is imported before it is needed, so workers start quickly.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import linecache
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tinyllm_lib.workspace import atomic_path
+
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent       # the folder that holds tinyllm_lib: PYTHONPATH of the workers
+
+
+class LaunchError(RuntimeError):
+    """Launched processes that ended with an error; the message carries the traceback of the one that failed first."""
+
+
+# ---- the side that starts
+
+
+class Torchrun:
+    """A running torchrun; a context manager that leaves no process behind, however its block ends.
+
+    Args:
+        arguments: of torchrun and its worker, from `--nproc_per_node` to the worker's last.
+        scratch: a folder both sides can write to.
+        what: what a worker is called in an error.
+        env: environment variables beside those of this process.
+    """
+
+    def __init__(self, arguments: list[str], nproc: int, scratch: Path, *, what: str, env: dict[str, str] | None = None):
+        self.scratch, self.what = scratch, what
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._tail: collections.deque[str] = collections.deque(maxlen=200)
+        env = {**os.environ, **(env or {})}
+        env |= {"TINYLLM_LAUNCHER_PID": str(os.getpid()), "TINYLLM_SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1",
+                "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)), "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")]))}
+        # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
+        self._process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *arguments], env=env, stdin=subprocess.DEVNULL,
+                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+                                         errors="replace", start_new_session=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Torchrun:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop(patience=0)
+
+    def _read(self) -> None:
+        for line in self._process.stdout:                      # a pipe nobody reads fills up and stops the workers
+            self._tail.append(line.rstrip("\n"))
+            self._lines.put(line.rstrip("\n"))
+
+    def news(self, pause: float) -> Iterator[list[str]]:
+        """What was printed since the last time, every `pause` seconds until torchrun has ended.
+
+        Raises:
+            LaunchError: it ended with an error.
+        """
+        while self._process.poll() is None:
+            yield self.printed()
+            time.sleep(pause)
+        self._reader.join(timeout=5)
+        yield self.printed()
+        if self._process.returncode:
+            raise LaunchError(self._first_failure())
+
+    def printed(self) -> list[str]:
+        """The lines that have come since the last call."""
+        return [self._lines.get() for _ in range(self._lines.qsize())]
+
+    def stop(self, patience: float) -> None:
+        """Ends all processes: asks the workers, waits `patience` seconds, then torchrun itself is told to end them.
+
+        A second Ctrl-C ends the patience. Killing torchrun outright comes last; the workers notice and leave.
+        """
+        with suppress(OSError):
+            (self.scratch / "stop").touch()
+        if not (self.scratch / "started").exists():            # no worker is there yet to hear it
+            patience = 0
+        kill = getattr(signal, "SIGKILL", signal.SIGTERM)
+        for number, seconds in ((None, patience), (signal.SIGTERM, 40), (kill, 40)):
+            if self._process.poll() is None:
+                if number:
+                    self._process.send_signal(number)
+                with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                    self._process.wait(seconds)
+        self._reader.join(timeout=5)
+
+    def _first_failure(self) -> str:
+        reports = sorted(self.scratch.glob("rank_*.txt"), key=lambda path: path.stat().st_mtime_ns)
+        if reports:
+            return f"{self.what} {reports[0].stem.removeprefix('rank_')} failed:\n{reports[0].read_text(encoding='utf-8')}"
+        tail = "\n".join(list(self._tail)[-20:])
+        if "RendezvousTimeoutError" in tail:
+            return "The other machines did not come in time. Is the printed command running there, and can they reach this one's port?"
+        return (f"torchrun ended with code {self._process.returncode} and no worker left a traceback (killed from outside, or out of "
+                f"memory?). Its last lines:\n{tail}")
+
+
+def save_object(value: object, path: Path) -> None:
+    """Writes any Python object, functions of a notebook included; whole or not at all."""
+    import cloudpickle
+    import torch
+
+    with atomic_path(path) as temporary:
+        torch.save(value, temporary, pickle_module=cloudpickle)
+
+
+def load_object(path: Path) -> object:
+    """What `save_object` wrote; tensors come back on the CPU. Runs code from the file: only for one's own scratch folder."""
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=False)
+
+
+# ---- the side of a worker
+
+
+class Lifeline:
+    """Ends a worker that is asked to stop, or whose starter is gone, so that none is ever left behind.
+
+    Asked by the starter, or the notebook kernel gone: `end` is called, once; to leave at once, unless the worker has set
+    something gentler. The torchrun agent gone: the process leaves at once, so that on many machines the others notice
+    and start again from the last checkpoint as soon as this machine is back.
+    """
+
+    def __init__(self) -> None:
+        self.end: Callable[[], None] = lambda: os._exit(1)
+        if scratch := os.environ.get("TINYLLM_SCRATCH"):
+            with suppress(OSError):
+                Path(scratch, "started").touch()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=self._listen, args=(os.getppid(),), daemon=True).start()
+
+    def _listen(self, agent: int) -> None:
+        launcher, scratch = int(os.environ.get("TINYLLM_LAUNCHER_PID", 0)), os.environ.get("TINYLLM_SCRATCH")
+        asked = False
+        while True:
+            if os.getppid() != agent:
+                os._exit(1)
+            if not asked and (scratch and Path(scratch, "stop").exists() or launcher and not _is_running(launcher)):
+                asked = True
+                self.end()
+            time.sleep(0.3)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":                                     # Windows cannot be asked without harm
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass                                                   # somebody else's, but there
+    return True
+
+
+@contextmanager
+def failure_reported() -> Iterator[None]:
+    """Leaves an error of its block where `Torchrun` finds it, and raises it again."""
+    rank, scratch = os.environ.get("RANK", "0"), os.environ.get("TINYLLM_SCRATCH")
+    report = Path(scratch, f"rank_{rank}.txt") if scratch else None
+    with suppress(OSError):
+        if report:
+            report.unlink()                                    # of an attempt that torchrun has started again
+    try:
+        yield
+    except Exception as error:
+        headline, frames = "".join(traceback.format_exception_only(error)).rstrip(), error.__traceback__
+        while frames.tb_next and frames.tb_frame.f_code.co_filename == __file__:     # begin where the reader's own code begins
+            frames = frames.tb_next
+        with suppress(OSError):
+            if report:
+                lines = traceback.format_exception(type(error), error, frames)
+                report.write_text(f"{headline}\n\n{''.join(lines).rstrip()}", encoding="utf-8")
+        raise
+
+
+class _Labelled(io.TextIOBase):
+    """Standard output of one rank: whole lines only, each with the rank before it and written at once."""
+
+    def __init__(self, rank: str):
+        self._rank, self._rest, self._lock = rank, "", threading.Lock()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 1
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            *lines, self._rest = (self._rest + text).split("\n")
+            for line in lines:
+                shown = line.rstrip("\r").rpartition("\r")[2]  # of a progress bar the last state
+                os.write(1, f"[rank {self._rank}] {shown}\n".encode(errors="replace"))
+        return len(text)
+
+    def finish(self) -> None:
+        """Writes a last line that has no end."""
+        if self._rest:
+            self.write("\n")
+
+
+def _call(call: Path, result: Path) -> None:
+    """Runs the function in `call` on this rank; rank 0 writes what it returns to `result`."""
+    import torch
+    import torch.distributed as dist
+
+    on_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    fn, args, kwargs, file, source = load_object(call)
+    if isinstance(fn, types.FunctionType):                     # a traceback shows the lines of the cell
+        fn.__code__ = fn.__code__.replace(co_filename=file)
+        linecache.cache[file] = (0, None, source, file)
+    try:
+        returned = fn(*args, **kwargs)
+    except SystemExit as leaving:
+        raise RuntimeError(f"the function called exit({leaving.code}); use return") from leaving
+    if on_gpus:
+        torch.cuda.synchronize()                               # another rank may still wait for this one's share
+    if dist.get_rank() == 0:
+        try:
+            save_object(returned, result)
+        except Exception as error:
+            raise TypeError(f"launch_function: rank 0 returned a {type(returned).__name__}, which cannot be sent to the notebook "
+                            f"({error}). Return numbers, strings, lists, dicts, arrays or tensors.") from None
+
+
+def main() -> None:
+    """`python -m tinyllm_lib.torchrun CALL RESULT`, under torchrun."""
+    Lifeline()
+    output = sys.stdout = sys.stderr = _Labelled(os.environ["RANK"])
+    code = 1
+    with suppress(Exception), failure_reported():
+        _call(Path(sys.argv[1]), Path(sys.argv[2]))
+        code = 0
+    output.finish()
+    os._exit(code)                                             # gloo's threads may abort a process that takes them down in order
+
+
+if __name__ == "__main__":
+    main()
