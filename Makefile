@@ -12,7 +12,7 @@ VENV_PYTHON := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab figures bench bench-data clean
+.PHONY: help setup course test test-slow lab figures bench bench-data bench-train clean
 
 help:
 	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
@@ -31,6 +31,8 @@ help:
 	@echo "                (each of the commands below)"
 	@echo "make bench-data reading, tokenizer training, encoding"
 	@echo "                (python -m tinyllm_lib.bench.data)"
+	@echo "make bench-train training, against the plain recipe with transformers"
+	@echo "                (python -m tinyllm_lib.bench.train)"
 	@echo "make clean      removes caches and build leftovers; keeps .venv and workspace/"
 	@echo "                (python tools/clean.py)"
 	@echo
@@ -63,10 +65,13 @@ test-slow: setup
 figures: setup
 	$(VENV_PYTHON) -m tinyllm_lib.figures
 
-bench: bench-data
+bench: bench-data bench-train
 
 bench-data: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.bench.data $(if $(SAVE),--save)
+
+bench-train: setup
+	@$(VENV_PYTHON) -m tinyllm_lib.bench.train $(if $(SAVE),--save)
 
 clean:
 	@$(PYTHON) tools/clean.py

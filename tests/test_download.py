@@ -11,8 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tinyllm_lib.corpus import DownloadError, download_pretrain, download_sft
-from tinyllm_lib.corpus.download import BELLE, SEQ_MONKEY
+from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, DownloadError, download_pretrain, download_sft
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 ETAG = '"0123456789abcdef0123456789abcdef01234567"'

@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tinyllm_lib.bench.harness import table
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONDA_NAMES = {"torch": "pytorch"}  # where conda-forge's name is another one
 ENVIRONMENT_GROUPS = ("course", "dev", "fast-io")
@@ -190,3 +192,11 @@ def test_the_exam_that_readme_and_notebook_show_is_the_measured_one():
     assert table in (REPOSITORY / "README.md").read_text(encoding="utf-8")
     notebook = json.loads((REPOSITORY / "notebooks/06_sft.ipynb").read_text(encoding="utf-8"))
     assert any(table in "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+
+
+def test_the_rates_that_readme_shows_are_the_measured_ones():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for path in sorted((REPOSITORY / "figures/bench").glob("*.json")):
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        assert table(rows) in readme, path.name
+        assert f"{rows[0]['hardware']}, {rows[0]['date']}" in readme

@@ -130,8 +130,8 @@ def test_shards_of_a_changed_corpus_are_made_again(ws, profile, capsys):
 def real(ws, profile):
     """A profile that wants the real corpora, which are small here, in their formats."""
     write_sample_corpus(ws.raw, documents=400, dialogues=300)
-    (ws.raw / "sft.jsonl").rename(ws.raw / prepare.REAL_FILES["sft"])
-    with tarfile.open(ws.raw / prepare.REAL_FILES["pretrain"], "w:bz2") as tar:
+    (ws.raw / "sft.jsonl").rename(ws.raw / prepare.REAL_CORPORA["sft"].name)
+    with tarfile.open(ws.raw / prepare.REAL_CORPORA["pretrain"].name, "w:bz2") as tar:
         tar.add(ws.raw / "pretrain.jsonl", "corpus.jsonl")
     return replace(profile, real_corpora=True, replay_share=0.0)
 

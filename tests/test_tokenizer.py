@@ -111,7 +111,7 @@ def test_half_of_a_surrogate_pair_is_no_text(tokenizer, tmp_path):
         encode_text(tokenizer, "半\ud83d")
     with pytest.raises(ValueError, match="text 12: character 2 is"):
         encode_texts(tokenizer, ["好", "半\udc00"], first=11)
-    with pytest.raises(ValueError, match="text 2 holds half of a surrogate pair"):
+    with pytest.raises(ValueError, match="text 2: character . is .* half of a surrogate pair"):
         train_tokenizer(["好", "半\ud83d"], tmp_path)
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
-from tinyllm_lib.corpus import read_dialogues, read_texts, write_sample_corpus
+from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.profiles import Profile, get_profile
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import TrainConfig
 from tinyllm_lib.workspace import Workspace, require
 
-REAL_FILES = {"pretrain": "mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2", "sft": "train_3.5M_CN.json"}
+REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
 VAL_DOCUMENTS = 50_000      # enough to measure bits per byte; a share of 10B tokens would be far more than that
 
 
@@ -37,8 +37,8 @@ def corpus_files(ws: Workspace, profile: Profile | None = None) -> dict[str, Pat
         _say(f"No corpus yet: writing the sample corpus ({profile.documents:,} documents, {profile.dialogues:,} dialogues).")
         write_sample_corpus(ws.raw, documents=profile.documents, dialogues=profile.dialogues)
     if profile.real_corpora:
-        for kind, name in REAL_FILES.items():
-            files[kind] = require(ws.raw / name, f"download_{kind} (notebook 01 has the cell; by hand, put the file into {ws.raw})")
+        for kind, corpus in REAL_CORPORA.items():
+            files[kind] = require(ws.raw / corpus.name, f"download_{kind} (notebook 01 has the cell; by hand, put the file into {ws.raw})")
     return files
 
 

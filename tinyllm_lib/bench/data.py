@@ -35,9 +35,7 @@ def corpora(folder: Path) -> tuple[Path, Path]:
     """(documents as .jsonl.tar.bz2, dialogues as .json): the real ones, else sample ones written into `folder`."""
     real = REAL_DATA / "pretrain_corpus.jsonl.tar.bz2", REAL_DATA / "dialogues.json"
     if all(path.is_file() for path in real):
-        print(f"text: {REAL_DATA}")
         return real
-    print(f"text: the sample corpus, as there is no {REAL_DATA}")
     packed = folder / "pretrain.jsonl.tar.bz2"
     if not packed.is_file():
         write_sample_corpus(folder, documents=40_000, dialogues=12_000)
@@ -168,6 +166,7 @@ def cases() -> list[Case]:
     """Every case, on the corpora at hand and a tokenizer trained on a part of them."""
     folder = get_workspace().bench / "text"
     documents, dialogues = corpora(folder)
+    print(f"text: {documents.name} and {dialogues.name} of {documents.parent}")
     tokenizer = folder / "tokenizer"
     train_tokenizer(texts_of(documents, ENCODE_CHARS), tokenizer, vocab_size=VOCAB_SIZE)
     rows = [

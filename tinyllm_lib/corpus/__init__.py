@@ -1,6 +1,6 @@
 """Raw files to streams: the generated sample corpus, the two real corpora, and what reads all of them."""
 
-from .download import DownloadError, download_pretrain, download_sft
+from .download import BELLE, SEQ_MONKEY, DownloadError, RealCorpus, download_pretrain, download_sft
 from .readers import (
     BadLine,
     CorpusError,
@@ -14,10 +14,13 @@ from .readers import (
 from .sample import write_sample_corpus
 
 __all__ = [
+    "BELLE",
+    "SEQ_MONKEY",
     "BadLine",
     "CorpusError",
     "DownloadError",
     "ReadReport",
+    "RealCorpus",
     "Rejection",
     "convert_message",
     "download_pretrain",

@@ -12,30 +12,41 @@ class DownloadError(OSError):
 
 
 @dataclass(frozen=True)
-class _HubFile:
+class RealCorpus:
+    """A file on a hub, and how much is in it: round numbers, for estimates."""
+
     hub: str
     dataset: str
     name: str
     url: str
     library: str
     endpoint: str  # environment variable that names a mirror
+    lines: int
+    packed_bytes: int  # as it is downloaded
+    text_bytes: int  # as one JSON object a line
 
 
-SEQ_MONKEY = _HubFile(
+SEQ_MONKEY = RealCorpus(
     hub="ModelScope",
     dataset="ddzhu123/seq-monkey",
     name="mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2",
     url="https://modelscope.cn/datasets/ddzhu123/seq-monkey/resolve/master/",
     library="modelscope",
     endpoint="MODELSCOPE_ENDPOINT",
+    lines=13_000_000,
+    packed_bytes=13_000_000_000,
+    text_bytes=33_000_000_000,
 )
-BELLE = _HubFile(
+BELLE = RealCorpus(
     hub="Hugging Face",
     dataset="BelleGroup/train_3.5M_CN",
     name="train_3.5M_CN.json",
     url="https://huggingface.co/datasets/BelleGroup/train_3.5M_CN/resolve/main/",
     library="huggingface_hub",
     endpoint="HF_ENDPOINT",
+    lines=3_600_000,
+    packed_bytes=4_850_000_000,
+    text_bytes=4_850_000_000,
 )
 
 
@@ -98,13 +109,13 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
     return _download(BELLE, Path(raw_dir), lambda: ask().size, fetch)
 
 
-def _mirror(source: _HubFile) -> str | None:
+def _mirror(source: RealCorpus) -> str | None:
     """Passed on each call, since the libraries look at the environment only when they are imported."""
     return os.environ.get(source.endpoint) or None
 
 
 def _download(
-    source: _HubFile, folder: Path, ask_size: Callable[[], int | None], fetch: Callable[[Path], object]
+    source: RealCorpus, folder: Path, ask_size: Callable[[], int | None], fetch: Callable[[Path], object]
 ) -> Path:
     target = folder / source.name
     if target.exists():

@@ -20,12 +20,14 @@ def even_sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
     that of the sample, which is given back while it is read.
 
     Raises:
-        ValueError: half of a surrogate pair in a text.
+        ValueError: half of a surrogate pair in a text, or no text.
     """
     kept: list[tuple[int, str]] = []             # a heap, the largest hash first
     size, bar = 0, 2**64                         # texts whose hash is not below the bar have no place any more
     for number, text in enumerate(texts, 1):
-        data = _encode(number, text)
+        if reason := why_no_bytes(text):
+            raise ValueError(f"text {number}: {reason}")
+        data = text.encode()
         rank = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
         if rank >= bar:
             continue
@@ -72,9 +74,13 @@ def _halve_rare(counts: Counter[str], keep: int) -> None:
         rare, longest = rare * 2, max(map(len, counts))
 
 
-def _encode(number: int, text: str) -> bytes:
+def why_no_bytes(text: object) -> str | None:
+    """Why a text cannot be encoded, or None where it can. tokenizers says only "must be str"."""
+    if not isinstance(text, str):
+        return f"expected text, found {type(text).__name__}."
     try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"text {number} holds half of a surrogate pair, which is no character: read_texts rejects such "
-                         "documents; leave it out.") from None
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (f"character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair, which is no character. "
+                "read_texts and read_dialogues reject such lines; elsewhere, mend the text or leave it out.")
+    return None
