@@ -137,7 +137,7 @@ class Trainer:
         write = generator.chat if dialogues else generator.complete
         for prompt in self._sample_prompts():
             try:
-                generator.chat_prompt(prompt, length) if dialogues else generator.next_token_distribution(prompt, top=1)
+                write(prompt, max_new_tokens=1)
             except ValueError as error:
                 raise ValueError(f"sample_prompts: {prompt!r}: {error}") from error
         return lambda prompt: write(prompt, max_new_tokens=length, temperature=0.7, top_k=50, seed=self.config.seed)
