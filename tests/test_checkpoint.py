@@ -1,5 +1,6 @@
 """Checkpoints: a folder that any program reads, whole or refused, and never a surprise when unpickled."""
 
+import errno
 import json
 import pickle
 
@@ -141,3 +142,31 @@ def test_a_state_file_never_runs_code(save, capsys):
     with pytest.raises(pickle.UnpicklingError):
         load_state(folder)
     assert capsys.readouterr().out == ""
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_the_newest(save, tmp_path, monkeypatch):
+    save(1)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"step_000002 cannot be written: .*No space left.* Last good checkpoint: step_000001\."):
+        save(2)
+    assert steps(tmp_path / "run") == [1] and latest_checkpoint(tmp_path / "run").name == "step_000001"
+    monkeypatch.undo()
+    save(2)
+    assert steps(tmp_path / "run") == [1, 2] and not list((tmp_path / "run" / "checkpoints").glob(".tmp-*"))
+
+
+def test_a_limit_on_the_size_of_files_is_no_torn_checkpoint(save, tmp_path):
+    resource = pytest.importorskip("resource")
+    save(1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))            # real writes fail in the middle
+    try:
+        with pytest.raises(OSError, match="step_000002 cannot be written"):
+            save(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert steps(tmp_path / "run") == [1] and find_damage(latest_checkpoint(tmp_path / "run")) is None

@@ -88,6 +88,44 @@ def test_matrices_of_one_shape_do_not_influence_each_other():
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (16, 48), (48, 16)])
+def test_muon_is_torchs_own_but_for_rounding(shape):
+    """torch.optim.Muon with the learning rate scaled to AdamW's; it orthogonalises in bf16, which has 8 bits."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape) * 0.02, torch.randn(4, *shape)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizers = [
+        Muon([ours], lr=0.01, momentum=0.95, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.01, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for gradient in gradients:
+        before = ours.detach().clone(), theirs.detach().clone()
+        for p, optimizer in zip((ours, theirs), optimizers, strict=True):
+            p.grad = gradient.clone()
+            optimizer.step()
+        update, expected = ours.detach() - before[0], theirs.detach() - before[1]
+        assert (update - expected).norm() < 0.02 * expected.norm()
+    buffers = [optimizer.state[p]["momentum_buffer"] for optimizer, p in zip(optimizers, (ours, theirs), strict=True)]
+    assert torch.equal(*buffers)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_adamw_is_fused_with_the_means_of_language_models(model, kind):
+    adamw = make_optimizers(model, kind, 1e-3, 0.1)[-1]
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert all(group["fused"] and group["betas"] == (0.9, 0.95) for group in adamw.param_groups)
+
+
+def test_only_matrices_decay(model):
+    adamw = make_optimizers(model, "adamw", 0.5, 0.1)[0]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    adamw.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] * (0.95 if p.dim() == 2 else 1.0))
+
+
 def test_muon_gets_the_matrices_inside_the_blocks_and_adamw_the_rest(model):
     muon, adamw = make_optimizers(model, "muon", 1e-3, 0.1)
     hidden = names_of(model, muon.param_groups[0])

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+import random
 import signal
+import time
 from collections import Counter
 from dataclasses import asdict, fields, replace
 
@@ -13,10 +16,13 @@ import torch.nn.functional as F
 from helpers import gradients
 from helpers.tiny import arguments, start_python, wait_until
 from safetensors.torch import load_file, save_file
+from torch.optim import AdamW
 
+from tinyllm_lib import devices
 from tinyllm_lib.checkpoint import latest_checkpoint, load_state, step_folders, step_of
 from tinyllm_lib.dataset import PackedDataset
 from tinyllm_lib.model import Transformer
+from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
 from tinyllm_lib.tokens import write_sft_tokens
 from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, parse_args, train
@@ -60,15 +66,16 @@ def optimizer_states(run):
 # ---- a token weighs the same wherever it lies
 
 
-UNEVEN = [0, 1, 33, 17, 3, 33, 5, 1]  # learned tokens of each row
+UNEVEN = [33, 1, 0, 0, 3, 33, 5, 1]  # learned tokens of the rows of the first step, in its order; the second pair has none
 
 
 @pytest.fixture(scope="module")
 def uneven_tokens(tmp_path_factory, tokenizer):
-    """Eight rows of 32 positions whose masks could hardly be less even; the first row has nothing to learn."""
+    """Eight rows of 32 positions whose masks could hardly be less even; the second micro-batch of two has nothing to learn."""
     folder = tmp_path_factory.mktemp("uneven")
     write_sft_tokens([], tokenizer, folder, replay=[f"{n}" + "小猫和白鹅。" * 20 for n in range(8)], max_length=33)
-    mask = [[0] * (33 - learned) + [1] * learned for learned in UNEVEN]
+    learned = dict(zip(DataOrder(8, seed=0).step_rows(0, 8), UNEVEN, strict=True))
+    mask = [[0] * (33 - learned[row]) + [1] * learned[row] for row in range(8)]
     (folder / "shard_00000.mask").write_bytes(np.array(mask, np.uint8).tobytes())
     return folder
 
@@ -100,20 +107,46 @@ def test_the_gradient_is_that_of_the_mean_over_all_supervised_tokens(uneven_conf
     assert_same_gradients(one_batch, {"loss": loss, **{n: p.grad for n, p in model.named_parameters()}})
 
 
-def test_gradient_accumulation_changes_nothing(uneven_config, one_batch):
-    for micro_batches in (2, 4, 8):
-        config = replace(uneven_config, grad_accumulation_steps=micro_batches)
-        assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
+@pytest.mark.parametrize("micro_batches", [2, 4, 8])
+def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_batches):
+    config = replace(uneven_config, grad_accumulation_steps=micro_batches)
+    if micro_batches == 4:
+        parts = Trainer(replace(config, out_dir=config.out_dir + "_parts"), ALONE).load_step(0)[0]
+        assert [int(part.loss_mask.sum()) for part in parts] == [33, 0, 35, 6]  # of 33 learned tokens 32 are targets
+    assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
 
 
-def test_two_processes_with_accumulation_get_the_same_gradient(uneven_config, one_batch, tmp_path):
-    config = replace(uneven_config, grad_accumulation_steps=2)
-    (tmp_path / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
-    process = start_python(*torchrun, gradients.__file__, tmp_path / "config.json", tmp_path / "found.pt", OMP_NUM_THREADS="1")
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, output
-    assert_same_gradients(torch.load(tmp_path / "found.pt", weights_only=True), one_batch)
+@pytest.fixture(scope="module")
+def torchrun(tmp_path_factory):
+    """torchrun(config, processes) -> what gradients.py found in real processes that talk over gloo."""
+
+    def run(config, processes):
+        folder = tmp_path_factory.mktemp("torchrun")
+        (folder / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, gradients.__file__]
+        process = start_python(*command, folder / "config.json", folder / "found.pt", OMP_NUM_THREADS="1")
+        output = process.communicate(timeout=240)[0]
+        assert process.returncode == 0, output
+        return torch.load(folder / "found.pt", weights_only=True)
+
+    return run
+
+
+def test_two_processes_with_accumulation_get_the_same_gradient(uneven_config, one_batch, torchrun):
+    found = torchrun(replace(uneven_config, grad_accumulation_steps=2), 2)
+    assert_same_gradients(found["gradients"], one_batch)
+
+
+def test_one_and_two_processes_see_the_same_global_batches_and_the_same_losses(tiny_config, torchrun, tmp_path):
+    config = tiny_config(tmp_path / "two", batch_size=7)  # rank 0 gets four rows, rank 1 three
+    two = torchrun(config, 2)
+    alone = Trainer(replace(config, out_dir=str(tmp_path / "one")), ALONE)
+    for step, ids in enumerate(two["batches"]):
+        assert torch.equal(ids, torch.cat([batch.X for batch in alone.load_step(step)[0]]))
+    alone.fit()
+    losses = [[row["loss"] for row in metrics(tmp_path / name)] for name in ("one", "two")]
+    assert len(losses[0]) == len(losses[1]) == 12
+    assert losses[0] == pytest.approx(losses[1], rel=2e-4)
 
 
 def test_a_batch_with_nothing_to_learn_has_loss_zero(tiny_config, tokenizer, tmp_path):
@@ -276,7 +309,8 @@ def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(tiny_config, u
     assert process.returncode == 0, output
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
     assert 5 < stopped < 120
-    assert f"Stopped after step {stopped} of 120; the checkpoint is saved. The same command goes on from here." in output
+    assert f"Stopped after step {stopped} of 120; the checkpoint is saved. The same command goes on from here, or: " in output
+    assert f"-m tinyllm_lib.train --config {tmp_path / 'run' / 'config.json'} --resume must" in output
 
     train(config)
     assert f"Going on from step_{stopped:06d}." in (tmp_path / "run" / "train.log").read_text("utf-8")
@@ -284,17 +318,64 @@ def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(tiny_config, u
     assert [row["step"] for row in metrics(undisturbed)] == list(range(1, 121))
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_and_ends_the_same(tiny_config, undisturbed, tmp_path):
-    config = tiny_config(tmp_path / "run", **LONG)
+def test_a_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, undisturbed, tmp_path):
+    config, run = tiny_config(tmp_path / "run", **LONG), tmp_path / "run"
+    step = random.SystemRandom().randrange(1, 110)
     process = start_python("-m", "tinyllm_lib.train", *arguments(config))
-    run = tmp_path / "run"
-    wait_until(lambda: len(step_folders(run)) > 1 or process.poll() is not None, "two checkpoints")
+    wait_until(lambda: lines_in(run / "metrics.jsonl") >= step or process.poll() is not None, f"step {step}")
     process.kill()
-    assert "Finished" not in process.communicate()[0]
+    assert "Finished" not in process.communicate()[0], step
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 119, "tok')  # what a kill in the middle of a line leaves
-    train(replace(config, resume="must"))
+    train(config)
     assert_same_end(run, undisturbed)
+    assert [row["step"] for row in metrics(run)] == list(range(1, 121)), step
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_random_kills_leave_no_trace_in_the_result(tiny_config, tmp_path):
+    long = {"steps": 1000, "batch_size": 4, "save_interval": 7, "seed": 3, "eval_interval": 50, "sample_prompts": "小猫"}
+    config, run, dice = tiny_config(tmp_path / "run", **long), tmp_path / "run", random.SystemRandom()
+    for kill in range(20):
+        process = start_python("-m", "tinyllm_lib.train", *arguments(config))
+        done = lines_in(run / "metrics.jsonl")
+        step = dice.randrange(done + 1, done + 40)
+        wait_until(lambda step=step, process=process: last_step(run) >= step or process.poll() is not None, f"step {step}", 240)
+        time.sleep(dice.random() * 0.02)  # anywhere in a step, or in a checkpoint
+        process.kill()
+        output = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL, f"kill {kill} at step {step}:\n{output}"
+    train(config)
+    undisturbed = train(replace(config, out_dir=str(tmp_path / "undisturbed")))
+    assert_same_end(run, undisturbed)
+    assert [row["step"] for row in metrics(run)] == list(range(1, 1001))
+    assert (run / "samples.jsonl").read_text("utf-8") == (undisturbed / "samples.jsonl").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_two_killed_processes_go_on_and_end_the_same(tiny_config, tmp_path):
+    def start(run):
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "tinyllm_lib.train"]
+        config = tiny_config(run, steps=60, batch_size=4, save_interval=10)
+        return start_python(*command, *arguments(config), OMP_NUM_THREADS="1", start_new_session=True)
+
+    killed = start(tmp_path / "run")
+    wait_until(lambda: last_step(tmp_path / "run") > 25 or killed.poll() is not None, "step 26", 240)
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert "Finished" not in killed.communicate(timeout=60)[0]
+    for name in ("run", "undisturbed"):
+        process = start(tmp_path / name)
+        output = process.communicate(timeout=240)[0]
+        assert process.returncode == 0 and "Finished" in output, output
+    assert_same_end(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def last_step(run):
+    """The last whole line of metrics.jsonl tells; 0 before the first."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
 def lines_in(path):
@@ -361,16 +442,130 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tiny_config, 
     tensors = load_file(poisoned / "model.safetensors")
     tensors["model.norm.weight"][3] = math.nan
     save_file(tensors, poisoned / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RuntimeError, match=r"loss is nan .* at step 1 .*checkpoint: none\. Lower learning_rate"):
+    place = r"Its batch: row \d+ \(documents [\d, ]+ of shard_00000\), row .* and 5 more of .*train"
+    with pytest.raises(RuntimeError, match=rf"loss is nan .* at step 1\. {place}\. Last good checkpoint: none\. Lower learning_rate"):
         train(tiny_config(tmp_path / "run", init_from=str(poisoned)))
     assert not step_folders(tmp_path / "run")
 
 
 def test_a_learning_rate_far_too_high_names_the_last_good_checkpoint(tiny_config, tmp_path):
     config = tiny_config(tmp_path / "run", learning_rate=1e38, warmup_steps=0, optimizer="adamw", save_interval=1)
-    with pytest.raises(RuntimeError, match=r"at step 2 .*Last good checkpoint: step_000001\."):
+    with pytest.raises(RuntimeError, match=r"at step 2\. .*Last good checkpoint: step_000001\."):
         train(replace(config, log_interval=100))  # also between two lines of the log
     assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
+
+
+def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path):
+    trainer = Trainer(tiny_config(tmp_path / "run", batch_size=8), ALONE)
+
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    trainer.nats = too_large
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        trainer.fit()
+    assert str(raised.value) == (
+        "Out of memory in step 1: 8 rows of 32 tokens per micro-batch do not fit. grad_accumulation_steps=2 makes micro-batches of 4; "
+        "the result is the same. Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+    )
+
+
+def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_config, tmp_path):
+    trainer = Trainer(tiny_config(tmp_path / "run", save_interval=1, grad_accumulation_steps=4), ALONE)
+    nats, calls = trainer.nats, []
+
+    def too_large_in_step_three(*args, **options):
+        calls.append(1)
+        if len(calls) > 8:
+            torch.empty(2**60, dtype=torch.uint8)  # the CPU's own error
+        return nats(*args, **options)
+
+    trainer.nats = too_large_in_step_three
+    advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes micro-batches of 1; .*checkpoint: step_000002"
+    with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
+        trainer.fit()
+
+
+def test_another_error_in_a_step_stays_what_it_is(tiny_config, tmp_path):
+    trainer = Trainer(tiny_config(tmp_path / "run"), ALONE)
+    trainer.nats = lambda *_, **__: torch.ones(2) @ torch.ones(3)
+    with pytest.raises(RuntimeError, match="inconsistent tensor size") as raised:
+        trainer.fit()
+    assert not isinstance(raised.value, torch.OutOfMemoryError)
+
+
+def test_samples_are_written_at_each_evaluation_and_change_nothing(tiny_config, tmp_path):
+    options = {"steps": 4, "eval_interval": 2, "save_interval": 2}
+    silent, talking = (tiny_config(tmp_path / name, **options) for name in ("silent", "talking"))
+    train(silent)
+    train(replace(talking, sample_prompts="小猫|白鹅 "))
+    rows = [json.loads(line) for line in (tmp_path / "talking" / "samples.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["step"], row["prompt"]) for row in rows] == [(2, "小猫"), (2, "白鹅"), (4, "小猫"), (4, "白鹅")]
+    assert all(isinstance(row["text"], str) for row in rows)
+    assert "sample  小猫 → " in (tmp_path / "talking" / "train.log").read_text("utf-8")
+    assert_same_end(tmp_path / "talking", tmp_path / "silent")
+
+
+def test_a_run_made_before_an_option_existed_goes_on(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", steps=4, save_interval=2)
+    train(config)
+    saved = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
+    del saved["tracker"], saved["sample_prompts"], saved["min_lr_share"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved), "utf-8")
+    train(replace(config, resume="must"))
+
+
+def test_batches_are_prepared_in_order_by_several_threads(tiny_config, tmp_path):
+    for name, threads in (("one", 1), ("three", 3)):
+        train(tiny_config(tmp_path / name, steps=6, num_workers=threads))
+    assert_same_end(tmp_path / "one", tmp_path / "three")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, monkeypatch):
+    """On the meta device there are no numbers, so to read one is an error, where on a GPU it would be a wait."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # meta has no autocast and no fused optimiser
+    monkeypatch.setattr(torch.optim, "AdamW", lambda params, fused, **options: AdamW(params, **options))
+    trainer = Trainer(tiny_config(tmp_path / "run", optimizer=optimizer), ALONE)
+    trainer.device = torch.device("meta")
+    trainer.model = trainer.model.to("meta")
+    trainer.nats, trainer.params = trainer.model.nats, [*trainer.model.parameters()]
+    trainer.optimizers = make_optimizers(trainer.model, optimizer, 1e-3, 0.1)
+    trainer.first_bad = trainer.first_bad.to("meta")
+    trainer._flatten_gradients()
+    batches, supervised, _ = trainer.load_step(0)
+    for _ in range(2):
+        trainer.accumulate_gradients(batches, supervised)
+        trainer.update()
+    with pytest.raises(RuntimeError, match="meta"):
+        trainer._check_finite()  # a line of the log is where the numbers are read
+
+
+def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    trainer = Trainer(tiny_config(tmp_path / "run", grad_accumulation_steps=2), ALONE)
+    trainer.load_step(0)
+    assert not pinned
+    trainer.device = torch.device("cuda")
+    batches = trainer.load_step(0)[0]
+    assert [id(tensor) for tensor in pinned] == [id(tensor) for batch in batches for tensor in batch]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "flops", "pays", "why"),
+    [
+        ("auto", "cpu", 1e20, False, "on a CPU"),
+        (True, "cpu", 1e10, True, "asked for"),
+        (False, "cuda", 1e20, False, "not asked for"),
+        ("auto", "cuda", 1e13, False, "only if they are longer"),
+        ("auto", "cuda", 1e20, True, "pays back in runs longer"),
+    ],
+)
+def test_compile_is_used_where_it_pays_back(wanted, device, flops, pays, why, monkeypatch):
+    monkeypatch.setattr(devices, "data_sheet_flops", lambda device, dtype: None)
+    found, reason = devices.compile_pays(wanted, flops, torch.device(device), torch.bfloat16)
+    assert found is pays and why in reason
 
 
 @pytest.mark.parametrize(
@@ -383,6 +578,9 @@ def test_a_learning_rate_far_too_high_names_the_last_good_checkpoint(tiny_config
         ({"dtype": "fp16"}, "dtype must be one of auto, fp32, bf16, is 'fp16'"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps"),
         ({"resume": "yes"}, "resume must be one of auto, never, must"),
+        ({"compile": "yes"}, "compile must be one of auto, True, False, is 'yes'"),
+        ({"tracker": "mlflow"}, "tracker must be one of none, swanlab, tensorboard, wandb, is 'mlflow'"),
+        ({"packing": "bestfit"}, "packing must be one of best_fit, stream"),
     ],
 )
 def test_impossible_options_are_named(changes, message):
@@ -465,7 +663,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
     [
         ('{"seeds": 1, "dim": 8}', ["--config", "FILE"], "no such option: seeds"),
         ("{}", ["--dim", "wide"], "--dim: invalid int value: 'wide'"),
-        ("{}", ["--dims", "8"], "unrecognized arguments: --dims"),
+        ("{}", ["--dims", "8"], "no such option: --dims (did you mean --dim?)"),
     ],
 )
 def test_what_the_command_line_refuses(content, args, message, tmp_path, capsys):

@@ -18,6 +18,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from tinyllm_lib.workspace import atomic_path, write_json
 
@@ -79,22 +80,38 @@ def save_checkpoint(run: str | Path, step: int, model, tokenizer, state: dict, *
     Args:
         state: what the trainer needs to go on; tensors, numbers, strings, lists and dicts only (loaded with weights_only).
         keep_last: how many of the newest to keep; keep_every: keep those at multiples of this step for good (0: none).
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full. Older checkpoints are as they were.
     """
     folder = Path(run) / "checkpoints" / f"step_{step:06d}"
     for stray in folder.parent.glob(".tmp-*"):                 # a run killed in the middle of this function left it
         shutil.rmtree(stray, ignore_errors=True)
-    with atomic_path(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(str(temporary))
-        generation = {"bos_token_id": 3, "eos_token_id": [4, 2], "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50}
-        (temporary / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-        torch.save(state, temporary / "trainer_state.pt")
-        sums = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
-        write_json(temporary / "checkpoint.json", {"step": step, "sha256": sums})
+    try:
+        with atomic_path(folder) as temporary:
+            _write(temporary, step, model, tokenizer, state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):      # so torch.save says that it could not write
+            raise
+        good = [p.name for p in step_folders(run) if p != folder]
+        free = shutil.disk_usage(folder.parent).free / 1e6
+        raise OSError(f"The checkpoint {folder} cannot be written: {error} ({free:,.1f} MB are free there). Last good checkpoint: "
+                      f"{good[-1] if good else 'none'}. Where the disk is full, make room; the same command goes on from that "
+                      f"checkpoint.") from error
     for old in step_folders(run)[:-max(keep_last, 1)]:
         if not (keep_every and step_of(old) % keep_every == 0):
             shutil.rmtree(old)
     return folder
+
+
+def _write(folder: Path, step: int, model, tokenizer, state: dict) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(str(folder))
+    generation = {"bos_token_id": 3, "eos_token_id": [4, 2], "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50}
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+    torch.save(state, folder / "trainer_state.pt")
+    sums = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
+    write_json(folder / "checkpoint.json", {"step": step, "sha256": sums})
 
 
 def load_state(folder: Path) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,6 +139,14 @@ class PackedDataset(Dataset):
         """Share of positions that are padding."""
         return 1 - self.positions / (len(self) * self.context)
 
+    def describe(self, index: int) -> str:
+        """Where a row comes from: "documents 4, 19 of shard_00000", counted from 0 in each shard."""
+        documents: dict[str, list[str]] = {}
+        for shard, start, _ in self.rows[index]:
+            number = int(np.searchsorted(self.shards[shard][2], start, "right")) - 1
+            documents.setdefault(self.manifest["shards"][shard]["name"], []).append(str(number))
+        return "; ".join(f"documents {', '.join(numbers)} of {name}" for name, numbers in documents.items())
+
     def __getitem__(self, index: int) -> PackedRow:
         out = np.zeros((5, self.context), np.int64)
         out[4] = -1                                                              # padding belongs to no document
@@ -197,3 +206,21 @@ class _Stream:
             row.append((shard, start + skip, take))
             position, room, piece = position + take, room - take, piece + 1
         return row
+
+
+class DataOrder:
+    """Which rows make up a step: epoch after epoch, each in its own order, a pure function of (seed, step)."""
+
+    def __init__(self, rows: int, seed: int):
+        self.rows, self.seed = rows, seed
+        self._order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng((seed, epoch)).permutation(rows))
+
+    def step_rows(self, step: int, batch_size: int) -> list[int]:
+        """Row numbers of the global batch of `step`, `batch_size` of them; the batch runs on into the next epoch."""
+        places = (divmod(i, self.rows) for i in range(step * batch_size, (step + 1) * batch_size))
+        return [int(self._order(epoch)[within]) for epoch, within in places]
+
+
+def collate(rows: list[PackedRow]) -> PackedRow:
+    """Stacks rows to a batch (B, context)."""
+    return PackedRow(*(torch.stack(parts) for parts in zip(*rows, strict=True)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -142,4 +143,4 @@ def default_processes(device: str = "auto") -> int:
 
 def _from_trainer(line: str) -> bool:
     """Whether the trainer printed it, and not torchrun or one of torch's libraries."""
-    return bool(line.strip()) and not ("torch.distributed" in line or line.startswith(("W", "I0", "*****", "[W", "[Gloo]")))
+    return bool(line.strip()) and not re.match(r"\[?[WIE]\d{4} |\[W|\[Gloo]|\*{5}|.*torch\.distributed\.elastic", line)

@@ -39,15 +39,15 @@ PROFILES = {
     "gpu": Profile(
         "gpu", "the 82.6M model on one GPU", documents=200_000, dialogues=60_000, vocab_size=6144, max_length=512,
         pretrain={"dim": 768, "n_layers": 12, "n_heads": 16, "n_kv_heads": 8, "batch_size": 128, "epochs": 10.0, "warmup_steps": 200,
-                  "learning_rate": 2e-3, "eval_interval": 250, "save_interval": 500, "compile": True},
-        sft={"batch_size": 64, "epochs": 2.0, "warmup_steps": 50, "learning_rate": 3e-4, "compile": True}),
+                  "learning_rate": 2e-3, "eval_interval": 250, "save_interval": 500},
+        sft={"batch_size": 64, "epochs": 2.0, "warmup_steps": 50, "learning_rate": 3e-4}),
     "full": Profile(
         "full", "the 215M model on 10B tokens and 3.5M dialogues, over many GPUs", documents=200_000, dialogues=60_000, vocab_size=6144,
         max_length=512, real_corpora=True, replay_share=0.0,
         pretrain={"dim": 1024, "n_layers": 18, "n_heads": 16, "n_kv_heads": 8, "batch_size": 1024, "epochs": 1.0, "warmup_steps": 1000,
                   "learning_rate": 1e-3, "packing": "stream", "separate_documents": False, "eval_interval": 1000, "save_interval": 1000,
-                  "keep_every": 10_000, "compile": True},
-        sft={"batch_size": 256, "epochs": 1.0, "warmup_steps": 200, "learning_rate": 2e-4, "compile": True}),
+                  "keep_every": 10_000},
+        sft={"batch_size": 256, "epochs": 1.0, "warmup_steps": 200, "learning_rate": 2e-4}),
 }
 
 

@@ -13,7 +13,6 @@ Two rules make the result independent of how the work is cut up:
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -22,10 +21,11 @@ import signal
 import sys
 import threading
 import time
-import typing
+import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,163 +34,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinyllm_lib.checkpoint import latest_checkpoint, load_state, model_folder, save_checkpoint, step_folders
-from tinyllm_lib.dataset import PackedDataset, PackedRow
+from tinyllm_lib.config import FREE_OPTIONS, TrainConfig, get_lr, parse_args, resume_command
+from tinyllm_lib.dataset import DataOrder, PackedDataset, PackedRow, collate
+from tinyllm_lib.devices import Processes, choose_dtype, compile_pays, peak_flops
+from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.memory import advice_after_out_of_memory, is_out_of_memory
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
 from tinyllm_lib.torchrun import Lifeline, failure_reported
+from tinyllm_lib.trackers import open_tracker
 from tinyllm_lib.workspace import atomic_path, write_json
 
-
-def option(default, text: str):
-    """A field with the sentence that `--help` shows."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Every option of a training run; saved as the run's `config.json`."""
-
-    data_path: str = option("", "folder with train/ and val/ token shards")
-    out_dir: str = option("", "the run folder to write")
-    tokenizer_path: str = option("", "tokenizer folder; empty: the one of init_from")
-    init_from: str = option("", "a run or checkpoint folder to start from; empty: random weights of the size below")
-    dim: int = option(1024, "width of the model")
-    n_layers: int = option(18, "number of layers")
-    n_heads: int = option(16, "query heads")
-    n_kv_heads: int = option(8, "key/value heads")
-    max_seq_len: int = option(512, "context: positions in a row")
-    steps: int = option(0, "optimiser steps; 0: from tokens or epochs")
-    tokens: int = option(0, "train for about so many tokens; 0: from epochs")
-    epochs: float = option(1.0, "passes over the data, where neither steps nor tokens says how long")
-    batch_size: int = option(64, "rows of one optimiser step, over all processes and micro-batches")
-    grad_accumulation_steps: int = option(1, "micro-batches into which a process cuts its rows; the result is the same")
-    packing: str = option("best_fit", "best_fit: whole documents; stream: one long tape")
-    separate_documents: bool = option(True, "attention stays within a document")
-    optimizer: str = option("muon", "muon (hidden matrices; AdamW for the rest) or adamw")
-    learning_rate: float = option(3e-3, "the highest learning rate")
-    warmup_steps: int = option(50, "steps of linear warm-up")
-    min_lr_share: float = option(0.1, "the learning rate ends at this share of the highest")
-    weight_decay: float = option(0.1, "on matrices only")
-    grad_clip: float = option(1.0, "largest gradient norm; 0: no clipping")
-    seed: int = option(0, "decides weights and data order")
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    dtype: str = option("auto", "auto (bf16 where the hardware is good at it), fp32 or bf16; weights are fp32 always")
-    compile: bool = option(False, "torch.compile; pays back in long runs on a GPU")
-    num_workers: int = option(1, "threads that prepare batches")
-    log_interval: int = option(10, "steps between lines of metrics.jsonl")
-    eval_interval: int = option(0, "steps between evaluations; 0: only at the end")
-    eval_rows: int = option(256, "validation rows of one evaluation")
-    save_interval: int = option(0, "steps between checkpoints; 0: only at the end")
-    keep_last: int = option(2, "newest checkpoints to keep")
-    keep_every: int = option(0, "keep every checkpoint at a multiple of this step; 0: none")
-    resume: str = option("auto", "auto: go on if the folder holds this very run, else start anew beside it; never; must")
-
-    def __post_init__(self) -> None:
-        positive = ("batch_size", "grad_accumulation_steps", "learning_rate", "log_interval", "max_seq_len")
-        problems = [f"{name} must be positive, is {getattr(self, name)}" for name in positive if getattr(self, name) <= 0]
-        for name, allowed in (("resume", ("auto", "never", "must")), ("device", ("auto", "cpu", "cuda", "mps")),
-                              ("dtype", ("auto", "fp32", "bf16")), ("optimizer", ("adamw", "muon"))):
-            if getattr(self, name) not in allowed:
-                problems.append(f"{name} must be one of {', '.join(allowed)}, is {getattr(self, name)!r}")
-        if problems:
-            raise ValueError("TrainConfig: " + "; ".join(problems) + ".")
-
-
-def get_lr(step: int, config: TrainConfig) -> float:
-    """Learning rate of optimiser step `step` (from 0): linear warm-up, then a cosine down to `min_lr_share` of the highest."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
-    low = config.min_lr_share
-    return config.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-class DataOrder:
-    """Which rows make up a step: epoch after epoch, each in its own order, a pure function of (seed, step)."""
-
-    def __init__(self, rows: int, seed: int):
-        self.rows, self.seed, self._epoch, self._order = rows, seed, -1, np.empty(0)
-
-    def step_rows(self, step: int, batch_size: int) -> list[int]:
-        """Row numbers of the global batch of `step`, `batch_size` of them; the batch runs on into the next epoch."""
-        return [self._row(i) for i in range(step * batch_size, (step + 1) * batch_size)]
-
-    def _row(self, i: int) -> int:
-        epoch, within = divmod(i, self.rows)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.rows)
-        return int(self._order[within])
-
-
-def collate(rows: list[PackedRow]) -> PackedRow:
-    """Stacks rows to a batch (B, context)."""
-    return PackedRow(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
-
-
-@dataclass
-class Processes:
-    """The torchrun processes this one belongs to."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    device: torch.device
-
-    @classmethod
-    def join(cls, config: TrainConfig) -> Processes:
-        rank, local, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
-        kind = config.device
-        if kind == "auto":
-            kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and world == 1 else "cpu"
-        device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
-        if kind == "cuda":
-            torch.cuda.set_device(device)
-        elif kind == "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        if world > 1:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
-        return cls(rank, local, world, device)
-
-    def add_up(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place. A CPU tensor travels over gloo and never waits for a GPU."""
-        if self.world_size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """fp32 or bf16. `auto` takes bf16 where it is faster: on GPUs that multiply it natively and on CPUs with matrix tiles (AMX).
-    A CPU that has only AVX-512's bf16 instructions gains too little to pay for the casts, or multiplies at half the speed."""
-    if wanted != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device)[0] >= 8
-    else:
-        native = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
-
-
-PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165, "3090": 71, "A10": 125}
-
-
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s this process could reach: from the data sheet of a known GPU, else the best of a few matrix products."""
-    if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        if known := next((v for k, v in PEAK_TFLOPS.items() if k in name), None):
-            return known * 1e12
-    best = 0.0
-    for n in (256, 1024) if device.type == "cpu" else (4096,):
-        a = torch.randn(n, n, device=device, dtype=dtype)
-        for _ in range(4):
-            start = time.perf_counter()
-            (a @ a)[0, 0].item()
-            seconds = time.perf_counter() - start
-            best = max(best, 2 * n**3 / seconds)
-            if seconds > 0.2:                                  # bf16 on a CPU without it: a larger product takes minutes
-                return best
-    return best
+__all__ = ["DataOrder", "Processes", "TrainConfig", "Trainer", "choose_dtype", "get_lr", "parse_args", "peak_flops", "train"]
 
 
 class Trainer:
@@ -218,13 +74,18 @@ class Trainer:
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self._flatten_gradients()
         self.optimizers = make_optimizers(self.model, config.optimizer, config.learning_rate, config.weight_decay)
-        self.nats = torch.compile(self.model.nats) if config.compile else self.model.nats
+        self.nats = self._maybe_compile()
         self.order = DataOrder(len(self.train_data), config.seed)
+        self.writer = self._sample_writer()
         self.step = self.tokens = 0
         self.stop = False
         self.saved_step = -1
+        self.first_bad = torch.zeros(3, device=self.device)                      # step, loss and gradient norm where one was no number
         if resume_from:
             self._load(resume_from)
+        self.tracker = None
+        if self.main and config.tracker != "none" and self.step < config.steps:
+            self.tracker = open_tracker(config.tracker, self.run, asdict(config), self.step + 1)
 
     # -- setting up ------------------------------------------------------------------------------------------------
 
@@ -256,6 +117,33 @@ class Trainer:
             raise ValueError(f"{folder} knows {model.config.max_seq_len} positions, max_seq_len is {config.max_seq_len}: lower it.")
         return model
 
+    def _maybe_compile(self):
+        config = self.config
+        tokens = config.steps * config.batch_size * config.max_seq_len / self.processes.world_size
+        flops = tokens * self.model.flops_per_token(config.max_seq_len)
+        pays, why = compile_pays(config.compile, flops, self.device, getattr(torch, self.resolved["dtype"]))
+        self._log(f"torch.compile is {'on' if pays else 'off'}: {why}.")
+        return torch.compile(self.model.nats) if pays else self.model.nats
+
+    def _sample_writer(self):
+        """prompt -> text, by the model as it stands: a reply where the run learns dialogues, else how the text goes on.
+
+        Raises:
+            ValueError: a prompt that does not fit the context; better now than at the first evaluation.
+        """
+        generator = TextGenerator.from_model(self.model, self.tokenizer)
+        length, dialogues = min(64, self.config.max_seq_len // 4), self.train_data.shards[0][1] is not None
+        write = generator.chat if dialogues else generator.complete
+        for prompt in self._sample_prompts():
+            try:
+                write(prompt, max_new_tokens=1)
+            except ValueError as error:
+                raise ValueError(f"sample_prompts: {prompt!r}: {error}") from error
+        return lambda prompt: write(prompt, max_new_tokens=length, temperature=0.7, top_k=50, seed=self.config.seed)
+
+    def _sample_prompts(self) -> list[str]:
+        return [prompt for part in self.config.sample_prompts.split("|") if (prompt := part.strip())]
+
     def _flatten_gradients(self) -> None:
         """All gradients are views into one buffer (the last number is the loss): one all-reduce, one norm, one zeroing."""
         sizes = [p.numel() for p in self.params]
@@ -286,9 +174,8 @@ class Trainer:
                 raise FileNotFoundError(f"resume='must', but {self.run} holds no checkpoint to go on from.")
             return None
         saved, now = json.loads(path.read_text(encoding="utf-8")), {**asdict(self.config), "resolved": self.resolved}
-        free = {"out_dir", "resume", "log_interval", "eval_interval", "eval_rows", "save_interval", "keep_last", "keep_every",
-                "num_workers", "grad_accumulation_steps", "compile", "device", "data_path", "tokenizer_path", "init_from"}
-        differing = sorted(k for k in now if k not in free and saved.get(k) != now[k])
+        saved = {f.name: f.default for f in fields(TrainConfig)} | saved         # an option that came after this run was as its default
+        differing = sorted(k for k in now if k not in FREE_OPTIONS and saved.get(k) != now[k])
         if not differing:
             return latest_checkpoint(self.run)
         if self.config.resume == "must":
@@ -308,8 +195,8 @@ class Trainer:
             why = f" (different: {', '.join(self.differing)})" if self.differing else ""
             print(f"An older run lay in {self.run.name}; it is now {old.name}{why}.", flush=True)
         else:
-            for path in (self.run / "metrics.jsonl", self.run / "config.json"):
-                path.unlink(missing_ok=True)
+            for name in ("metrics.jsonl", "samples.jsonl", "config.json"):
+                (self.run / name).unlink(missing_ok=True)
             shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
 
     # -- one step --------------------------------------------------------------------------------------------------
@@ -319,6 +206,8 @@ class Trainer:
         share = np.array_split(self.order.step_rows(step, self.config.batch_size), self.processes.world_size)[self.processes.rank]
         parts = [part for part in np.array_split(share, self.config.grad_accumulation_steps) if len(part)]
         batches = [collate([self.train_data[i] for i in part]) for part in parts]
+        if self.device.type == "cuda":                           # from pinned memory a batch travels while the GPU computes
+            batches = [PackedRow(*(t.pin_memory() for t in batch)) for batch in batches]
         return batches, sum(int(b.loss_mask.sum()) for b in batches), sum(int((b.document_ids >= 0).sum()) for b in batches)
 
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
@@ -338,8 +227,13 @@ class Trainer:
         return {"position_ids": batch.position_ids, "document_ids": batch.document_ids} if self.config.separate_documents else {}
 
     def update(self) -> Tensor:
-        """Clips, sets the learning rate, steps the optimisers; returns the gradient norm before clipping."""
+        """Clips, sets the learning rate, steps the optimisers; returns the gradient norm before clipping.
+
+        Nothing here waits for the device: a loss that is no number is noted there, and read at the next line of the log.
+        """
         norm = self.gradients[:-1].norm()
+        now = torch.stack([torch.full_like(norm, self.step + 1), self.gradients[-1], norm])
+        self.first_bad = torch.where(now.isfinite().all() | (self.first_bad[0] > 0), self.first_bad, now)
         if self.config.grad_clip:
             self.gradients[:-1].mul_((self.config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
         for optimizer in self.optimizers:
@@ -358,41 +252,51 @@ class Trainer:
         self._log(f"{self.model.num_parameters():,} parameters, {len(self.train_data):,} rows of {config.max_seq_len} "
                   f"({self.train_data.waste:.1%} padding), steps {self.step} to {config.steps}, "
                   f"{processes.world_size} x {self.device.type}, {self.resolved['dtype']}")
-        clock, clock_tokens, losses = time.perf_counter(), self.tokens, 0
-        with ThreadPoolExecutor(max(1, config.num_workers)) as pool:
-            ahead = pool.submit(self.load_step, self.step) if self.step < config.steps else None
+        clock, clock_tokens = time.perf_counter(), self.tokens
+        with ThreadPoolExecutor(max(1, config.num_workers)) as pool, self._tracking():
+            first = range(self.step, min(self.step + max(1, config.num_workers), config.steps))
+            ahead = deque(pool.submit(self.load_step, step) for step in first)
             while self.step < config.steps:
-                batches, supervised, positions = ahead.result()
-                if self.step + 1 < config.steps:
-                    ahead = pool.submit(self.load_step, self.step + 1)
+                batches, supervised, positions = ahead.popleft().result()
+                if (later := self.step + 1 + len(ahead)) < config.steps:
+                    ahead.append(pool.submit(self.load_step, later))
                 counts = processes.add_up(torch.tensor([supervised, positions, int(self.stop)], dtype=torch.float64)).tolist()
                 if counts[2]:
                     break
-                self.accumulate_gradients(batches, int(counts[0]))
-                norm = self.update()
-                self.step, self.tokens, losses = self.step + 1, self.tokens + int(counts[1]), losses + 1
-                last = self.step == config.steps
+                with self._explaining_out_of_memory():
+                    self.accumulate_gradients(batches, int(counts[0]))
+                    norm = self.update()
+                self.step, self.tokens = self.step + 1, self.tokens + int(counts[1])
+                last, row = self.step == config.steps, {}
                 if self.step % config.log_interval == 0 or last or self.step == 1:
-                    loss, norm = self.gradients[-1].item(), norm.item()
-                    self._check_finite(loss, norm)
-                    seconds = time.perf_counter() - clock
-                    rate = (self.tokens - clock_tokens) / seconds
-                    row = {"step": self.step, "tokens": self.tokens, "loss": round(loss, 5), "lr": round(get_lr(self.step - 1, config), 8),
-                           "grad_norm": round(norm, 4), "tokens_per_second": round(rate, 1),
+                    self._check_finite()                         # waits for the device, so it stands before the clock
+                    rate = (self.tokens - clock_tokens) / (time.perf_counter() - clock)
+                    row = {"loss": round(self.gradients[-1].item(), 5), "lr": round(get_lr(self.step - 1, config), 8),
+                           "grad_norm": round(norm.item(), 4), "tokens_per_second": round(rate, 1),
                            "mfu": round(rate * flops / (peak * processes.world_size), 4)}
-                    if last or (config.eval_interval and self.step % config.eval_interval == 0):
-                        row |= self.evaluate()
-                    self._log_metrics(row)
                     clock, clock_tokens = time.perf_counter(), self.tokens
-                elif config.eval_interval and self.step % config.eval_interval == 0:
-                    self._log_metrics({"step": self.step, "tokens": self.tokens, **self.evaluate()})
+                pause = time.perf_counter()
+                if evaluated := last or bool(config.eval_interval and self.step % config.eval_interval == 0):
+                    row |= self.evaluate()
+                if row:
+                    self._log_metrics({"step": self.step, "tokens": self.tokens, **row})
+                if evaluated:
+                    self.sample()
                 if last or (config.save_interval and self.step % config.save_interval == 0):
                     self.save()
+                clock += time.perf_counter() - pause
         if self.step < config.steps:
             self.save()
-            self._log(f"Stopped after step {self.step} of {config.steps}; the checkpoint is saved. The same command goes on from here.")
+            self._log(self._how_to_go_on())
         else:
             self._log(f"Finished: {self.run.name}, {config.steps} steps, {self.tokens:,} tokens.")
+
+    def _how_to_go_on(self) -> str:
+        if not self.step:
+            return "Stopped before the first step; there is nothing to save. The same command begins again."
+        one_machine = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+        return (f"Stopped after step {self.step} of {self.config.steps}; the checkpoint is saved. The same command goes on from here"
+                + (f", or: {resume_command(self.run, self.processes.world_size)}" if one_machine else ", on each machine."))
 
     @torch.no_grad()
     def evaluate(self) -> dict:
@@ -400,34 +304,66 @@ class Trainer:
         if self.val_data is None or not len(self.val_data):
             return {}
         rows = range(self.processes.rank, min(len(self.val_data), self.config.eval_rows), self.processes.world_size)
-        sums = torch.zeros(3, dtype=torch.float64)                               # nats, tokens, bytes
+        nats, sums = [], torch.zeros(3, dtype=torch.float64)                     # nats, tokens, bytes
         for start in range(0, len(rows), 16):
             batch = collate([self.val_data[i] for i in rows[start:start + 16]])
             mask = batch.loss_mask
             on_device = PackedRow(*(t.to(self.device) for t in batch))
             with self.autocast:
-                nats = self.model.nats(on_device.X, on_device.Y, on_device.loss_mask.float(), **self._documents_of(on_device))
-            size = (self.byte_lengths[batch.Y] * mask).sum()
-            sums += torch.tensor([nats.item(), mask.sum().item(), size.item()], dtype=torch.float64)
-        nats, tokens, size = self.processes.add_up(sums).tolist()
-        return {"val_loss": round(nats / max(tokens, 1), 5), "val_bits_per_byte": round(nats / math.log(2) / max(size, 1), 5)}
+                nats.append(self.model.nats(on_device.X, on_device.Y, on_device.loss_mask.float(), **self._documents_of(on_device)))
+            sums[1:] += torch.stack([mask.sum(), (self.byte_lengths[batch.Y] * mask).sum()])
+        sums[0] = sum(part.item() for part in nats)                              # read at the end: no batch waits for the one before
+        total, tokens, size = self.processes.add_up(sums).tolist()
+        return {"val_loss": round(total / max(tokens, 1), 5), "val_bits_per_byte": round(total / math.log(2) / max(size, 1), 5)}
 
-    def _check_finite(self, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            good = step_folders(self.run)
+    def sample(self) -> None:
+        """Writes how the model answers the `sample_prompts` now to train.log and samples.jsonl. Draws no number of torch's."""
+        for prompt in self._sample_prompts() if self.main else ():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")                  # of a reply that fills the context
+                text = self.writer(prompt)
+            self._append("samples.jsonl", {"step": self.step, "prompt": prompt, "text": text})
+            self._log(f"sample  {prompt} → {text}".replace("\n", "⏎"))
+
+    # -- what can go wrong -----------------------------------------------------------------------------------------
+
+    def _check_finite(self) -> None:
+        step, loss, norm = self.first_bad.tolist()
+        if step:
+            rows = self.order.step_rows(int(step) - 1, self.config.batch_size)
+            places = [f"row {i} ({self.train_data.describe(i)})" for i in rows[:3]]
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
             raise RuntimeError(
-                f"The loss is {loss} and the gradient norm {norm} at step {self.step} (batch {self.step - 1} of {self.config.batch_size} "
-                f"rows in the order of seed {self.config.seed}). Last good checkpoint: {good[-1].name if good else 'none'}. "
-                f"Lower learning_rate or raise warmup_steps and run again.")
+                f"The loss is {loss} and the gradient norm {norm} at step {int(step)}. Its batch: {', '.join(places)}{more} of "
+                f"{self.train_data.folder}. Last good checkpoint: {self._last_good()}. Lower learning_rate or raise warmup_steps and "
+                f"run again.")
+
+    def _last_good(self) -> str:
+        return folders[-1].name if (folders := step_folders(self.run)) else "none"
+
+    @contextmanager
+    def _explaining_out_of_memory(self):
+        """An error for want of memory says which micro-batch would fit."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            gigabytes = torch.cuda.get_device_properties(self.device).total_memory / 1e9 if self.device.type == "cuda" else None
+            size = self.model.config
+            config = replace(self.config, dim=size.dim, n_layers=size.n_layers, n_heads=size.n_heads, n_kv_heads=size.n_kv_heads)
+            advice = advice_after_out_of_memory(config, size.vocab_size, self.processes.world_size, gigabytes)
+            raise torch.OutOfMemoryError(f"Out of memory in step {self.step + 1}: {advice} Last good checkpoint: {self._last_good()}. "
+                                         f"({str(error).splitlines()[0]})") from error
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         if self.saved_step != self.step and self.step:          # after a loss that is no number no weights are worth keeping
-            self._check_finite(self.gradients[-1].item(), self.gradients[:-1].norm().item())
+            self._check_finite()
         if self.main and self.saved_step != self.step and self.step:
             state = {"step": self.step, "tokens": self.tokens, "optimizers": [o.state_dict() for o in self.optimizers],
-                     "torch_rng": torch.get_rng_state()}
+                     "torch_rng": torch.get_rng_state(), "config": asdict(self.config)}
             save_checkpoint(self.run, self.step, self.model, self.tokenizer, state,
                             keep_last=self.config.keep_last, keep_every=self.config.keep_every)
         self.saved_step = self.step
@@ -440,28 +376,60 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         torch.set_rng_state(state["torch_rng"])
-        if self.main:
-            path = self.run / "metrics.jsonl"
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
-            with atomic_path(path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        for path in (self.run / "metrics.jsonl", self.run / "samples.jsonl") if self.main else ():
+            if path.is_file():
+                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of_line(line) <= self.step]
+                with atomic_path(path) as temporary:
+                    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._log(f"Going on from {folder.name}.")
 
     def _log_metrics(self, row: dict) -> None:
         if self.main:
-            with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as f:
-                f.write(json.dumps(row) + "\n")
+            self._append("metrics.jsonl", row)
             names = {"val_bits_per_byte": "val bits/byte", "tokens_per_second": "tokens/s"}
             shown = {k: v for k, v in row.items() if k in ("loss", "lr", "tokens_per_second", "val_loss", "val_bits_per_byte")}
             self._log(f"step {row['step']:>6}/{self.config.steps}  " + "  ".join(f"{names.get(k, k)} {v:.6g}" for k, v in shown.items()))
+            self._track(lambda: self.tracker.log(row["step"], {k: v for k, v in row.items() if k != "step"}))
+
+    def _track(self, send) -> None:
+        """The tracker must not stop the training: where it fails, the run goes on without it and says so, once."""
+        try:
+            if self.tracker:
+                send()
+        except Exception as error:
+            self.tracker = None
+            self._log(f"Warning: tracker={self.config.tracker!r} failed after step {self.step} ({type(error).__name__}: {error}). "
+                      f"The run goes on without it; metrics.jsonl has every number.")
+
+    @contextmanager
+    def _tracking(self):
+        try:
+            yield
+        finally:
+            self._track(lambda: self.tracker.close())
+
+    def _append(self, name: str, row: dict) -> None:
+        try:
+            with (self.run / name).open("a", encoding="utf-8") as f:
+                f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise OSError(f"{self.run / name} cannot be written: {error}. Last good checkpoint: {self._last_good()}. Where the disk is "
+                          f"full, make room; the same command goes on from that checkpoint.") from error
 
     def _log(self, line: str) -> None:
         if self.main:
             with suppress(BrokenPipeError):                      # the launcher is gone; the log file still takes the line
                 print(line, flush=True)
-            with (self.run / "train.log").open("a", encoding="utf-8") as f:
+            with suppress(OSError), (self.run / "train.log").open("a", encoding="utf-8") as f:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
+
+
+def _step_of_line(line: str) -> float:
+    """The step of a line of JSON; infinity where the line was broken off."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def train(config: TrainConfig) -> Path:
@@ -488,28 +456,6 @@ def train(config: TrainConfig) -> Path:
     if processes.world_size > 1:
         dist.barrier()                                           # nobody leaves while another still needs it
     return trainer.run
-
-
-def parse_args(argv: list[str] | None = None) -> TrainConfig:
-    """A TrainConfig from the command line: `--config FILE` first, then every field as an option."""
-    parser = argparse.ArgumentParser(prog="python -m tinyllm_lib.train", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--config", default="", help="a JSON file with any of these options, such as a run's config.json")
-    types = typing.get_type_hints(TrainConfig)
-    for f in fields(TrainConfig):
-        assert f.default is not MISSING
-        kind = types[f.name]
-        convert = (lambda text: text.lower() in ("1", "true", "yes", "on")) if kind is bool else kind
-        parser.add_argument(f"--{f.name}", type=convert, default=f.default, metavar=kind.__name__.upper(), help=f.metadata["help"])
-    known = parser.parse_args(argv)
-    if known.config:
-        saved = json.loads(Path(known.config).read_text(encoding="utf-8"))
-        saved.pop("resolved", None)
-        if unknown := sorted(set(saved) - set(types)):
-            parser.error(f"{known.config}: no such option: {', '.join(unknown)}")
-        parser.set_defaults(**saved)
-        known = parser.parse_args(argv)
-    return TrainConfig(**{f.name: getattr(known, f.name) for f in fields(TrainConfig)})
 
 
 def main() -> None:

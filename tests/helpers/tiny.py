@@ -56,7 +56,7 @@ def arguments(config):
     return [f"--{name}={value}" for name, value in vars(config).items()]
 
 
-def start_python(*args, **env):
+def start_python(*args, start_new_session=False, **env):
     """A Python process that can import the library; its output is collected as text."""
     return subprocess.Popen(
         [sys.executable, *map(str, args)],
@@ -65,6 +65,7 @@ def start_python(*args, **env):
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
+        start_new_session=start_new_session,
     )
 
 

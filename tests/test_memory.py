@@ -1,0 +1,68 @@
+"""How much memory training needs, and what to change where it is not there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinyllm_lib.memory import accumulation_that_fits, advice_after_out_of_memory, is_out_of_memory, memory_table, train_memory
+from tinyllm_lib.train import TrainConfig
+
+CONFIG = TrainConfig(dim=1024, n_layers=18, n_heads=16, n_kv_heads=8, batch_size=64, max_seq_len=512, optimizer="adamw")
+PARAMETERS = 215_127_040
+
+
+def test_weights_gradients_and_means_take_four_bytes_a_parameter_each():
+    parts = train_memory(CONFIG, 6144)
+    assert parts["weights, fp32"] == parts["gradients, fp32"] == 4 * PARAMETERS / 1e9
+    assert parts["AdamW: two means per weight"] == 8 * PARAMETERS / 1e9
+
+
+def test_muon_keeps_one_mean_of_hidden_matrices():
+    parts = train_memory(TrainConfig(**{**CONFIG.__dict__, "optimizer": "muon"}), 6144)
+    hidden = 18 * (1024 * 1024 * 2 + 1024 * 512 * 2 + 3 * 1024 * 2752)
+    assert parts["Muon: one mean per weight"] == 4 * hidden / 1e9
+    assert parts["AdamW: two means per weight"] == 8 * (PARAMETERS - hidden) / 1e9
+
+
+@pytest.mark.parametrize(("changes", "share"), [({"grad_accumulation_steps": 4}, 1 / 4), ({"dtype": "fp32"}, 2), ({"batch_size": 128}, 2)])
+def test_activations_follow_the_micro_batch_and_the_number_format(changes, share):
+    *_, usual = train_memory(CONFIG, 6144).values()
+    *_, changed = train_memory(TrainConfig(**{**CONFIG.__dict__, **changes}), 6144).values()
+    assert changed == pytest.approx(share * usual)
+
+
+def test_the_accumulation_that_fits_is_the_smallest_power_that_does():
+    assert accumulation_that_fits(CONFIG, 6144, 1, None) == 2
+    assert accumulation_that_fits(CONFIG, 6144, 1, 1000.0) == 2
+    small, smaller = (accumulation_that_fits(CONFIG, 6144, 1, size) for size in (16.0, 8.0))
+    assert 2 < small < smaller <= 64
+
+
+def test_advice_names_the_rows_that_fit_or_that_none_will():
+    assert "64 rows of 512 tokens" in advice_after_out_of_memory(CONFIG, 6144, 1, None)
+    alone = TrainConfig(**{**CONFIG.__dict__, "batch_size": 8})
+    assert "even one row of 512 tokens" in advice_after_out_of_memory(alone, 6144, 8, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_which_errors_are_for_want_of_memory(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_the_table_has_every_profile_that_a_gpu_runs():
+    table = memory_table((8, 16))
+    assert all(f"| `{name}`" in table for name in ("laptop", "gpu", "full"))
+    assert {line.count("|") for line in table.splitlines()} == {5}
+
+
+def test_the_table_in_readme_is_the_computed_one():
+    readme = Path(__file__).resolve().parent.parent / "README.md"
+    assert memory_table() in readme.read_text(encoding="utf-8")
