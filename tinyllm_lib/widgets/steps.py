@@ -31,7 +31,7 @@ class Steps:
             raise ValueError("the prompt is empty: give the first word of a text at least, for example 从前.")
         self.chosen = list(chosen or [])
         self.die = np.random.default_rng(seed)
-        self._logits: tuple[list[int], Tensor] | None = None  # (text, its next logits)
+        self._logits: tuple[list[int], Tensor] | None = None  # (text, what _all_logits gives for it)
         if len(self.prompt_ids) + len(self.chosen) > generator.context:
             raise ValueError(f"the text has {len(self.prompt_ids) + len(self.chosen)} tokens, the context holds {generator.context}.")
 
@@ -50,6 +50,11 @@ class Steps:
     def pieces(self) -> list[bytes]:
         """The bytes of the chosen tokens."""
         return [token_bytes(self.generator.tokenizer, token) for token in self.chosen]
+
+    def chances(self) -> list[float]:
+        """How likely the model found each chosen token, after all that stood before it."""
+        before = self._all_logits()[:-1].softmax(-1)  # (chosen, V)
+        return before[range(len(self.chosen)), self.chosen].tolist()
 
     def candidates(self, sampling: Sampling, top: int = 10) -> list[Candidate]:
         """The likeliest next tokens under the model, likeliest first, each before and after the settings."""
@@ -88,11 +93,25 @@ class Steps:
         logits = self._next_logits()
         return logits[0].double().softmax(-1), sampling.probabilities(logits, [self.ids])[0]
 
-    @torch.inference_mode()
     def _next_logits(self) -> Tensor:
-        """(1, V) logits of the next token; computed once for each text, so that moving a slider costs nothing."""
+        """(1, V)"""
+        return self._all_logits()[-1:]
+
+    @torch.inference_mode()
+    def _all_logits(self) -> Tensor:
+        """(chosen + 1, V) logits of each chosen token and of the next; computed once for each text, so sliders move freely."""
         ids = self.ids
         if self._logits is None or self._logits[0] != ids:
-            device = self.generator.model.lm_head.weight.device
-            self._logits = ids, self.generator.model(torch.tensor([ids], device=device))[:, -1].float().cpu()
+            batch = torch.tensor([ids], device=self.generator.model.lm_head.weight.device)
+            hidden = self.generator.model.hidden_states(batch)[0, len(self.prompt_ids) - 1 :]
+            self._logits = ids, self.generator.model.lm_head(hidden).float().cpu()
         return self._logits[1]
+
+
+def settings(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0) -> Sampling:
+    """`Sampling` from the numbers of sliders, whose ends mean off: top_k 0, top_p 1, min_p 0, repetition_penalty 1.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+    return Sampling(temperature, int(top_k) or None, None if top_p == 1 else top_p, min_p or None, repetition_penalty)

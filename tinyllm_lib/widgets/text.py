@@ -186,7 +186,8 @@ class Attention:
         who = f"layer {layer}, {'mean of all heads' if head < 0 else f'head {head}'}"
         said = f'<p role="status"><b>{who}: {views.shown(self.pieces[position])} (position {position}) looks at {words}</b></p>'
         grid = views.attention_grid(weights, self.pieces, position)
-        return views.frame(f'{said}{strip}<p class="note">The whole map: a row looks, columns are looked at; the framed row is shown above.</p>{grid}')
+        legend = '<p class="note">The whole map: a row looks, columns are looked at; the framed row is shown above.</p>'
+        return views.frame(said + strip + legend + grid)
 
 
 def attention_explorer(generator: TextGenerator, text: str, *, layer: int = 0, head: int = 0) -> Panel:
