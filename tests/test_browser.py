@@ -72,6 +72,13 @@ panel
 }
 
 
+ALL_RAN = """() => {
+    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
+    const failed = document.querySelector('[data-mime-type="application/vnd.jupyter.error"]');
+    return prompts.every(prompt => /[0-9]/.test(prompt)) || (failed && !prompts.some(prompt => prompt.includes('*')));
+}"""
+
+
 def environment(workspace):
     """Of a program that a learner starts: not under pytest, which panels would notice."""
     outside = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
@@ -157,26 +164,32 @@ def page(browser):
     tab.close()
 
 
-def run_all(page, lab, name, minutes=4):
+def sessions(address):
+    with urllib.request.urlopen(f"{address}/api/sessions", timeout=5) as answer:
+        return json.load(answer)
+
+
+def until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not after {seconds} seconds"
+        time.sleep(0.3)
+
+
+def run_all(page, lab, name, minutes=3):
     """Opens a notebook, runs all of its cells, saves it, and returns it as it is on disk then."""
     address, folder = lab
     before = (folder / name).stat().st_mtime_ns
     page.goto(f"{address}/lab/tree/{name}?reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    until(lambda: any(session["path"] == name and session["kernel"]["execution_state"] == "idle" for session in sessions(address)))
+    page.wait_for_timeout(1000)  # the page learns of its kernel a little later, and asks for one when it is told to run before
     page.click('li.lm-MenuBar-item:has-text("Run")')
     page.click('li.lm-Menu-item[data-command="runmenu:run-all"]')
-    page.wait_for_function(
-        """() => !document.querySelector('.jp-Notebook-ExecutionIndicator[data-status="busy"]')
-             && [...document.querySelectorAll('.jp-InputPrompt')].some(e => /\\d/.test(e.textContent))
-             && ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))""",
-        timeout=60_000 * minutes,
-    )
+    until(lambda: page.evaluate(ALL_RAN), 60 * minutes)
     page.keyboard.press("Escape")
     page.keyboard.press("Control+s")
-    deadline = time.monotonic() + 20
-    while (folder / name).stat().st_mtime_ns == before and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(lambda: (folder / name).stat().st_mtime_ns != before)
     return nbformat.read(folder / name, 4)
 
 
@@ -196,16 +209,11 @@ def panel(page, title):
 def shot(where, name):
     if SHOTS:
         Path(SHOTS).mkdir(parents=True, exist_ok=True)
-        where.page.wait_for_timeout(300) if hasattr(where, "page") else None
         where.screenshot(path=str(Path(SHOTS, f"{name}.png")))
 
 
 def press(panel, text):
     panel.get_by_role("button", name=text, exact=True).click()
-
-
-def heights(panel):
-    return [panel.bounding_box()["height"]]
 
 
 expect = sync_api.expect
@@ -254,8 +262,9 @@ def test_panels_react(page, lab):
     expect(said).to_contain_text("running")
     expect(dashboard.get_by_role("button", name="Start", exact=True)).to_be_disabled()
     expect(dashboard.locator("svg")).to_be_visible(timeout=60_000)
-    page.locator('.jp-Cell', has_text="the kernel is free").last.click()
+    page.locator(".jp-Cell", has_text="the kernel is free").last.click()
     page.keyboard.press("Control+Enter")  # another cell runs while it trains
+    expect(page.locator(".jp-InputPrompt").last).to_contain_text("8")
     shot(dashboard, "dashboard_running")
     press(dashboard, "Stop")
     expect(said).to_contain_text("stopped", timeout=60_000)

@@ -13,7 +13,7 @@ from tinyllm_lib import plots
 from tinyllm_lib.checkpoint import step_folders, step_of
 from tinyllm_lib.config import TrainConfig, get_lr
 from tinyllm_lib.launch import LaunchError, launch
-from tinyllm_lib.live import LogTail, View, read_metrics
+from tinyllm_lib.live import LogTail, View, progress_html, read_metrics
 from tinyllm_lib.widgets import views
 from tinyllm_lib.widgets.frame import Panel, button, view
 
@@ -132,7 +132,10 @@ def training_dashboard(config: TrainConfig, nproc_per_node: int | str = "auto") 
     stop = button("Stop", "the run finishes its step, saves a checkpoint and ends", lambda: control.stop())
     resume = button("Resume", "goes on from the newest checkpoint", lambda: control.resume())
     control.show, control.changed = show, changed
-    View(run, handle=control).update(LogTail(run).news())
+    if (run / "config.json").is_file():
+        View(run, handle=control).update(LogTail(run).news())
+    else:
+        out.value = progress_html([], config.steps, [])
     changed()
 
     panel = Panel(f"Training dashboard: {run.name}", [ipw.HBox([start, stop, resume]), said, out], lambda: [run_picture(config)])

@@ -52,7 +52,7 @@ def tokenizer_playground(
     known = dict(tokenizers) if isinstance(tokenizers, Mapping) else {"tokenizer": tokenizers}
     typed = ipw.Textarea(value=text, description="Text", rows=2, style=LABEL, layout={"width": "98%"})
     show_bytes = ipw.Checkbox(value=True, description="show bytes", style=LABEL)
-    out = view(min(150 + 150 * (len(known) - 1), 360) + 20)
+    out = view(min(130 * len(known), 390))
     follow([typed, show_bytes], lambda: compare_tokenizers(known, typed.value, show_bytes=show_bytes.value), out)
 
     def pictures() -> list:
@@ -115,9 +115,9 @@ def mask_explorer(tokenizer: PreTrainedTokenizerFast, messages: Messages, *, max
     for (role, text), message in zip(rows, messages, strict=False):
         role.value, text.value = message["role"], message["content"]
     lines = [ipw.HBox(row, layout={"width": "98%", "min_height": "34px"}) for row in rows]
-    editor = ipw.VBox(layout={"height": "190px", "overflow": "auto", "width": "100%"})
+    editor = ipw.VBox(layout={"height": f"{10 + 34 * max(4, min(len(messages), 6))}px", "overflow": "auto", "width": "100%"})
     length = slider("Row length", max_length, 8, max_length, 1, "a longer dialogue loses whole turns from the front")
-    out = view(300)
+    out = view(50 + 75 * max(3, min(len(messages), 5)))
     count = min(len(messages), len(rows))
 
     def edited() -> Messages:
@@ -202,7 +202,7 @@ def attention_explorer(generator: TextGenerator, text: str, *, layer: int = 0, h
     which = slider("Layer", layer, 0, layers - 1, 1, "0 is next to the embedding")
     of = slider("Head (-1: mean)", head, -1, heads - 1, 1, "-1: the mean of all heads of the layer")
     at = slider("Position", length - 1, 0, length - 1, 1, "which token looks")
-    out = view(500)
+    out = view(400)
 
     def draw() -> str:
         nonlocal attention

@@ -126,7 +126,7 @@ def mask_ladder(x: Sequence[bytes], y: Sequence[bytes], loss_mask: Sequence[int]
     return "".join([*html, "</div>" if html else ""])
 
 
-def attention_grid(weights: np.ndarray, pieces: Sequence[bytes], row: int, *, side: int = 300) -> str:
+def attention_grid(weights: np.ndarray, pieces: Sequence[bytes], row: int, *, side: int = 250) -> str:
     """The map of a head as squares: each row looks, columns are looked at, dark is much; one row is framed.
 
     Args:
