@@ -9,15 +9,15 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+import ipywidgets as ipw
+
 from tinyllm_lib import plots
 from tinyllm_lib.checkpoint import step_folders, step_of
 from tinyllm_lib.config import TrainConfig, get_lr
 from tinyllm_lib.launch import LaunchError, launch
 from tinyllm_lib.live import LogTail, View, progress_html, read_metrics
 from tinyllm_lib.widgets import views
-from tinyllm_lib.widgets.frame import Panel, button, view
-
-import ipywidgets as ipw  # isort: skip
+from tinyllm_lib.widgets.frame import Panel, button, line, view
 
 
 class Control:
@@ -138,7 +138,7 @@ def training_dashboard(config: TrainConfig, nproc_per_node: int | str = "auto") 
         out.value = progress_html([], config.steps, [])
     changed()
 
-    panel = Panel(f"Training dashboard: {run.name}", [ipw.HBox([start, stop, resume]), said, out], lambda: [run_picture(config)])
+    panel = Panel(f"Training dashboard: {run.name}", [line(start, stop, resume), said, out], lambda: [run_picture(config)])
     panel.start, panel.stop, panel.resume, panel.said, panel.out, panel.control = start, stop, resume, said, out, control
     return panel
 

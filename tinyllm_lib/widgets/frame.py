@@ -62,6 +62,11 @@ def view(height: int) -> ipw.HTML:
     return ipw.HTML(layout=layout)
 
 
+def line(*widgets: ipw.Widget) -> ipw.HBox:
+    """Widgets beside each other, in a line that keeps its height."""
+    return ipw.HBox(widgets, layout={"width": "98%", "height": "34px", "min_height": "34px", "overflow": "hidden"})
+
+
 def button(text: str, tooltip: str, press: Callable[[], None], *, width: str = "auto", enabled: bool = True) -> ipw.Button:
     """A button that calls `press()`."""
     made = ipw.Button(description=text, tooltip=tooltip, disabled=not enabled, layout={"width": width})

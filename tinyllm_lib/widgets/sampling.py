@@ -16,7 +16,7 @@ from tinyllm_lib.generate import TextGenerator, Written
 from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.terminal import Chat
 from tinyllm_lib.widgets import views
-from tinyllm_lib.widgets.frame import LABEL, Panel, button, follow, slider, view
+from tinyllm_lib.widgets.frame import LABEL, Panel, button, follow, line, slider, view
 from tinyllm_lib.widgets.steps import Steps, settings
 
 CANDIDATES = 10
@@ -78,7 +78,7 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
     typed = ipw.Text(value=prompt, description="Prompt (then Enter)", continuous_update=False, style=LABEL, layout={"width": "70%"})
     as_chat = ipw.Checkbox(value=chat, description="it is a message", indent=False, layout={"width": "150px"})
     steps, shown = Steps(generator, prompt, chat=chat, seed=seed), []
-    text, told = view(150), ipw.HTML(layout={"height": "26px"})
+    text = view(150)
     rows = [
         (ipw.Button(layout={"width": "150px", "height": "26px"}, tooltip="take this token"), ipw.HTML(layout={"width": "100%"}))
         for _ in range(CANDIDATES)
@@ -111,12 +111,12 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
 
     def begin(_=None) -> None:
         nonlocal steps
-        told.value = ""
         try:
             steps = Steps(generator, typed.value, chat=as_chat.value, seed=seed)
         except ValueError as mistake:
-            told.value = views.error(mistake)
-        update()
+            text.value = views.error(mistake)
+        else:
+            update()
 
     draw_one = button("Draw a token", "throw the dice once", lambda: draw_many(1))
     draw_ten = button("Draw ten", "ten steps at once", lambda: draw_many(10))
@@ -135,10 +135,9 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
 
     legend = ipw.HTML(views.frame('<p class="note">Next token: the model\'s own probability (outline) → after the settings (filled). '
                                   "Press a token to take it.</p>"))  # fmt: skip
-    lines = [ipw.HBox([typed, as_chat], layout={"width": "98%"}), knobs.box, ipw.HBox([draw_one, draw_ten, undo, anew])]
-    parts = [*lines, text, told, legend, table]
+    parts = [line(typed, as_chat), knobs.box, line(draw_one, draw_ten, undo, anew), text, legend, table]
     panel = Panel("Sampling explorer", parts, pictures)
-    panel.prompt, panel.as_chat, panel.knobs, panel.text, panel.told = typed, as_chat, knobs.sliders, text, told
+    panel.prompt, panel.as_chat, panel.knobs, panel.text = typed, as_chat, knobs.sliders, text
     panel.draw, panel.draw_ten, panel.undo, panel.anew, panel.rows = draw_one, draw_ten, undo, anew, rows
     return panel
 
@@ -246,8 +245,7 @@ def chat(generator: TextGenerator, *, sampling: Sampling | None = None, question
         reply = list(generator.write_ids(ids, limit, Sampling(temperature=0)))
         return [reply_picture(generator, question, reply)]
 
-    line = ipw.HBox([typed, send, stop, reset], layout={"width": "98%"})
-    panel = Panel("Chat with your model", [out, line, numbers, knobs.box], pictures)
+    panel = Panel("Chat with your model", [out, line(typed, send, stop, reset), numbers, knobs.box], pictures)
     panel.message, panel.send, panel.stop, panel.reset, panel.numbers = typed, send, stop, reset, numbers
     panel.knobs, panel.out, panel.talk = knobs.sliders, out, talk
     return panel

@@ -13,7 +13,7 @@ from tinyllm_lib import plots
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.tokenizer import ROLES, encode_chat, encode_text, token_bytes
 from tinyllm_lib.widgets import views
-from tinyllm_lib.widgets.frame import LABEL, Panel, button, follow, slider, view
+from tinyllm_lib.widgets.frame import LABEL, Panel, button, follow, line, slider, view
 
 Messages = list[dict[str, str]]
 
@@ -114,7 +114,7 @@ def mask_explorer(tokenizer: PreTrainedTokenizerFast, messages: Messages, *, max
     ]  # fmt: skip
     for (role, text), message in zip(rows, messages, strict=False):
         role.value, text.value = message["role"], message["content"]
-    lines = [ipw.HBox(row, layout={"width": "98%", "min_height": "34px"}) for row in rows]
+    lines = [line(*row) for row in rows]
     editor = ipw.VBox(layout={"height": f"{10 + 34 * max(4, min(len(messages), 6))}px", "overflow": "auto", "width": "100%"})
     length = slider("Row length", max_length, 8, max_length, 1, "a longer dialogue loses whole turns from the front")
     out = view(50 + 75 * max(3, min(len(messages), 5)))
@@ -146,7 +146,7 @@ def mask_explorer(tokenizer: PreTrainedTokenizerFast, messages: Messages, *, max
         ladder = Ladder(tokenizer, edited(), length.value)
         return [plots.mask_ladder(ladder.x, ladder.y, ladder.loss_mask, breaks=ladder.starts, title=ladder.facts)]
 
-    panel = Panel("Mask explorer: what is learned of a dialogue", [editor, ipw.HBox([add, remove, length]), out], pictures)
+    panel = Panel("Mask explorer: what is learned of a dialogue", [editor, line(add, remove, length), out], pictures)
     panel.rows, panel.add, panel.remove, panel.length, panel.out = rows, add, remove, length, out
     return panel
 
