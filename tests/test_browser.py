@@ -46,14 +46,15 @@ from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.workspace import get_workspace
 ws = get_workspace()
 bot = TextGenerator(prepare.chat_run(ws))
-little = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "batch_size": 8, "steps": 400, "log_interval": 2, "compile": False}
+shape = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+job = prepare.train_config("pretrain", ws, name="panel", **shape, batch_size=8, steps=400, log_interval=2, compile=False)
 """,
     "tokenizer": 'widgets.tokenizer_playground({"one": bot.tokenizer, "two": bot.tokenizer}, text="你好")',
     "mask": """
 widgets.mask_explorer(bot.tokenizer, [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀！"}], max_length=96)
 """,
     "attention": 'widgets.attention_explorer(bot, "大家都知道，法国的首都是巴黎。")',
-    "dashboard": 'widgets.training_dashboard(prepare.train_config("pretrain", ws, name="panel", **little), nproc_per_node=1)',
+    "dashboard": "widgets.training_dashboard(job, nproc_per_node=1)",
     "chat": """
 panel = widgets.chat(bot, max_new_tokens=100)
 quick = panel.talk.chat.write
@@ -328,6 +329,53 @@ def test_a_notebook_as_it_is_and_its_panels(page, lab):
     assert "%" in chat.locator(".model .w").first.get_attribute("title")
     assert height(chat) == before
     shot(chat, "chat")
+
+
+def test_three_visitors_of_the_demo_at_once(browser, workspace, tmp_path):
+    """Each has a conversation and a text of their own; one stops while the others go on; nothing on the page jumps."""
+    port = free_port()
+    command = [sys.executable, "-m", "tinyllm_lib.demo", "chat_quick", "--port", str(port)]
+    address = f"http://127.0.0.1:{port}/"
+    server = started(command, address, tmp_path / "log", env=environment(workspace))
+    try:
+        visitors = [browser.new_context(color_scheme=scheme).new_page() for scheme in ("light", "dark", "light")]
+        problems = []
+        for visitor in visitors:
+            visitor.set_viewport_size({"width": 1400, "height": 900})
+            visitor.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+            visitor.on("pageerror", lambda error: problems.append(str(error)))
+            visitor.goto(address)
+        tall = visitors[0].evaluate("document.body.scrollHeight")
+        for number, visitor in enumerate(visitors):  # all ask, then all wait
+            visitor.get_by_label("You").fill(f"我是{number}号")
+            visitor.get_by_label("You").press("Enter")
+            visitor.get_by_role("button", name="Draw ten").click()
+        for number, visitor in enumerate(visitors):
+            expect(visitor.get_by_role("button", name="Send")).to_be_enabled()
+            expect(visitor.locator(".you")).to_have_text([f"我是{number}号"])
+            assert "%" in visitor.locator(".model .w").first.get_attribute("title")
+            expect(visitor.locator("#text")).to_contain_text("10 tokens after it")
+        first, second, _ = visitors
+        first.get_by_role("button", name="Undo").click()
+        expect(first.locator("#text")).to_contain_text("9 tokens after it")
+        expect(second.locator("#text")).to_contain_text("10 tokens after it")
+        first.locator("input[data-group=step][name=top_k]").focus()
+        first.keyboard.press("ArrowLeft")
+        expect(first.locator("#text")).to_contain_text("leave 49 of")
+        second.get_by_title("take this token").nth(1).click()
+        expect(second.locator("#text")).to_contain_text("11 tokens after it")
+        second.get_by_label("You").fill("那日本呢？")
+        second.get_by_label("You").press("Enter")
+        expect(second.locator(".you")).to_have_count(2)
+        expect(first.locator(".you")).to_have_count(1)
+        first.get_by_role("button", name="Reset").click()
+        expect(first.locator("#said")).to_contain_text("Nothing said yet.")
+        assert first.evaluate("document.body.scrollHeight") == tall
+        shot(second, "demo_dark")
+        shot(visitors[2], "demo")
+        assert problems == []
+    finally:
+        ended(server)
 
 
 @pytest.mark.slow
