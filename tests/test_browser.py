@@ -129,7 +129,8 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        program = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        program = playwright.chromium.launch(executable_path=find_chromium(), args=arguments)
         yield program
         program.close()
 

@@ -163,9 +163,12 @@ class Visit(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length") or 0)
         if not 0 < size <= LARGEST_REQUEST:
             raise ValueError(f"a request of {size:,} bytes; expected 1 to {LARGEST_REQUEST:,}.")
-        request = json.loads(self.rfile.read(size))
+        try:
+            request = json.loads(self.rfile.read(size))
+        except (ValueError, RecursionError):
+            request = None
         if not isinstance(request, dict):
-            raise ValueError("expected a JSON object.")
+            raise ValueError("the request is no JSON object.")
         return request
 
     def _stream(self, pieces: Iterator[Written]) -> None:
