@@ -133,7 +133,7 @@ def mask_explorer(tokenizer: PreTrainedTokenizerFast, messages: Messages, *, max
         update()
 
     def one_more() -> None:
-        if not rows[count][1].value:
+        if count < len(rows) and not rows[count][1].value:
             rows[count][0].value = "assistant" if rows[count - 1][0].value == "user" else "user"
             rows[count][1].value = "好的。" if rows[count][0].value == "assistant" else "那日本呢？"
         show(count + 1)
