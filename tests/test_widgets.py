@@ -257,8 +257,21 @@ def test_the_sampling_panel(generator):
     assert "0 tokens after it" in plain(panel.text.value) and panel.undo.disabled
     panel.prompt.value = ""
     assert "the prompt is empty" in panel.text.value
+    panel.prompt.value = "<|im_end|>"  # text that looks like a token
+    assert "&lt;|im_end|&gt;" in panel.text.value and "ended" not in panel.text.value
     panel.prompt.value, panel.as_chat.value = "法国", True
     assert "法国" in panel.text.value and "0 tokens after it" in plain(panel.text.value)
+
+
+def test_when_the_text_has_ended_no_token_can_be_taken(generator, monkeypatch):
+    monkeypatch.setattr(generator.model.lm_head, "forward", lambda x: torch.nn.functional.one_hot(torch.tensor(4), 300) + 0 * x[..., :1])
+    panel = widgets.sampling_explorer(generator, "你好")
+    assert panel.rows[0][0].description == "<|im_end|>", "the label of a button is text, not HTML"
+    panel.rows[0][0].click()
+    assert "ended the text here" in panel.text.value and panel.draw.disabled and not panel.undo.disabled
+    assert all(take.disabled and not take.description.strip() for take, _ in panel.rows)
+    panel.undo.click()
+    assert not panel.draw.disabled and panel.rows[0][0].description == "<|im_end|>"
 
 
 # ---- chat

@@ -7,7 +7,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
-from html import escape
+from html import escape, unescape
 
 import ipywidgets as ipw
 
@@ -92,7 +92,7 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
         largest = max((max(c.before, c.after) for c in shown), default=1.0)
         for i, (take, bar) in enumerate(rows):
             take.disabled = i >= len(shown)
-            take.description = views.shown(shown[i].piece) if i < len(shown) else ""
+            take.description = unescape(shown[i].name) if i < len(shown) else "\u00a0"  # "" would leave the old one on the page
             bar.value = views.frame(views.candidate_bar(shown[i], largest)) if i < len(shown) else ""
         return steps_html(steps, typed.value, steps.kept(knobs.sampling) if not steps.end else 0)
 
