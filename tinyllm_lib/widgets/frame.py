@@ -78,7 +78,8 @@ def slider(text: str, value: float, low: float, high: float, step: float, toolti
     """A slider with its label and number; whole numbers where all four are whole."""
     whole = all(isinstance(number, int) for number in (value, low, high, step))
     made = ipw.IntSlider if whole else ipw.FloatSlider
-    return made(value=value, min=low, max=high, step=step, description=text, tooltip=tooltip, style=LABEL, layout={"width": "440px"})
+    layout = {"width": "410px", "max_width": "98%"}
+    return made(value=value, min=low, max=high, step=step, description=text, tooltip=tooltip, style=LABEL, layout=layout)
 
 
 def follow(controls: Sequence[ipw.Widget], draw: Callable[[], str], into: ipw.HTML) -> Callable[[], None]:

@@ -41,7 +41,7 @@ class Knobs:
             name: slider(label, type(low)(values[name]), low, high, step, tooltip)
             for name, (label, low, high, step, tooltip) in SLIDERS.items()
         }
-        self.box = ipw.VBox(list(self.sliders.values()))
+        self.box = ipw.Box(list(self.sliders.values()), layout={"flex_flow": "row wrap", "width": "100%"})
 
     @property
     def sampling(self) -> Sampling:
@@ -78,7 +78,7 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
     typed = ipw.Text(value=prompt, description="Prompt (then Enter)", continuous_update=False, style=LABEL, layout={"width": "70%"})
     as_chat = ipw.Checkbox(value=chat, description="it is a message", indent=False, layout={"width": "150px"})
     steps, shown = Steps(generator, prompt, chat=chat, seed=seed), []
-    text = view(150)
+    text = view(125)
     rows = [
         (ipw.Button(layout={"width": "150px", "height": "26px"}, tooltip="take this token"), ipw.HTML(layout={"width": "100%"}))
         for _ in range(CANDIDATES)

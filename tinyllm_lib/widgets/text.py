@@ -186,7 +186,7 @@ class Attention:
         who = f"layer {layer}, {'mean of all heads' if head < 0 else f'head {head}'}"
         said = f'<p role="status"><b>{who}: {views.shown(self.pieces[position])} (position {position}) looks at {words}</b></p>'
         grid = views.attention_grid(weights, self.pieces, position)
-        legend = '<p class="note">The whole map: a row looks, columns are looked at; the framed row is shown above.</p>'
+        legend = '<p class="note">The whole map: rows look, columns are looked at (strong: much); the framed row is the one above.</p>'
         return views.frame(said + strip + legend + grid)
 
 
