@@ -88,7 +88,8 @@ def test_ctrl_c_stops_the_cell_and_the_course(tmp_path, executed):
     main_process = os.getpid()
 
     def press(cell, cells):
-        threading.Timer(1.0, os.kill, (main_process, signal.SIGINT)).start()
+        if cell == 2:  # cell 1 is Markdown
+            threading.Timer(1.0, os.kill, (main_process, signal.SIGINT)).start()
 
     failure = course.execute_notebook(path, executed, press)
     assert failure.cell == 2 and failure.error == "Stopped with Ctrl-C."
