@@ -13,7 +13,7 @@ VENV_PYTHON := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab demo figures bench bench-data bench-train clean
+.PHONY: help setup course test test-slow lab demo figures bench bench-data bench-train bench-soak clean
 
 help:
 	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
@@ -30,12 +30,14 @@ help:
 	@echo "                (python tools/run_tests.py --slow)"
 	@echo "make figures    the pictures in figures/"
 	@echo "                (python -m tinyllm_lib.figures)"
-	@echo "make bench      all benches, each of ours against a library that does the same, on an idle machine"
+	@echo "make bench      ours against libraries that do the same, on an idle machine, then the soak"
 	@echo "                (each of the commands below)"
 	@echo "make bench-data reading, tokenizer training, encoding"
 	@echo "                (python -m tinyllm_lib.bench.data)"
 	@echo "make bench-train training, against the plain recipe with transformers"
 	@echo "                (python -m tinyllm_lib.bench.train)"
+	@echo "make bench-soak a run killed twenty times at random, against an undisturbed one"
+	@echo "                (python -m pytest -m slow -k kill tests/test_train.py)"
 	@echo "make clean      removes caches and build leftovers; keeps .venv and workspace/"
 	@echo "                (python tools/clean.py)"
 	@echo
@@ -73,13 +75,16 @@ test-slow: setup
 figures: setup
 	$(VENV_PYTHON) -m tinyllm_lib.figures
 
-bench: bench-data bench-train
+bench: bench-data bench-train bench-soak
 
 bench-data: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.bench.data $(if $(SAVE),--save)
 
 bench-train: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.bench.train $(if $(SAVE),--save)
+
+bench-soak: setup
+	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/test_train.py
 
 clean:
 	@$(PYTHON) tools/clean.py
