@@ -99,7 +99,7 @@ def run(content: dict) -> dict:
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.from_dict(content)
+    notebook = nbformat.reads(json.dumps(content), 4)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workspace:
         os.environ.update(TINYLLM_PROFILE="ci", TINYLLM_WORKSPACE=workspace)
         NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": workspace}}, record_timing=False).execute()
