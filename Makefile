@@ -13,7 +13,7 @@ VENV_PYTHON := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab demo slides figures bench bench-data bench-train bench-soak clean
+.PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-soak clean
 
 help:
 	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
@@ -26,6 +26,8 @@ help:
 	@echo "                (python -m tinyllm_lib.demo)"
 	@echo "make slides     one lecture per notebook in build/slides/, which needs no network"
 	@echo "                (python tools/setup_env.py --extras site, then python tools/slides.py)"
+	@echo "make site       the course as web pages with search in build/site/, which need no network"
+	@echo "                (python tools/setup_env.py --extras site, then python tools/website.py)"
 	@echo "make test       ruff, unit tests, every notebook at the ci profile"
 	@echo "                (python tools/run_tests.py)"
 	@echo "make test-slow  the same, with the slow tests and every notebook alone from nothing"
@@ -72,6 +74,10 @@ demo: setup
 slides:
 	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
 	@$(VENV_PYTHON) tools/slides.py
+
+site:
+	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
+	@$(VENV_PYTHON) tools/website.py
 
 test: setup
 	@$(VENV_PYTHON) tools/run_tests.py
