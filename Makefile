@@ -27,7 +27,7 @@ help:
 	@echo "                (python tools/run_tests.py --slow)"
 	@echo "make figures    the pictures in figures/"
 	@echo "                (python -m tinyllm_lib.figures)"
-	@echo "make bench      all benches, each of ours against a library that does the same, on an idle machine"
+	@echo "make bench      ours against libraries that do the same, on an idle machine, then the soak"
 	@echo "                (each of the commands below)"
 	@echo "make bench-data reading, tokenizer training, encoding"
 	@echo "                (python -m tinyllm_lib.bench.data)"

@@ -88,13 +88,19 @@ def test_ctrl_c_stops_the_cell_and_the_course(tmp_path, executed):
     main_process = os.getpid()
 
     def press(cell, cells):
-        if cell == 2:  # cell 1 is Markdown
-            threading.Timer(1.0, os.kill, (main_process, signal.SIGINT)).start()
+        threading.Timer(1.0, os.kill, (main_process, signal.SIGINT)).start()
 
     failure = course.execute_notebook(path, executed, press)
     assert failure.cell == 2 and failure.error == "Stopped with Ctrl-C."
     assert "KeyboardInterrupt" in (executed / "01_long.ipynb").read_text(encoding="utf-8")
     assert "never" not in printed_by(executed / "01_long.ipynb")
+
+
+def test_code_cells_are_told_before_they_run_and_text_cells_are_not(tmp_path, executed):
+    told = []
+    path = write_notebook(tmp_path / "01_two.ipynb", "1", "2")
+    assert course.execute_notebook(path, executed, lambda cell, cells: told.append((cell, cells))) is None
+    assert told == [(2, 3), (3, 3)]
 
 
 def test_notebooks_are_numbered_ones_from_the_first_wanted(notebooks):
