@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -114,6 +115,14 @@ def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_b
         parts = Trainer(replace(config, out_dir=config.out_dir + "_parts"), ALONE).load_step(0)[0]
         assert [int(part.loss_mask.sum()) for part in parts] == [33, 0, 35, 6]  # of 33 learned tokens 32 are targets
     assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler")
+def test_compiling_changes_nothing_and_breaks_the_graph_at_the_head_alone(uneven_config, one_batch):
+    torch._dynamo.reset()
+    assert_same_gradients(gradients.first_gradient(replace(uneven_config, compile=True, grad_accumulation_steps=2), ALONE), one_batch)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    assert breaks and all("torch.compiler.disable" in reason for reason in breaks), breaks
 
 
 @pytest.fixture(scope="module")
