@@ -152,6 +152,12 @@ def test_padding_of_a_packed_row_is_marked_and_not_learned(packed_texts):
     assert dataset.waste == pytest.approx(padding / (50 * len(dataset)))
 
 
+def test_without_packing_each_document_has_a_row_of_its_own(packed_texts, unlike_texts):
+    rows = PackedDataset(packed_texts, 32, packing="none")
+    assert all(set(row.document_ids.tolist()) <= {0, -1} for row in rows)
+    assert rows.waste > PackedDataset(packed_texts, 32).waste and len(rows) >= len(unlike_texts)
+
+
 def test_best_fit_wastes_little(packed_texts, tokenizer, unlike_texts):
     padded = PretrainDataset(unlike_texts, tokenizer, 51)
     padded_waste = 1 - sum(int(mask.sum()) for *_, mask in padded) / (50 * len(padded))
@@ -167,7 +173,7 @@ def test_packed_dialogues_learn_what_the_padded_view_learns(tokenizer, tmp_path,
         if learned
     )
     packed = pairs_learned(PackedDataset(tmp_path, 128, packing=packing))
-    if packing == "best_fit":
+    if packing != "stream":
         assert packed == padded
     else:
         assert 0 < len(packed) <= len(padded)
@@ -222,5 +228,5 @@ def test_unfinished_shards_and_unknown_packing_are_refused(packed_texts, tmp_pat
     (tmp_path / "progress.json").write_text(json.dumps({}))
     with pytest.raises(FileNotFoundError, match="begun and not finished"):
         PackedDataset(tmp_path, 32)
-    with pytest.raises(ValueError, match="packing='tight': expected 'best_fit' or 'stream'"):
+    with pytest.raises(ValueError, match="packing='tight': expected one of best_fit, stream, none"):
         PackedDataset(packed_texts, 32, packing="tight")

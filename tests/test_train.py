@@ -589,7 +589,7 @@ def test_compile_is_used_where_it_pays_back(wanted, device, flops, pays, why, mo
         ({"resume": "yes"}, "resume must be one of auto, never, must"),
         ({"compile": "yes"}, "compile must be one of auto, True, False, is 'yes'"),
         ({"tracker": "mlflow"}, "tracker must be one of none, swanlab, tensorboard, wandb, is 'mlflow'"),
-        ({"packing": "bestfit"}, "packing must be one of best_fit, stream"),
+        ({"packing": "bestfit"}, "packing must be one of best_fit, stream, none"),
     ],
 )
 def test_impossible_options_are_named(changes, message):

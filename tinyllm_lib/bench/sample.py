@@ -106,7 +106,8 @@ def cases() -> list[Case]:
         for name, lengths, peer, peer_name in (
             ("1 prompt", [16], partial(their_tokens, folder, [16], NEW), "transformers"),
             ("16 prompts", sixteen, partial(their_tokens, folder, sixteen, NEW), "transformers"),
-            ("1 prompt, against no cache", [16], partial(our_tokens, folder, [16], NEW, use_cache=False), "the loop without a cache"),
+            ("1 prompt of 16 tokens", [16], partial(our_tokens, folder, [16], NEW, use_cache=False), "no cache"),
+            ("1 prompt of 256 tokens", [256], partial(our_tokens, folder, [256], NEW, use_cache=False), "no cache"),
         )
     ] + [Case(f"first token of a {LONG_PROMPT}-token prompt", "times/s", partial(first_tokens, folder), partial(one_forward_pass, folder),
               "one forward pass")]
