@@ -21,6 +21,7 @@ from tinyllm_lib.workspace import get_workspace
 
 NEW = 256                       # tokens written after each prompt
 LONG_PROMPT = 400               # of the case that asks for one token only
+CACHELESS_PROMPTS = 16, 256     # tokens of the prompts of the cases without a cache: the longer, the more is computed again
 
 
 def prompts_of(lengths: list[int], vocab_size: int) -> list[list[int]]:
@@ -101,16 +102,15 @@ def cases() -> list[Case]:
     torch.manual_seed(0)
     Transformer(ModelConfig(**shape, vocab_size=profile.vocab_size, max_seq_len=profile.max_length)).save_pretrained(folder)
     sixteen = [8 + 4 * number for number in range(16)]
+    written = f"{NEW} new tokens"
     return [
-        Case(f"{name}, {NEW} new tokens", "tokens/s", partial(our_tokens, folder, lengths, NEW), peer, peer_name)
-        for name, lengths, peer, peer_name in (
-            ("1 prompt", [16], partial(their_tokens, folder, [16], NEW), "transformers"),
-            ("16 prompts", sixteen, partial(their_tokens, folder, sixteen, NEW), "transformers"),
-            ("1 prompt of 16 tokens", [16], partial(our_tokens, folder, [16], NEW, use_cache=False), "no cache"),
-            ("1 prompt of 256 tokens", [256], partial(our_tokens, folder, [256], NEW, use_cache=False), "no cache"),
-        )
-    ] + [Case(f"first token of a {LONG_PROMPT}-token prompt", "times/s", partial(first_tokens, folder), partial(one_forward_pass, folder),
-              "one forward pass")]
+        *(Case(f"{name}, {written}", "tokens/s", partial(our_tokens, folder, lengths, NEW), partial(their_tokens, folder, lengths, NEW),
+               "transformers") for name, lengths in (("1 prompt", [16]), ("16 prompts", sixteen))),
+        *(Case(f"1 prompt of {length} tokens, {written}", "tokens/s", partial(our_tokens, folder, [length], NEW),
+               partial(our_tokens, folder, [length], NEW, use_cache=False), "no cache") for length in CACHELESS_PROMPTS),
+        Case(f"first token of a {LONG_PROMPT}-token prompt", "times/s", partial(first_tokens, folder), partial(one_forward_pass, folder),
+             "one forward pass"),
+    ]
 
 
 if __name__ == "__main__":
