@@ -1,4 +1,4 @@
-"""Sampling: ours against transformers' `generate`, against the loop without a cache, and against one forward pass.
+"""Sampling: ours against transformers' `generate`, the speed of the memory, the loop without a cache, and one forward pass.
 
     python -m tinyllm_lib.bench.sample [--runs 5] [--save]
 
@@ -95,6 +95,20 @@ def first_tokens(folder: Path) -> Work:
     return work
 
 
+def weights_read(folder: Path, times: int) -> Work:
+    """All weights added up, `times` times: a token at batch 1 cannot cost less than reading the weights once."""
+    parameters = [p.detach() for p in our_model(folder).parameters()]
+
+    def work() -> float:
+        for _ in range(times):
+            for p in parameters:
+                p.sum()
+        return times
+
+    work()
+    return work
+
+
 def cases() -> list[Case]:
     """Every case, on a model that is made anew."""
     folder, profile = get_workspace().bench / "sample", get_profile("gpu")
@@ -106,6 +120,8 @@ def cases() -> list[Case]:
     return [
         *(Case(f"{name}, {written}", "tokens/s", partial(our_tokens, folder, lengths, NEW), partial(their_tokens, folder, lengths, NEW),
                "transformers") for name, lengths in (("1 prompt", [16]), ("16 prompts", sixteen))),
+        Case(f"1 prompt, {written}, against memory", "tokens/s", partial(our_tokens, folder, [16], NEW), partial(weights_read, folder, NEW),
+             "every weight read once a token"),
         *(Case(f"1 prompt of {length} tokens, {written}", "tokens/s", partial(our_tokens, folder, [length], NEW),
                partial(our_tokens, folder, [length], NEW, use_cache=False), "no cache") for length in CACHELESS_PROMPTS),
         Case(f"first token of a {LONG_PROMPT}-token prompt", "times/s", partial(first_tokens, folder), partial(one_forward_pass, folder),
