@@ -152,7 +152,8 @@ def _this_python():
 
 def _kernel_environment() -> dict[str, str]:
     paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    pythonpath = os.pathsep.join(path for path in paths if path)
+    return {**os.environ, "PYTHONPATH": pythonpath, "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
 
 
 def _save_copies(notebook, path: Path) -> None:

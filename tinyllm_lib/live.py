@@ -163,11 +163,15 @@ def _seconds_left(metrics: list[dict], steps: int) -> float | None:
 
 
 class View:
-    """Shows a run: a live HTML display in a notebook, plain lines elsewhere."""
+    """Shows a run: a live HTML display in a notebook, plain lines elsewhere.
 
-    def __init__(self, run: Path):
-        self.run, self.plain = run, not _has_notebook_front_end()
-        self._handle, self._other = None, ""
+    Args:
+        handle: where to show it instead: its method `update(bundle, raw=True)` gets the display's MIME bundle.
+    """
+
+    def __init__(self, run: Path, handle=None):
+        self.run, self.plain = run, handle is None and not has_notebook_front_end()
+        self._handle, self._other = handle, ""
         self._log: collections.deque[str] = collections.deque(maxlen=4)
         self._rows, self._metrics = GrowingFile(run / "metrics.jsonl"), []
 
@@ -249,7 +253,7 @@ class LogTail:
         return lines
 
 
-def _has_notebook_front_end() -> bool:
+def has_notebook_front_end() -> bool:
     """False under pytest and nbval, and where TINYLLM_PLAIN is set: output there is compared or read as text."""
     if "PYTEST_CURRENT_TEST" in os.environ or os.environ.get("TINYLLM_PLAIN"):
         return False
