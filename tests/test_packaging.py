@@ -222,9 +222,9 @@ def test_every_link_to_a_file_leads_to_one():
 
 
 def test_every_term_of_the_glossary_stands_in_the_notebook_it_names():
-    texts = {path.name: text.lower() for path, text in markdown_pages()}
-    rows = re.findall(r"^\| (.+?) \| .+ \| \[(\d\d)\]\((.+?)\) \|$", texts["glossary.md"], re.M)
+    texts = {path.relative_to(REPOSITORY).as_posix(): text.lower() for path, text in markdown_pages()}
+    rows = re.findall(r"^\| (.+?) \| .+ \| \[(\d\d)\]\((.+?)\) \|$", texts["notebooks/glossary.md"], re.M)
     assert len(rows) > 30 and [term for term, *_ in rows] == sorted(term for term, *_ in rows)
     for term, number, notebook in rows:
         assert notebook.startswith(number)
-        assert any(name.strip(" ()") in texts[notebook] for name in re.split(r"[,(]", term)), f"{term} is not in {notebook}"
+        assert any(name.strip(" ()") in texts[f"notebooks/{notebook}"] for name in re.split(r"[,(]", term)), f"{term} is not in {notebook}"
