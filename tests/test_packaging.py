@@ -228,3 +228,18 @@ def test_every_term_of_the_glossary_stands_in_the_notebook_it_names():
     for term, number, notebook in rows:
         assert notebook.startswith(number)
         assert any(name.strip(" ()") in texts[f"notebooks/{notebook}"] for name in re.split(r"[,(]", term)), f"{term} is not in {notebook}"
+
+
+def reading_minutes(notebook):
+    """120 words, 20 lines of code or three pictures a minute, for a reader in a second language; to the nearest 5."""
+    text = {kind: "\n".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == kind) for kind in ("markdown", "code")}
+    words = len(re.sub(r"<details>.*?</details>", "", text["markdown"], flags=re.DOTALL).split())
+    pictures = sum("image/png" in output.get("data", {}) for c in notebook["cells"] for output in c.get("outputs", []))
+    return 5 * round((words / 120 + len(text["code"].splitlines()) / 20 + pictures / 3) / 5)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("0*.ipynb")), ids=lambda path: path.stem)
+def test_each_notebook_says_how_long_it_takes_to_read(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    found = re.search(r"\*\*Minutes:\*\* to read, about (\d+); to run, ", "".join(notebook["cells"][0]["source"]))
+    assert found and abs(int(found[1]) - reading_minutes(notebook)) <= 5, (found and found[1], reading_minutes(notebook))
