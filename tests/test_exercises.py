@@ -125,6 +125,9 @@ def test_an_exception_in_the_answer_is_told_with_its_line_and_stops_nothing(caps
     exec("def repair(line):\n    row = {}\n    return row['body']\n", names)
     check_exercise("01.1", names["repair"], record=False)
     assert capsys.readouterr().out == "01.1 not yet: line 3 of your cell (repair) stopped with KeyError: 'body'\n"
+    check_exercise("04.3", 3, record=False)
+    told = "04.3 not yet: this is no answer of the kind that was asked for: TypeError: 'int' object is not callable\n"
+    assert capsys.readouterr().out == told
 
 
 def test_a_number_that_does_not_exist_and_a_forgotten_answer_are_errors():

@@ -88,4 +88,4 @@ def _where(error: Exception) -> str:
     """Where the learner's own code stopped: cells are files named after the kernel, everything else is a library."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__)
               if "ipykernel_" in frame.filename or frame.filename.startswith(("<ipython", "<string>"))]
-    return f"line {frames[-1].lineno} of your cell ({frames[-1].name}) stopped with" if frames else "the check stopped with"
+    return f"line {frames[-1].lineno} of your cell ({frames[-1].name}) stopped with" if frames else "this is no answer of the kind that was asked for:"
