@@ -13,7 +13,7 @@ VENV_PYTHON := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-soak clean
+.PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak clean
 
 help:
 	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
@@ -40,6 +40,8 @@ help:
 	@echo "                (python -m tinyllm_lib.bench.data)"
 	@echo "make bench-train training, against the plain recipe with transformers"
 	@echo "                (python -m tinyllm_lib.bench.train)"
+	@echo "make bench-sample sampling, against transformers' generate and the loop without a cache"
+	@echo "                (python -m tinyllm_lib.bench.sample)"
 	@echo "make bench-soak a run killed twenty times at random, against an undisturbed one"
 	@echo "                (python -m pytest -m slow -k kill tests/test_train.py)"
 	@echo "make clean      removes caches and build leftovers; keeps .venv and workspace/"
@@ -88,13 +90,16 @@ test-slow: setup
 figures: setup
 	$(VENV_PYTHON) -m tinyllm_lib.figures
 
-bench: bench-data bench-train bench-soak
+bench: bench-data bench-train bench-sample bench-soak
 
 bench-data: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.bench.data $(if $(SAVE),--save)
 
 bench-train: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.bench.train $(if $(SAVE),--save)
+
+bench-sample: setup
+	@$(VENV_PYTHON) -m tinyllm_lib.bench.sample $(if $(SAVE),--save)
 
 bench-soak: setup
 	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/test_train.py

@@ -275,6 +275,13 @@ def test_validation_is_in_nats_per_token_and_bits_per_byte(pretrained, pretrain_
     assert last["val_bits_per_byte"] == pytest.approx(nats / math.log(2) / size, abs=1e-4)
 
 
+def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "update", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_config(tmp_path / "run"))
+    assert (tmp_path / "run" / "train.log").read_text("utf-8").splitlines()[-1].endswith("  Failed after step 0: division by zero")
+
+
 def test_steps_follow_from_tokens_or_epochs(tiny_config, tmp_path, pretrain_tokens):
     data = PackedDataset(pretrain_tokens / "train", 32)
     by_epochs = Trainer(tiny_config(tmp_path / "a", steps=0, epochs=2.5), ALONE).config
@@ -589,7 +596,7 @@ def test_compile_is_used_where_it_pays_back(wanted, device, flops, pays, why, mo
         ({"resume": "yes"}, "resume must be one of auto, never, must"),
         ({"compile": "yes"}, "compile must be one of auto, True, False, is 'yes'"),
         ({"tracker": "mlflow"}, "tracker must be one of none, swanlab, tensorboard, wandb, is 'mlflow'"),
-        ({"packing": "bestfit"}, "packing must be one of best_fit, stream"),
+        ({"packing": "bestfit"}, "packing must be one of best_fit, stream, none"),
     ],
 )
 def test_impossible_options_are_named(changes, message):

@@ -28,6 +28,7 @@ CONTENTS = """
 :caption: The course
 
 notebooks/0*
+notebooks/glossary
 ```
 
 ```{toctree}
@@ -108,6 +109,7 @@ def copy_sources(folder: Path) -> None:
         copy.parent.mkdir(exist_ok=True)
         text = path.read_text(encoding="utf-8")
         copy.write_text(text.replace('    "# NBVAL_CHECK_OUTPUT\\n",\n', ""), encoding="utf-8")    # a mark for the tests
+    shutil.copy(REPOSITORY / "notebooks" / "glossary.md", folder / "notebooks")
     (folder / "_static").mkdir()
     (folder / "_static" / "course.css").write_text(STYLE, encoding="utf-8")
 
