@@ -18,7 +18,7 @@ from tinyllm_lib.checkpoint import model_folder
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.old_layout import to_adjacent_pairs
-from tinyllm_lib.tokenizer import IM_END_ID, IM_START_ID, PAD_ID, UNK_ID, load_tokenizer
+from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.workspace import atomic_path
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}  # with the names of GGUF's file types
@@ -171,10 +171,10 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, kinds) -> None:
     writer.add_token_list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
     writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL for i in range(len(tokenizer))])
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
-    writer.add_bos_token_id(IM_START_ID)
-    writer.add_eos_token_id(IM_END_ID)
-    writer.add_unk_token_id(UNK_ID)
-    writer.add_pad_token_id(PAD_ID)
+    ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
+    for name, token_id in ids.items():
+        if token_id is not None:
+            getattr(writer, f"add_{name}_token_id")(token_id)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     if tokenizer.chat_template:
