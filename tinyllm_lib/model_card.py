@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tinyllm_lib.checkpoint import STEP_FOLDER, model_folder, step_of
 from tinyllm_lib.corpus.download import BELLE, SEQ_MONKEY
+from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.exam import CLASS_MEANING, ExamResult
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.tokenizer import load_tokenizer
@@ -41,11 +42,12 @@ architecture, and was written to learn from, not to rely on.
 from transformers import pipeline
 
 chat = pipeline("text-generation", "{repo_id}")
-print(chat([{{"role": "user", "content": "你好呀"}}], max_new_tokens=64, return_full_text=False)[0]["generated_text"])
+messages = [{{"role": "system", "content": "{system}"}}, {{"role": "user", "content": "你好呀"}}]
+print(chat(messages, max_new_tokens=64, return_full_text=False)[0]["generated_text"])
 ```
 
-Messages are written as ChatML, `<|im_start|>role`, a line end, the text, `<|im_end|>`, a line end; the chat template does it. In
-training a dialogue began with a system message; without one, answers are likely to be worse. A reply ends with `<|im_end|>` (id 4).
+Messages are written as ChatML, `<|im_start|>role`, a line end, the text, `<|im_end|>`, a line end; the chat template does it. Keep
+the system message: dialogues in training began with it. A reply ends with `<|im_end|>`.
 
 ## Model
 
@@ -110,7 +112,7 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     metadata |= {"license": license} if license else {}
     name = repo_id or (run_of(folder).name if run_of(folder) else folder.name)
     return CARD.format(
-        metadata="\n".join(f"{key}: {value}" for key, value in metadata.items()), name=name.split("/")[-1], repo_id=name,
+        system=SYSTEM_PROMPT, metadata="\n".join(f"{key}: {value}" for key, value in metadata.items()), name=name.split("/")[-1], repo_id=name,
         parameters=count_parameters(config), model=_model(config, folder), data=_data(stages), training=_training(stages),
         curve=_curve(stages), exam=_exam(exam), limits=_limits(config, exam, license),
     )  # fmt: skip
