@@ -69,7 +69,7 @@ def serve(model: str | Path, program: str = "transformers", *, port: int = 0, ti
     path = (model_folder(model) if program == "transformers" else Path(model)).resolve()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: export_gguf writes such a file.")
-    port = port or free_port()
+    port = free_port(port)
     address = ["--host", "127.0.0.1", "--port", str(port)]
     if program == "transformers":  # named as in the folder it is started in, so that the name is the folder's own
         command = ["-m", "transformers.cli.transformers", "serve", path.name, *address]
@@ -87,10 +87,18 @@ def serve(model: str | Path, program: str = "transformers", *, port: int = 0, ti
             _stop(process)
 
 
-def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+def free_port(wanted: int = 0) -> int:
+    """`wanted`, or with 0 any port, that nobody listened on a moment ago.
+
+    Raises:
+        ServeError: somebody does.
+    """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just gone is no obstacle
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise ServeError(f"port {wanted} cannot be had ({error.strerror}): name another one, or 0 for any.") from error
         return probe.getsockname()[1]
 
 
