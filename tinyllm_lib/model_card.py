@@ -322,6 +322,6 @@ def _to_modelscope(staged: str, repo_id: str, private: bool) -> str:
     from modelscope.hub.api import HubApi
 
     api = HubApi(endpoint=os.environ.get("MODELSCOPE_ENDPOINT") or None)
-    url = api.create_repo(repo_id, visibility="private" if private else "public", exist_ok=True)
-    api.upload_folder(repo_id=repo_id, folder_path=staged, commit_message="Model with its card, from tinyllm")
-    return str(url)
+    api.create_repo(repo_id, visibility="private" if private else "public", exist_ok=True)
+    api.upload_folder(repo_id=repo_id, folder_path=staged, commit_message="Model with its card, from tinyllm", use_cache=False)
+    return f"{api.endpoint}/models/{repo_id}"
