@@ -223,7 +223,8 @@ def test_llama_cpp_gives_the_same_ids(llama_cpp, real, real_texts, tmp_path):
     tokenizer = load_tokenizer(model_folder(real))
     llama = llama_cpp.Llama(str(export_gguf(real, tmp_path / "m.gguf")), vocab_only=True, verbose=False)
     assert len(real_texts) == 1000
-    odd = ["", " ", "  a", "a  b", "\n\n a\n", "don't we'll I'd 's", "<|im_end|> 也只是文字", "１² ＡＢＣ\u3000e\u0301", "👩‍🚀😀", "\u200b\u00a0\x85"]
+    odd = ["", " ", "  a", "a  b", "\n\n a\n", "don't we'll I'd 's", "<|im_end|> 也只是文字", "１² ＡＢＣ\u3000e\u0301", "👩‍🚀😀",
+           "\u200b\u00a0\x85"]  # fmt: skip
     for text in real_texts + odd:
         assert llama.tokenize(text.encode(), add_bos=True, special=False) == encode_text(tokenizer, text), text
     for messages in DIALOGUES[:20]:

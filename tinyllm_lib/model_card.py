@@ -111,8 +111,9 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     metadata = {"language": "zh", "library_name": "transformers", "pipeline_tag": "text-generation", "tags": "[tinyllm, llama]"}
     metadata |= {"license": license} if license else {}
     name = repo_id or (run_of(folder).name if run_of(folder) else folder.name)
+    head = "\n".join(f"{key}: {value}" for key, value in metadata.items())
     return CARD.format(
-        system=SYSTEM_PROMPT, metadata="\n".join(f"{key}: {value}" for key, value in metadata.items()), name=name.split("/")[-1], repo_id=name,
+        system=SYSTEM_PROMPT, metadata=head, name=name.split("/")[-1], repo_id=name,
         parameters=count_parameters(config), model=_model(config, folder), data=_data(stages), training=_training(stages),
         curve=_curve(stages), exam=_exam(exam), limits=_limits(config, exam, license),
     )  # fmt: skip
@@ -212,7 +213,8 @@ def _training(stages: list[Stage]) -> str:
     rows += [(name.replace("_", " "), *(stage.config.get(name, "-") for stage in stages)) for name in OPTIONS]
     last = [stage.metrics[-1] if stage.metrics else {} for stage in stages]
     rows.append(("number format", *(stage.config.get("resolved", {}).get("dtype", "-") for stage in stages)))
-    for title, key in (("steps", "step"), ("tokens seen", "tokens"), ("validation loss, nats", "val_loss"), ("bits per byte", "val_bits_per_byte")):
+    measured = {"steps": "step", "tokens seen": "tokens", "validation loss, nats": "val_loss", "bits per byte": "val_bits_per_byte"}
+    for title, key in measured.items():
         rows.append((title, *(f"{row[key]:,}" if key in row else "-" for row in last)))
     return _table(rows) + "\n\nLoss and bits per byte are those of held-out documents; in fine-tuning, of the assistant's replies alone."
 
