@@ -4,6 +4,7 @@ TORCH_INDEX ?=
 EXTRAS ?=
 FROM ?=
 SAVE ?=
+PORT ?=
 
 ifeq ($(OS),Windows_NT)
 VENV_PYTHON := .venv/Scripts/python.exe
@@ -12,7 +13,7 @@ VENV_PYTHON := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab figures bench bench-data bench-train clean
+.PHONY: help setup course test test-slow lab demo figures bench bench-data bench-train bench-sample bench-soak clean
 
 help:
 	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
@@ -21,18 +22,24 @@ help:
 	@echo "                (python -m tinyllm_lib.course)"
 	@echo "make lab        JupyterLab on notebooks/"
 	@echo "                (python -m jupyterlab notebooks)"
+	@echo "make demo       a web page for the classroom: chat with your model, choose its tokens"
+	@echo "                (python -m tinyllm_lib.demo)"
 	@echo "make test       ruff, unit tests, every notebook at the ci profile"
 	@echo "                (python tools/run_tests.py)"
 	@echo "make test-slow  the same, with the slow tests and every notebook alone from nothing"
 	@echo "                (python tools/run_tests.py --slow)"
 	@echo "make figures    the pictures in figures/"
 	@echo "                (python -m tinyllm_lib.figures)"
-	@echo "make bench      all benches, each of ours against a library that does the same, on an idle machine"
+	@echo "make bench      ours against libraries that do the same, on an idle machine, then the soak"
 	@echo "                (each of the commands below)"
 	@echo "make bench-data reading, tokenizer training, encoding"
 	@echo "                (python -m tinyllm_lib.bench.data)"
 	@echo "make bench-train training, against the plain recipe with transformers"
 	@echo "                (python -m tinyllm_lib.bench.train)"
+	@echo "make bench-sample sampling, against transformers' generate and the loop without a cache"
+	@echo "                (python -m tinyllm_lib.bench.sample)"
+	@echo "make bench-soak a run killed twenty times at random, against an undisturbed one"
+	@echo "                (python -m pytest -m slow -k kill tests/test_train.py)"
 	@echo "make clean      removes caches and build leftovers; keeps .venv and workspace/"
 	@echo "                (python tools/clean.py)"
 	@echo
@@ -45,6 +52,7 @@ help:
 	@echo "EXTRAS=hub,serve,llama    more packages, by the groups of pyproject.toml"
 	@echo "SAVE=1                    make bench: renew figures/bench/ too, which README shows"
 	@echo "FROM=05                   make course: go on from this notebook"
+	@echo "HOST=0.0.0.0 PORT=8866    make demo: the address to listen on (127.0.0.1: this machine alone) and the port"
 	@echo "TINYLLM_PROFILE=ci        ci, laptop (default), gpu or full: sizes of data and model"
 
 setup:
@@ -56,6 +64,10 @@ course: setup
 lab: setup
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
+# Only if given on the command line: some shells and conda set HOST to something else.
+demo: setup
+	@$(VENV_PYTHON) -m tinyllm_lib.demo $(if $(filter command,$(firstword $(origin HOST))),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
 test: setup
 	@$(VENV_PYTHON) tools/run_tests.py
 
@@ -65,13 +77,19 @@ test-slow: setup
 figures: setup
 	$(VENV_PYTHON) -m tinyllm_lib.figures
 
-bench: bench-data bench-train
+bench: bench-data bench-train bench-sample bench-soak
 
 bench-data: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.bench.data $(if $(SAVE),--save)
 
 bench-train: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.bench.train $(if $(SAVE),--save)
+
+bench-sample: setup
+	@$(VENV_PYTHON) -m tinyllm_lib.bench.sample $(if $(SAVE),--save)
+
+bench-soak: setup
+	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/test_train.py
 
 clean:
 	@$(PYTHON) tools/clean.py

@@ -96,6 +96,13 @@ def test_ctrl_c_stops_the_cell_and_the_course(tmp_path, executed):
     assert "never" not in printed_by(executed / "01_long.ipynb")
 
 
+def test_code_cells_are_told_before_they_run_and_text_cells_are_not(tmp_path, executed):
+    told = []
+    path = write_notebook(tmp_path / "01_two.ipynb", "1", "2")
+    assert course.execute_notebook(path, executed, lambda cell, cells: told.append((cell, cells))) is None
+    assert told == [(2, 3), (3, 3)]
+
+
 def test_notebooks_are_numbered_ones_from_the_first_wanted(notebooks):
     assert [path.stem for path in course.find_notebooks(notebooks)] == ["01_fine", "02_broken", "03_after"]
     assert [path.stem for path in course.find_notebooks(notebooks, "02")] == ["02_broken", "03_after"]

@@ -6,10 +6,11 @@ from itertools import groupby
 
 import pytest
 import torch
-from helpers.tiny import DIALOGUES, TEXTS, dialogue
+from helpers.tiny import DIALOGUES, ROOT, TEXTS, dialogue
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyllm_lib.corpus import read_dialogues
 from tinyllm_lib.dataset import PackedDataset, PretrainDataset, SFTDataset
 from tinyllm_lib.tokenizer import encode_chat, encode_text, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import write_pretrain_tokens, write_sft_tokens
@@ -152,10 +153,31 @@ def test_padding_of_a_packed_row_is_marked_and_not_learned(packed_texts):
     assert dataset.waste == pytest.approx(padding / (50 * len(dataset)))
 
 
+def test_without_packing_each_document_has_a_row_of_its_own(packed_texts, unlike_texts):
+    rows = PackedDataset(packed_texts, 32, packing="none")
+    assert all(set(row.document_ids.tolist()) <= {0, -1} for row in rows)
+    assert rows.waste > PackedDataset(packed_texts, 32).waste and len(rows) >= len(unlike_texts)
+
+
 def test_best_fit_wastes_little(packed_texts, tokenizer, unlike_texts):
     padded = PretrainDataset(unlike_texts, tokenizer, 51)
     padded_waste = 1 - sum(int(mask.sum()) for *_, mask in padded) / (50 * len(padded))
     assert PackedDataset(packed_texts, 50).waste < 0.05 < padded_waste
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", [256, 512])
+def test_best_fit_wastes_at_most_three_percent_on_real_dialogues(tmp_path, context):
+    source = ROOT.parent / "shared" / "data" / "dialogues.json"
+    if not source.is_file():
+        pytest.skip(f"needs {source.name} in ../shared/data: real dialogues, not part of the repository")
+    dialogues = list(read_dialogues(source))
+    texts = (message["content"] for messages in dialogues[:3000] for message in messages)
+    tokenizer = train_tokenizer(texts, tmp_path / "tokenizer", vocab_size=6144)
+    manifest = write_sft_tokens(dialogues, tokenizer, tmp_path / "tokens", max_length=context + 1)
+    packed = PackedDataset(tmp_path / "tokens", context)
+    assert len(dialogues) > 17_000 and manifest["documents"] > 17_000
+    assert packed.waste <= 0.03 < PackedDataset(tmp_path / "tokens", context, packing="none").waste
 
 
 def test_packed_dialogues_learn_what_the_padded_view_learns(tokenizer, tmp_path, packing):
@@ -167,7 +189,7 @@ def test_packed_dialogues_learn_what_the_padded_view_learns(tokenizer, tmp_path,
         if learned
     )
     packed = pairs_learned(PackedDataset(tmp_path, 128, packing=packing))
-    if packing == "best_fit":
+    if packing != "stream":
         assert packed == padded
     else:
         assert 0 < len(packed) <= len(padded)
@@ -222,5 +244,5 @@ def test_unfinished_shards_and_unknown_packing_are_refused(packed_texts, tmp_pat
     (tmp_path / "progress.json").write_text(json.dumps({}))
     with pytest.raises(FileNotFoundError, match="begun and not finished"):
         PackedDataset(tmp_path, 32)
-    with pytest.raises(ValueError, match="packing='tight': expected 'best_fit' or 'stream'"):
+    with pytest.raises(ValueError, match="packing='tight': expected one of best_fit, stream, none"):
         PackedDataset(packed_texts, 32, packing="tight")

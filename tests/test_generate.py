@@ -136,7 +136,7 @@ def test_greedy_equals_transformers_token_by_token(tmp_path, shape):
     model = make_model(300, **shape)
     model.save_pretrained(tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
-    prompts = some_prompts(50, 20)
+    prompts = some_prompts(100, 20)  # 200 with the other shape
     ours = generate(model, prompts, max_new_tokens=24, **GREEDY)
     assert {"stop", "length"} == {result.finish for result in ours}, "the prompts should reach both ends"
     for prompt, result in zip(prompts, ours, strict=True):

@@ -1,8 +1,10 @@
 """What is shown of a run, rebuilt from its files; tests/test_launch.py looks at it in a real kernel."""
 
 import json
+import os
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,6 +92,27 @@ def test_a_run_is_followed_line_by_line_to_its_end(tmp_path, monkeypatch, capsys
     watch(tmp_path)
     trainer.join()
     assert capsys.readouterr().out.splitlines() == [*(f"step {n}" for n in range(70, 500)), "Finished: run, 500 steps."]
+
+
+@pytest.mark.parametrize("last", ["Stopped after step 3", "Failed after step 3: the loss is not finite"])
+def test_a_run_that_has_ended_is_shown_and_not_waited_for(tmp_path, capsys, last):
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3", last])
+    watch(tmp_path)
+    assert capsys.readouterr().out.splitlines() == ["step 3", last]
+
+
+def test_a_run_that_was_killed_is_told_once_and_followed_if_it_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinyllm_lib.live.REFRESH_SECONDS", 0.05)
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3"])
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 300,) * 2)
+    shown = []
+    monkeypatch.setattr("tinyllm_lib.live.View", lambda run: SimpleNamespace(update=lambda news, final=False: shown.extend(news)))
+    threading.Timer(0.5, write_log, (tmp_path, ["step 4", "Finished: run, 500 steps."])).start()
+    watch(tmp_path)
+    assert shown[0] == "step 3" and shown[1].startswith("Nothing new for 5 min") and shown[2:] == ["step 4", "Finished: run, 500 steps."]
 
 
 def test_a_folder_without_a_run_cannot_be_watched(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -114,6 +115,14 @@ def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_b
         parts = Trainer(replace(config, out_dir=config.out_dir + "_parts"), ALONE).load_step(0)[0]
         assert [int(part.loss_mask.sum()) for part in parts] == [33, 0, 35, 6]  # of 33 learned tokens 32 are targets
     assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler")
+def test_compiling_changes_nothing_and_breaks_the_graph_at_the_head_alone(uneven_config, one_batch):
+    torch._dynamo.reset()
+    assert_same_gradients(gradients.first_gradient(replace(uneven_config, compile=True, grad_accumulation_steps=2), ALONE), one_batch)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    assert breaks and all("torch.compiler.disable" in reason for reason in breaks), breaks
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +273,13 @@ def test_validation_is_in_nats_per_token_and_bits_per_byte(pretrained, pretrain_
     last = metrics(pretrained)[-1]
     assert last["val_loss"] == pytest.approx(nats / tokens, abs=1e-4)
     assert last["val_bits_per_byte"] == pytest.approx(nats / math.log(2) / size, abs=1e-4)
+
+
+def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "update", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny_config(tmp_path / "run"))
+    assert (tmp_path / "run" / "train.log").read_text("utf-8").splitlines()[-1].endswith("  Failed after step 0: division by zero")
 
 
 def test_steps_follow_from_tokens_or_epochs(tiny_config, tmp_path, pretrain_tokens):
@@ -580,7 +596,7 @@ def test_compile_is_used_where_it_pays_back(wanted, device, flops, pays, why, mo
         ({"resume": "yes"}, "resume must be one of auto, never, must"),
         ({"compile": "yes"}, "compile must be one of auto, True, False, is 'yes'"),
         ({"tracker": "mlflow"}, "tracker must be one of none, swanlab, tensorboard, wandb, is 'mlflow'"),
-        ({"packing": "bestfit"}, "packing must be one of best_fit, stream"),
+        ({"packing": "bestfit"}, "packing must be one of best_fit, stream, none"),
     ],
 )
 def test_impossible_options_are_named(changes, message):

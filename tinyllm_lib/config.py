@@ -40,7 +40,8 @@ class TrainConfig:
     epochs: float = option(1.0, "passes over the data, where neither steps nor tokens says how long")
     batch_size: int = option(64, "rows of one optimiser step, over all processes and micro-batches")
     grad_accumulation_steps: int = option(1, "micro-batches into which a process cuts its rows; the result is the same")
-    packing: str = option("best_fit", "best_fit: whole documents; stream: one long tape", choices=("best_fit", "stream"))
+    packing: str = option("best_fit", "best_fit: whole documents; stream: one long tape; none: a document a row",
+                          choices=("best_fit", "stream", "none"))
     separate_documents: bool = option(True, "attention stays within a document")
     optimizer: str = option("muon", "muon (hidden matrices; AdamW for the rest) or adamw", choices=("adamw", "muon"))
     learning_rate: float = option(3e-3, "the highest learning rate")

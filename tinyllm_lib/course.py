@@ -89,7 +89,7 @@ def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], N
     notebook = nbformat.read(path, as_version=4)
     cell, loop, stopped, error = 0, None, False, ""
 
-    def on_cell_start(cell_index: int, **_: object) -> None:
+    def on_cell_execute(cell_index: int, **_: object) -> None:
         nonlocal cell, loop
         if stopped:
             raise KeyboardInterrupt
@@ -107,7 +107,7 @@ def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], N
         timeout=None,
         resources={"metadata": {"path": str(path.parent)}},
         store_widget_state=False,
-        on_cell_start=on_cell_start,
+        on_cell_execute=on_cell_execute,  # on_cell_start comes for Markdown, too
         extra_arguments=["--log-level=ERROR"],
     )
     client.log.setLevel(logging.CRITICAL)  # what goes wrong is told once, by the caller
@@ -153,7 +153,8 @@ def _this_python():
 
 def _kernel_environment() -> dict[str, str]:
     paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    pythonpath = os.pathsep.join(path for path in paths if path)
+    return {**os.environ, "PYTHONPATH": pythonpath, "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
 
 
 def _save_copies(notebook, path: Path) -> None:

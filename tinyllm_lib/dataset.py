@@ -86,7 +86,8 @@ class PackedDataset(Dataset):
         context: positions in a row.
         packing: "best_fit": whole documents, each into the row with the least room that still holds it (Ding et al.
             2024); a document longer than the context becomes several pieces. "stream": documents one after the other,
-            cut wherever a row is full; no waste and no memory, for corpora of billions of tokens.
+            cut wherever a row is full; no waste and no memory, for corpora of billions of tokens. "none": a document a
+            row, the rest is padding, to see what packing brings.
         tokenizer: checked against the manifest when given.
 
     Raises:
@@ -94,8 +95,8 @@ class PackedDataset(Dataset):
     """
 
     def __init__(self, folder: str | Path, context: int, *, packing: str = "best_fit", tokenizer: PreTrainedTokenizerFast | None = None):
-        if packing not in ("best_fit", "stream"):
-            raise ValueError(f"packing={packing!r}: expected 'best_fit' or 'stream'.")
+        if packing not in PACKINGS:
+            raise ValueError(f"packing={packing!r}: expected one of {', '.join(PACKINGS)}.")
         self.folder, self.context, self.packing = Path(folder), context, packing
         self.manifest = read_manifest(folder)
         if tokenizer is not None and (found := self.manifest["tokenizer"]) != (expected := tokenizer_hash(tokenizer)):
@@ -103,7 +104,7 @@ class PackedDataset(Dataset):
                              f"write the shards again with this tokenizer (notebook 03), or pass the one they were made with.")
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
         pieces = self._pieces()                                                  # (N, 3): shard, first token, positions
-        self.pieces, self.rows = pieces, (_best_fit if packing == "best_fit" else _Stream)(pieces, context)
+        self.pieces, self.rows = pieces, PACKINGS[packing](pieces, context)
         self.positions = min(int(pieces[:, 2].sum()), len(self) * context)       # a stream drops its unfinished last row
 
     def _open(self, entry: dict) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -123,7 +124,7 @@ class PackedDataset(Dataset):
         parts = []
         for number, (_, _, offsets) in enumerate(self.shards):
             starts, lengths = offsets[:-1], np.diff(offsets) - 1
-            if self.packing == "best_fit" and len(lengths) and lengths.max() > self.context:
+            if self.packing != "stream" and len(lengths) and lengths.max() > self.context:
                 counts = -(-lengths // self.context)                             # pieces per document, rounded up
                 inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
                 starts = np.repeat(starts, counts) + inside * self.context
@@ -206,6 +207,13 @@ class _Stream:
             row.append((shard, start + skip, take))
             position, room, piece = position + take, room - take, piece + 1
         return row
+
+
+def _one_each(pieces: np.ndarray, context: int) -> list[list[tuple[int, int, int]]]:
+    return [[tuple(piece)] for piece in pieces.tolist()]
+
+
+PACKINGS = {"best_fit": _best_fit, "stream": _Stream, "none": _one_each}
 
 
 class DataOrder:

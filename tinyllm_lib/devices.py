@@ -97,7 +97,7 @@ def compile_pays(wanted: bool | str, flops: float, device: torch.device, dtype: 
     if wanted != "auto":
         return bool(wanted), "asked for" if wanted else "not asked for"
     if device.type != "cuda":
-        return False, f"on a {device.type.upper()} it needs minutes and a C++ compiler; --compile asks for it all the same"
+        return False, f"on a {device.type.upper()} it needs a C++ compiler and seldom pays back; --compile asks for it all the same"
     minutes = flops / (USUAL_MFU * (data_sheet_flops(device, dtype) or UNKNOWN_GPU_FLOPS)) / 60
     pays = minutes > COMPILE_PAYS_MINUTES
     return pays, (f"without it the run takes about {minutes:.0f} min by estimate, and compiling pays back in runs "

@@ -8,6 +8,7 @@ How tokens are chosen is in `sampling.py`; here ids become text, and text become
 from __future__ import annotations
 
 import codecs
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tinyllm_lib.model import Transformer
 from tinyllm_lib.sampling import STOP_IDS, Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, token_bytes
 
-__all__ = ["ContextWarning", "Generated", "Reply", "TextGenerator", "TextStream", "generate"]
+__all__ = ["ContextWarning", "Generated", "Reply", "TextGenerator", "TextStream", "Written", "generate"]
 
 Messages = list[dict[str, str]]
 
@@ -68,6 +69,15 @@ class TextStream:
     def _give(self, length: int) -> str:
         text, self.held = self.held[:length], self.held[length:]
         return text
+
+
+@dataclass(frozen=True)
+class Written:
+    """A piece of text as soon as it is certain, and how likely the model found the tokens that it is made of."""
+
+    text: str
+    probabilities: tuple[float, ...] = ()  # of each token, under the model itself: before temperature and filters
+    note: str = ""  # what the reader should know, such as turns left out; then there is no text
 
 
 @dataclass
@@ -298,21 +308,34 @@ class TextGenerator:
         self, ids: list[int], max_new_tokens: int, sampling: Sampling, *, seed: int = 0, stop: Sequence[str] = ()
     ) -> Iterator[str]:
         """The text that follows the prompt `ids`, piece by piece."""
+        for piece in self.write_ids(ids, max_new_tokens, sampling, seed=seed, stop=stop):
+            if piece.note:
+                warnings.warn(piece.note, ContextWarning, stacklevel=2)
+            else:
+                yield piece.text
+
+    def write_ids(
+        self, ids: list[int], max_new_tokens: int, sampling: Sampling, *, seed: int = 0, stop: Sequence[str] = ()
+    ) -> Iterator[Written]:
+        """`stream_ids` with the probability of each token; a note comes as a piece of its own."""
         text = TextStream(self.tokenizer, stop)
-        written = 0
-        for _, token, _ in stream_tokens(self.model, [ids], max_new_tokens, sampling, dice_for([ids], seed)):
+        dice = dice_for([ids], seed)
+        written, waiting = 0, []  # `waiting`: probabilities of tokens whose text is not certain yet
+        for _, token, logprob in stream_tokens(self.model, [ids], max_new_tokens, sampling, dice, logprobs=True):
             if token in STOP_IDS:
                 break
             written += 1
+            waiting.append(math.exp(logprob))
             if piece := text.feed(token):
-                yield piece
+                yield Written(piece, tuple(waiting))
+                waiting = []
             if text.stopped:
                 return
         else:
             if len(ids) + written == self.context:
-                warnings.warn(CUT, ContextWarning, stacklevel=2)
+                yield Written("", note=CUT)
         if piece := text.close():
-            yield piece
+            yield Written(piece, tuple(waiting))
 
     def length(self, text: str) -> int:
         """Tokens of a text, to compare with `context`."""

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ STOP_PATIENCE = 120.0                                          # seconds for a s
 
 
 def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: int = 1, rdzv_endpoint: str | None = None,
-           rdzv_id: str | None = None, show: bool = True) -> Path:
+           rdzv_id: str | None = None, show: bool | View = True, stop: threading.Event | None = None) -> Path:
     """Trains as `config` says in torchrun processes and shows the progress until they end.
 
     With `nnodes` above 1 this machine is one of them. The command for each of the others is printed; clone, data and run
@@ -40,7 +41,8 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
         rdzv_endpoint: "host:port" where the machines meet: this one as the others call it, and a free port. With one
             machine only where the free port that torchrun finds by itself must not be used.
         rdzv_id: a name that tells this run from others that meet at the same place; None: that of the run.
-        show: False for silence.
+        show: False for silence; a `View` to show the run there.
+        stop: does what the stop button does, once it is set; for a call from another thread than the notebook's.
 
     Returns:
         The run folder.
@@ -67,7 +69,7 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
             print(f"On each of the other machines ({nnodes - 1}) run this command; the run begins when all are there:\n\n"
                   f"{cluster.node_command(arguments, scratch)}\n", flush=True)
         log = LogTail(run, skip=True) if many else None         # the process that speaks may run on another machine
-        view = View(run) if show else None
+        view = View(run) if show is True else show or None
 
         def update(printed: list[str], final: bool = False) -> None:
             if view:
@@ -77,8 +79,11 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
             try:
                 for printed in torchrun.news(0.1 if not view or view.plain else REFRESH_SECONDS):
                     update(printed)
+                    if stop is not None and stop.is_set():
+                        raise KeyboardInterrupt
             except KeyboardInterrupt:
-                print("Stopping: the run finishes its step and saves a checkpoint …", flush=True)
+                if show is True:
+                    print("Stopping: the run finishes its step and saves a checkpoint …", flush=True)
                 torchrun.stop(STOP_PATIENCE)
                 update(torchrun.printed(), final=True)
                 raise

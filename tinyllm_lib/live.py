@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 
 REFRESH_SECONDS = 1.0
+SILENCE_SECONDS = 120.0                                        # without a line, after which `watch` says so
 SHOWN_POINTS = 400
 
 
 def watch(run: str | Path, *, follow: bool = True) -> None:
     """Shows a run from its files, whoever started it; with `follow`, until it ends or the cell is stopped.
+
+    A run that was killed leaves no last line: after two minutes without a sign of life, the view says so and follows on.
 
     Args:
         run: the run folder, `ws.run(name)`. Stopping this cell does not stop the run.
@@ -32,14 +35,27 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
         raise FileNotFoundError(f"{run} is no run folder (it has no config.json). Runs lie in workspace/<profile>/runs/.")
     view, log = View(run), LogTail(run)
     try:
+        said = False
         while follow and not log.ended:
-            view.update(log.news())
+            news = log.news()
+            if (silent := _seconds_silent(run)) < SILENCE_SECONDS:
+                said = False
+            elif not (said or log.ended):
+                news, said = [*news, f"Nothing new for {silent / 60:.0f} min: a long step, or the run was killed. Stop this cell; "
+                                     f"launching the run again goes on from its last checkpoint, if no process works on it."], True
+            view.update(news)
             if log.ended:
                 break
             time.sleep(REFRESH_SECONDS)
     except KeyboardInterrupt:
         pass
     view.update(log.news(), final=True)
+
+
+def _seconds_silent(run: Path) -> float:
+    """Since the run wrote anything."""
+    files = [path for name in ("train.log", "metrics.jsonl", "config.json") if (path := run / name).is_file()]
+    return time.time() - max(path.stat().st_mtime for path in files)
 
 
 def read_metrics(run: str | Path) -> list[dict]:
@@ -147,11 +163,15 @@ def _seconds_left(metrics: list[dict], steps: int) -> float | None:
 
 
 class View:
-    """Shows a run: a live HTML display in a notebook, plain lines elsewhere."""
+    """Shows a run: a live HTML display in a notebook, plain lines elsewhere.
 
-    def __init__(self, run: Path):
-        self.run, self.plain = run, not _has_notebook_front_end()
-        self._handle, self._other = None, ""
+    Args:
+        handle: where to show it instead: its method `update(bundle, raw=True)` gets the display's MIME bundle.
+    """
+
+    def __init__(self, run: Path, handle=None):
+        self.run, self.plain = run, handle is None and not has_notebook_front_end()
+        self._handle, self._other = handle, ""
         self._log: collections.deque[str] = collections.deque(maxlen=4)
         self._rows, self._metrics = GrowingFile(run / "metrics.jsonl"), []
 
@@ -229,11 +249,11 @@ class LogTail:
         lines, anew = self._lines.news()
         lines = [line[21:] for line in (lines[-30:] if anew else lines)]
         if lines:
-            self.ended = lines[-1].startswith(("Finished", "Stopped"))
+            self.ended = lines[-1].startswith(("Finished", "Stopped", "Failed"))
         return lines
 
 
-def _has_notebook_front_end() -> bool:
+def has_notebook_front_end() -> bool:
     """False under pytest and nbval, and where TINYLLM_PLAIN is set: output there is compared or read as text."""
     if "PYTEST_CURRENT_TEST" in os.environ or os.environ.get("TINYLLM_PLAIN"):
         return False

@@ -270,7 +270,10 @@ class Transformer(nn.Module):
         Args:
             ids, targets: (B, T); weights: (B, T) float, 0 where nothing is learned, e.g. loss_mask / supervised_tokens.
         """
-        x = self.hidden_states(ids, position_ids=position_ids, document_ids=document_ids)
+        return self._head_nats(self.hidden_states(ids, position_ids=position_ids, document_ids=document_ids), targets, weights)
+
+    @torch.compiler.disable                                                      # HeadLoss is fused by hand already
+    def _head_nats(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         x, targets, weights = x.flatten(0, 1), targets.flatten(), weights.flatten()
         if x.device.type == "cpu":                      # unsupervised positions need no logits; free to select on a CPU
             kept = weights.nonzero().squeeze(1)
@@ -364,7 +367,9 @@ class Transformer(nn.Module):
         if past + ids.shape[1] > limit:
             raise ValueError(f"{past + ids.shape[1]} positions do not fit the context of {limit}: "
                              f"shorten the input, or cut old tokens from its front.")
-        if ids.device.type == "cpu" and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
+        if torch.compiler.is_compiling() or ids.device.type != "cpu" or not ids.numel():
+            return                                                               # reading an id would stop GPU or compiler
+        if not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
             raise ValueError(f"token ids run from {int(ids.min())} to {int(ids.max())}, the model knows 0 to "
                              f"{self.config.vocab_size - 1}: was the text encoded with another tokenizer?")
 

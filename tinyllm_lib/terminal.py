@@ -16,11 +16,12 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
-from tinyllm_lib.generate import ContextWarning, Messages, TextGenerator
+from tinyllm_lib.generate import ContextWarning, Messages, TextGenerator, Written
 from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.workspace import get_workspace
 
@@ -43,16 +44,25 @@ class Chat:
 
     def say(self, text: str) -> Iterator[str]:
         """Streams the reply to `text`. What was streamed, even if it was stopped midway, joins the conversation."""
+        with closing(self.write(text)) as pieces:
+            for piece in pieces:
+                if piece.note:
+                    warnings.warn(piece.note, ContextWarning, stacklevel=2)
+                else:
+                    yield piece.text
+
+    def write(self, text: str) -> Iterator[Written]:
+        """`say` with the probability of each token, and with notes in place of warnings."""
         user = {"role": "user", "content": text}
         messages = [{"role": "system", "content": self.system}, *self.turns, user]
         ids, limit, note = self.generator.chat_prompt(messages, self.max_new_tokens)
-        if note:
-            warnings.warn(note, ContextWarning, stacklevel=2)
         pieces: list[str] = []
         seed = self.seed + len(self.turns)  # the same question asked twice may get two answers
         try:
-            for piece in self.generator.stream_ids(ids, limit, self.sampling, seed=seed):
-                pieces.append(piece)
+            if note:
+                yield Written("", note=note)
+            for piece in self.generator.write_ids(ids, limit, self.sampling, seed=seed):
+                pieces.append(piece.text)
                 yield piece
         finally:
             self.turns += [user, {"role": "assistant", "content": "".join(pieces)}]

@@ -450,6 +450,9 @@ def train(config: TrainConfig) -> Path:
     lifeline.end = ask_to_stop
     try:
         trainer.fit()
+    except Exception as error:
+        trainer._log(f"Failed after step {trainer.step}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)

@@ -183,7 +183,7 @@ def our_goal(folder: Path) -> Work:
     return work
 
 
-# Start-up: from launch() to the first line of metrics.jsonl, against processes of torchrun that only import torch.
+# Start-up: a launch of one step until it returns, the checkpoint included, against processes of torchrun that only import torch.
 
 
 def our_start(folder: Path) -> Work:

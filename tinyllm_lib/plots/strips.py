@@ -49,7 +49,7 @@ def token_strip(
             lines[index].append((str(ids[index]), 8.5, BLUE))
     widths = [max(drawing.text_width(text, size) for text, size, _ in rows) + 0.18 for rows in lines]
     rows = drawing.wrap(widths, width - 0.16)
-    brackets = _shared_characters(tokens)
+    brackets = shared_characters(tokens)
     above = 0.33 if brackets else 0.06
     height = 0.36 + 0.19 * (len(lines[0]) - 1 if lines else 0)
     alt = f"{len(tokens)} tokens in boxes: " + " | ".join(visible(token) for token in tokens)
@@ -85,7 +85,7 @@ def _shrink(width: float, widths: Sequence[float], rows: Sequence[range], title:
     return min(width, max(needed, drawing.text_width(title or "", 11)) + 0.16)
 
 
-def _shared_characters(tokens: Sequence[Token]) -> list[tuple[range, str]]:
+def shared_characters(tokens: Sequence[Token]) -> list[tuple[range, str]]:
     """Spans of byte tokens that only together are valid UTF-8, with the text they make."""
     spans, start, pending = [], 0, b""
     for index, token in enumerate(tokens):
