@@ -89,10 +89,12 @@ def test_generate_writes_our_greedy_tokens_and_stops_where_we_do(auto, folder):
 
 
 def test_the_pipeline_replies_to_messages_as_we_do(folder):
+    """These random weights also write bytes that are no character: U+FFFD there, nothing in our text."""
     chat = pipeline("text-generation", model=str(folder))
     messages = DIALOGUES[0][:2]
     reply = chat(messages, max_new_tokens=24, do_sample=False, return_full_text=False)[0]["generated_text"]
-    assert reply == TextGenerator(folder).replies([messages], max_new_tokens=24)[0]
+    ours = TextGenerator(folder).replies([messages], max_new_tokens=24)[0]
+    assert len(ours) > 8 and reply.replace("\ufffd", "") == ours
 
 
 # ---- in: any Llama folder of this shape

@@ -183,7 +183,7 @@ def test_public_only_when_asked(hub, trained):
 
 def test_a_hub_that_says_no_is_told_with_what_to_do(hub, trained):
     hub.status = 401
-    with pytest.raises(PublishError, match=r"me/my-model could not be published on huggingface: .*401.* hf auth login.*write to me"):
+    with pytest.raises(PublishError, match=r"me/my-model could not be published on huggingface: .*401.*hf auth login.*write to me"):
         publish(trained, "me/my-model")
 
 

@@ -307,7 +307,8 @@ def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, priva
             raise PublishError(f"Publishing on {hub} needs its library ({error}): make setup EXTRAS=hub.") from error
         except Exception as error:  # each library has kinds of its own for no key, no network, no right
             login = {"huggingface": "hf auth login", "modelscope": "modelscope login"}[hub]
-            raise PublishError(f"{repo_id} could not be published on {hub}: {error} Are you logged in ({login}), with a key that may "
+            said = " ".join(str(error).split()).rstrip(".")  # in one line
+            raise PublishError(f"{repo_id} could not be published on {hub}: {said}. Are you logged in ({login}), with a key that may "
                                f"write to {repo_id.split('/')[0]}? Is there a network?") from error
 
 

@@ -108,7 +108,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"{path.name} is refused: unpickling it {what}, and a file of weights has no need to run code. If you trust whoever "
             f"made it, save the plain weights there: torch.save(model.state_dict(), 'weights.pth')."
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path.name} cannot be read as a .pth file, it is damaged or something else: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()) or not content:
         found = ", ".join(map(str, list(content)[:6])) if isinstance(content, dict) else type(content).__name__
