@@ -75,10 +75,11 @@ def serve(model: str | Path, program: str = "transformers", *, port: int = 0, ti
         command = ["-m", "transformers.cli.transformers", "serve", path.name, *address]
     else:
         command = ["-m", "llama_cpp.server", "--model", path.name, "--model_alias", path.name, "--n_ctx", "0", *address]
-    with tempfile.TemporaryFile() as log:
+    # transformers lists the hub's cache at /v1/models and fails where there is none; what lies in it is no part of this server.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="tinyllm-serve-") as cache:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=path.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": cache, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         try:
             _wait_until_ready(process, f"http://127.0.0.1:{port}/v1/models", timeout, log)
