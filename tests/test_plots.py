@@ -52,6 +52,7 @@ SAMPLES = {
         np.tri(8), document_ids=[0] * 3 + [1] * 5, tokens=TOKENS, title="文档"
     ),
     "rope_pairs": lambda: plots.rope_pairs(4, (0, 1, 5)),
+    "rotary_rows": lambda: plots.rotary_rows(np.arange(48.0).reshape(8, 6), title="一个头"),
     "parts_bar": lambda: plots.parts_bar({"parameters": {"嵌入": 6_291_456, "norms": 96}}, title="模型"),
     "next_token_bars": lambda: plots.next_token_bars(
         ["巴黎", "\n", b"\xe4", "😀"],
@@ -190,6 +191,16 @@ def test_wasted_positions_are_counted():
     assert "2 rows × 8 positions, 19% wasted on padding, 5 tokens cut off" in label
 
 
+def test_the_rows_of_the_rotary_picture_are_in_the_order_of_the_library():
+    import torch
+
+    from tinyllm_lib.old_layout import to_half_split
+
+    rows = to_half_split(torch.arange(8.0)[:, None], 1)[:, 0].int().tolist()
+    names = " ".join(f"{row // 2}{'ab'[row % 2]}" for row in rows)
+    assert f"Half-split: {names}." in SAMPLES["rotary_rows"]().get_label()
+
+
 def test_wilson_interval_is_the_exam_s():
     from tinyllm_lib.evaluate import wilson
 
@@ -204,6 +215,7 @@ def test_wilson_interval_is_the_exam_s():
         (lambda: plots.mask_ladder(["a"], ["b"], []), "0 mask values"),
         (lambda: plots.attention_map(np.ones((2, 3)), ["a"]), r"expected \(T, T\)"),
         (lambda: plots.loss_curve(METRICS, y="accuracy"), "found: loss, step, val_bits_per_byte"),
+        (lambda: plots.rotary_rows(np.ones((3, 4))), "3 rows; rows are turned in pairs"),
         (lambda: plots.save(SAMPLES["rope_pairs"](), "x.pdf"), "found the ending '.pdf'"),
         (lambda: plots.show(drawing.new_figure(1, 1, "")), "no alt text"),
     ],

@@ -104,14 +104,24 @@ def save_checkpoint(run: str | Path, step: int, model, tokenizer, state: dict, *
     return folder
 
 
-def _write(folder: Path, step: int, model, tokenizer, state: dict) -> None:
+def write_model(folder: Path, model, tokenizer) -> None:
+    """Writes what any program reads: config.json, model.safetensors, generation_config.json, the tokenizer and its chat template."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
     generation = {"bos_token_id": 3, "eos_token_id": [4, 2], "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    torch.save(state, folder / "trainer_state.pt")
+
+
+def seal(folder: Path, step: int) -> None:
+    """Writes checkpoint.json: the step, and a checksum of every other file."""
     sums = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
     write_json(folder / "checkpoint.json", {"step": step, "sha256": sums})
+
+
+def _write(folder: Path, step: int, model, tokenizer, state: dict) -> None:
+    write_model(folder, model, tokenizer)
+    torch.save(state, folder / "trainer_state.pt")
+    seal(folder, step)
 
 
 def load_state(folder: Path) -> dict:

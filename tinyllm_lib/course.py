@@ -33,6 +33,7 @@ HTML_WITH_ALT_TEXT = """\
 WHERE_NEXT = """\
 Where to go next
   Talk to the model, and change how it samples   make lab, then notebooks/07_sampling.ipynb
+  Take it to transformers, llama.cpp, Ollama     make lab, then notebooks/08_share.ipynb
   Read what you just ran, with its pictures      {executed}
   The same cells with the 82.6M model, one GPU   TINYLLM_PROFILE=gpu make course
   The real corpora and the 215M model            README.md, "Going to a GPU and to the real corpora"

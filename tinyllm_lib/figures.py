@@ -180,7 +180,7 @@ def pipeline(tokens: Sequence[bytes], ids: Sequence[int]) -> Figure:
         ("tokens", "02_tokenizer", lambda axes, x, width: _draw_tokens(axes, x, width, tokens, ids)),
         ("shards", "03_dataset_masks", lambda axes, x, width: _draw_shards(axes, x, width, ids)),
         ("model", "04_model  05_pretrain  06_sft", _draw_model),
-        ("chat", "07_sampling", _draw_chat),
+        ("chat", "07_sampling  08_share", _draw_chat),
     ]
     width, gap = 1.75, 0.4
     figure, axes = drawing.blank_axes(len(stations) * (width + gap) - gap + 0.3, 2.75, alt)

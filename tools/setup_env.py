@@ -155,7 +155,7 @@ def main(argv=None):
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--venv", default=str(REPOSITORY / ".venv"), help="default: .venv in the repository")
-    parser.add_argument("--extras", default="", help="more groups of pyproject.toml: hub,trackers,gguf")
+    parser.add_argument("--extras", default="", help="more groups of pyproject.toml: hub,trackers,serve,llama")
     parser.add_argument("--torch-index", default="", help=f"where torch comes from, e.g. {CPU_TORCH_INDEX}")
     options = parser.parse_args(argv)
     extras = [name.strip() for name in options.extras.split(",") if name.strip()]

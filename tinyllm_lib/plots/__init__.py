@@ -25,6 +25,7 @@ from tinyllm_lib.plots.curves import (
     loss_curve,
 )
 from tinyllm_lib.plots.drawing import png_bytes, save, show, svg_text, visible
+from tinyllm_lib.plots.layouts import rotary_rows
 from tinyllm_lib.plots.strips import batch_blocks, mask_ladder, merge_steps, merge_table, token_strip
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "parts_bar",
     "png_bytes",
     "rope_pairs",
+    "rotary_rows",
     "save",
     "show",
     "svg_text",

@@ -1,0 +1,102 @@
+"""A served model: started on a free port, answering as we do, and gone when the block ends."""
+
+import socket
+
+import psutil
+import pytest
+import torch
+from helpers.tiny import DIALOGUES
+
+from tinyllm_lib import serve as module
+from tinyllm_lib.checkpoint import save_checkpoint
+from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.serve import ServeError, free_port, serve, what_is_missing
+
+pytest_plugins = ["helpers.tiny_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer, tmp_path_factory):
+    """Random weights that write whole characters: each program shows broken ones in its own way."""
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(6 if p.dim() == 2 else 1)
+        model.model.embed_tokens.weight[["\ufffd" in tokenizer.decode([i]) for i in range(len(tokenizer))]] = 0
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder, 5, model, tokenizer, {})
+    return folder
+
+
+def test_what_is_missing_is_said_with_what_installs_it(run, monkeypatch):
+    monkeypatch.setitem(module.NEEDS, "transformers", ("torch", "no_such_package"))
+    assert what_is_missing() == "transformers cannot serve here, for want of no_such_package: make setup EXTRAS=serve"
+    with pytest.raises(ServeError, match="EXTRAS=serve"), serve(run):
+        pass
+    monkeypatch.setitem(module.NEEDS, "transformers", ("torch",))
+    assert what_is_missing() == ""
+
+
+def test_another_program_a_missing_model_and_a_taken_port_are_refused(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(module, "what_is_missing", lambda program: "")
+    with pytest.raises(ValueError, match="program is 'vllm', expected one of transformers, llama_cpp"), serve(run, "vllm"):
+        pass
+    with pytest.raises(FileNotFoundError, match="export_gguf writes such a file"), serve(tmp_path / "no.gguf", "llama_cpp"):
+        pass
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ServeError, match="cannot be had"):
+            free_port(other.getsockname()[1])
+
+
+def test_a_server_that_ends_at_once_shows_its_last_lines(run, monkeypatch):
+    monkeypatch.setattr(module, "what_is_missing", lambda program: "")
+    monkeypatch.setattr(module.sys, "executable", "/bin/cat")
+    with pytest.raises(ServeError, match=r"(?s)ended with exit code [^0].*option"), serve(run):
+        pass
+
+
+def asked(server, messages):
+    import openai
+
+    client = openai.OpenAI(base_url=server.url, api_key="none")
+    reply = client.chat.completions.create(model=server.model, messages=messages, temperature=0, max_tokens=24)
+    pieces = client.chat.completions.create(model=server.model, messages=messages, temperature=0, max_tokens=24, stream=True)
+    streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    return reply.choices[0].message.content, streamed
+
+
+def assert_gone(server):
+    assert not psutil.pid_exists(server.pid)
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(server.url.split(":")[2].split("/")[0])), timeout=2)
+
+
+@pytest.mark.slow
+def test_transformers_serves_our_greedy_reply_and_goes(run):
+    if missing := what_is_missing("transformers"):
+        pytest.skip(missing)
+    messages = DIALOGUES[0][:2]
+    with pytest.raises(KeyboardInterrupt), serve(run) as server:
+        reply, streamed = asked(server, messages)
+        raise KeyboardInterrupt
+    assert server.model == "step_000005"
+    assert reply == streamed == TextGenerator(run).replies([messages], max_new_tokens=24)[0]
+    assert_gone(server)
+
+
+@pytest.mark.slow
+def test_llama_cpp_serves_our_greedy_reply_and_goes(run, tmp_path):
+    if missing := what_is_missing("llama_cpp"):
+        pytest.skip(missing)
+    from tinyllm_lib.gguf_file import export_gguf
+
+    messages = DIALOGUES[0][:2]
+    with serve(export_gguf(run, tmp_path / "m.gguf", "f32"), "llama_cpp") as server:
+        reply, streamed = asked(server, messages)
+    assert server.model == "m.gguf"
+    assert reply == streamed == TextGenerator(run).replies([messages], max_new_tokens=24)[0]
+    assert_gone(server)
