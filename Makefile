@@ -13,7 +13,7 @@ VENV_PYTHON := .venv/bin/python
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab demo figures bench bench-data bench-train bench-sample bench-soak clean
+.PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak clean
 
 help:
 	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
@@ -24,6 +24,10 @@ help:
 	@echo "                (python -m jupyterlab notebooks)"
 	@echo "make demo       a web page for the classroom: chat with your model, choose its tokens"
 	@echo "                (python -m tinyllm_lib.demo)"
+	@echo "make slides     one lecture per notebook in build/slides/, which needs no network"
+	@echo "                (python tools/setup_env.py --extras site, then python tools/slides.py)"
+	@echo "make site       the course as web pages with search in build/site/, which need no network"
+	@echo "                (python tools/setup_env.py --extras site, then python tools/website.py)"
 	@echo "make test       ruff, unit tests, every notebook at the ci profile"
 	@echo "                (python tools/run_tests.py)"
 	@echo "make test-slow  the same, with the slow tests and every notebook alone from nothing"
@@ -67,6 +71,15 @@ lab: setup
 # Only if given on the command line: some shells and conda set HOST to something else.
 demo: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.demo $(if $(filter command,$(firstword $(origin HOST))),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+# The group `site` is installed the first time that it is wanted.
+slides:
+	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
+	@$(VENV_PYTHON) tools/slides.py
+
+site:
+	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
+	@$(VENV_PYTHON) tools/website.py
 
 test: setup
 	@$(VENV_PYTHON) tools/run_tests.py

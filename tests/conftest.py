@@ -33,3 +33,12 @@ def workspace_root(tmp_path, monkeypatch):
     """A fresh TINYLLM_WORKSPACE for one test; the folder's path."""
     monkeypatch.setenv("TINYLLM_WORKSPACE", str(tmp_path / "workspace"))
     return tmp_path / "workspace"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests that `chromium.needs_chromium` skips where there is none."""
+    from chromium import running_chromium
+
+    with running_chromium() as program:
+        yield program

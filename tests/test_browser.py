@@ -16,27 +16,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup EXTRAS=browser")
+from chromium import needs_chromium, sync_api
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path.name for path in (REPOSITORY / "notebooks").glob("0*.ipynb"))
 SHOTS = os.environ.get("TINYLLM_SHOTS")
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-
-def find_chromium():
-    """Path of a Chromium or Chrome: the system's, else the one that playwright has downloaded; None without either."""
-    if found := os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None):
-        return found
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-    return own if Path(own).is_file() else None
-
-
-pytestmark = pytest.mark.skipif(
-    not find_chromium(), reason="no Chromium: apt-get install chromium, or .venv/bin/python -m playwright install chromium"
-)
+pytestmark = needs_chromium
 
 PANELS = {  # a notebook of its own, for the panels of which the real cells come at the end of long notebooks
     "setup": """
@@ -124,15 +110,6 @@ def workspace(tmp_path_factory):
     code = "from tinyllm_lib import prepare, workspace as w; ws = w.get_workspace(); prepare.chat_run(ws)"
     subprocess.run([sys.executable, "-c", code], env=environment(folder), check=True, stdout=subprocess.DEVNULL)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        program = playwright.chromium.launch(executable_path=find_chromium(), args=arguments)
-        yield program
-        program.close()
 
 
 @pytest.fixture(scope="module")

@@ -200,3 +200,46 @@ def test_the_rates_that_readme_shows_are_the_measured_ones():
         rows = json.loads(path.read_text(encoding="utf-8"))
         assert table(rows) in readme, path.name
         assert f"{rows[0]['hardware']}, {rows[0]['date']}" in readme
+
+
+def markdown_pages():
+    """(path, text) of every page with links: README, glossary, the Markdown cells of the notebooks."""
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "notebooks").glob("*.md"))):
+        yield path, path.read_text(encoding="utf-8")
+    for path in sorted((REPOSITORY / "notebooks").rglob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield path, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def test_every_link_to_a_file_leads_to_one():
+    seen = 0
+    for path, text in markdown_pages():
+        for target in re.findall(r"\]\(([^)#\s]+)", text):
+            if not target.startswith(("http://", "https://", "data:")):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+                seen += 1
+    assert seen > 20
+
+
+def test_every_term_of_the_glossary_stands_in_the_notebook_it_names():
+    texts = {path.relative_to(REPOSITORY).as_posix(): text.lower() for path, text in markdown_pages()}
+    rows = re.findall(r"^\| (.+?) \| .+ \| \[(\d\d)\]\((.+?)\) \|$", texts["notebooks/glossary.md"], re.M)
+    assert len(rows) > 30 and [term for term, *_ in rows] == sorted(term for term, *_ in rows)
+    for term, number, notebook in rows:
+        assert notebook.startswith(number)
+        assert any(name.strip(" ()") in texts[f"notebooks/{notebook}"] for name in re.split(r"[,(]", term)), f"{term} is not in {notebook}"
+
+
+def reading_minutes(notebook):
+    """120 words, 20 lines of code or three pictures a minute, for a reader in a second language; to the nearest 5."""
+    text = {kind: "\n".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == kind) for kind in ("markdown", "code")}
+    words = len(re.sub(r"<details>.*?</details>", "", text["markdown"], flags=re.DOTALL).split())
+    pictures = sum("image/png" in output.get("data", {}) for c in notebook["cells"] for output in c.get("outputs", []))
+    return 5 * round((words / 120 + len(text["code"].splitlines()) / 20 + pictures / 3) / 5)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("0*.ipynb")), ids=lambda path: path.stem)
+def test_each_notebook_says_how_long_it_takes_to_read(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    found = re.search(r"\*\*Minutes:\*\* to read, about (\d+); to run, ", "".join(notebook["cells"][0]["source"]))
+    assert found and abs(int(found[1]) - reading_minutes(notebook)) <= 5, (found and found[1], reading_minutes(notebook))

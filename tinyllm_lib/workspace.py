@@ -43,6 +43,11 @@ class Workspace:
         """Benchmark results: they belong to the machine, so they lie beside the profiles."""
         return self.root.parent / "bench"
 
+    @property
+    def progress(self) -> Path:
+        """Which exercises are done: they belong to the learner, so the file lies beside the profiles."""
+        return self.root.parent / "progress.json"
+
 
 def get_workspace(profile: object = None) -> Workspace:
     """The workspace of a profile, given by its name, by an object with a `name`, or by the environment.

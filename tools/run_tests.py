@@ -86,7 +86,8 @@ def main(argv=None):
     parser.add_argument("--slow", action="store_true", help="the slow tests too, and each notebook alone")
     parser.add_argument("--skip-notebooks", action="store_true", help="ruff and unit tests only")
     options = parser.parse_args(argv)
-    notebooks = [] if options.skip_notebooks else sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+    notebooks = [*(REPOSITORY / "notebooks").glob("[0-9]*.ipynb"), *(REPOSITORY / "notebooks/solutions").glob("[0-9]*.ipynb")]
+    notebooks = [] if options.skip_notebooks else sorted(notebooks, key=lambda path: (path.parent.name, path.name))
     start = time.monotonic()
     failed = check_all(options.slow, notebooks)
     minutes = (time.monotonic() - start) / 60
