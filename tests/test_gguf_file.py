@@ -194,7 +194,7 @@ def test_a_tokenizer_of_this_library_passes(tokenizer):
 
 @pytest.fixture(scope="module")
 def llama_cpp():
-    reason = "llama-cpp-python is not installed (make setup EXTRAS=llama compiles it in some minutes)"
+    reason = "llama-cpp-python is not installed (make setup EXTRAS=llama compiles it in some minutes, make test-slow compares with it)"
     return pytest.importorskip("llama_cpp", reason=reason)
 
 
@@ -248,7 +248,20 @@ def test_llama_cpp_writes_the_same_greedy_tokens(llama_cpp, real, real_texts, tm
 
 
 @pytest.mark.slow
-def test_llama_cpp_knows_the_end_of_a_reply(llama_cpp, real, tmp_path):
-    llama = llama_cpp.Llama(str(export_gguf(real, tmp_path / "m.gguf")), vocab_only=True, verbose=False)
+@pytest.mark.parametrize(("dtype", "error"), [("f32", 1e-3), ("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 5e-2)])
+def test_llama_cpp_reads_every_dtype_and_both_kinds_of_head(dtype, error, llama_cpp, run, tmp_path):
+    """Its logits are ours but for the rounding of the weights; the error is relative, in the mean."""
+    ids = encode_text(load_tokenizer(model_folder(run)), TEXTS[0])[:32]
+    with torch.no_grad():
+        ours = Transformer.from_pretrained(model_folder(run))(torch.tensor([ids]))[0]
+    llama = llama_cpp.Llama(str(export_gguf(run, tmp_path / "m.gguf", dtype)), n_ctx=128, logits_all=True, verbose=False)
+    llama.eval(ids)
+    theirs = torch.tensor(llama.scores[: len(ids)])
+    assert (theirs - ours).norm() / ours.norm() < error
+
+
+def test_llama_cpp_knows_the_end_of_a_reply(llama_cpp, run, tmp_path):
+    """The one quick test of its kind: where llama.cpp is missing, plain CI says so here."""
+    llama = llama_cpp.Llama(str(export_gguf(run, tmp_path / "m.gguf")), vocab_only=True, verbose=False)
     assert (llama.token_bos(), llama.token_eos()) == (3, 4)
     assert llama.metadata["tokenizer.ggml.pre"] == "gpt-2"

@@ -1,6 +1,9 @@
 """A served model: started on a free port, answering as we do, and gone when the block ends."""
 
+import signal
 import socket
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -11,7 +14,7 @@ from tinyllm_lib import serve as module
 from tinyllm_lib.checkpoint import save_checkpoint
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import ModelConfig, Transformer
-from tinyllm_lib.serve import ServeError, free_port, serve, what_is_missing
+from tinyllm_lib.serve import ServeError, Server, free_port, serve, what_is_missing
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -100,3 +103,19 @@ def test_llama_cpp_serves_our_greedy_reply_and_goes(run, tmp_path):
     assert server.model == "m.gguf"
     assert reply == streamed == TextGenerator(run).replies([messages], max_new_tokens=24)[0]
     assert_gone(server)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+def test_from_a_terminal_it_says_its_address_and_ctrl_c_ends_it(run):
+    if missing := what_is_missing("transformers"):
+        pytest.skip(missing)
+    command = [sys.executable, "-m", "tinyllm_lib.convert", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True) as process:
+        url, model = (process.stdout.readline().split()[1] for _ in range(2))
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        reply, _ = asked(Server(url, model, children[0]), DIALOGUES[0][:2])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert reply == TextGenerator(run).replies([DIALOGUES[0][:2]], max_new_tokens=24)[0]
+    assert not any(map(psutil.pid_exists, children))
