@@ -13,6 +13,7 @@ is what it loads. The work is done in `old_layout`, `gguf_file`, `model_card` an
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -63,6 +64,7 @@ def _publish(o: argparse.Namespace) -> None:
 
 
 def _serve(o: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)              # whoever ends us ends the server too
     with serve(o.run if o.program == "llama_cpp" else _run(o.run), o.program, port=o.port) as server:
         print(f"base_url {server.url}\nmodel    {server.model}\nCtrl-C ends it.", flush=True)
         while True:
