@@ -6,7 +6,6 @@ import re
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -187,17 +186,72 @@ def test_a_hub_that_says_no_is_told_with_what_to_do(hub, trained):
         publish(trained, "me/my-model")
 
 
-def test_modelscope_gets_the_same_folder(trained, monkeypatch):
-    api = pytest.importorskip("modelscope.hub.api", reason="modelscope is not installed: make setup EXTRAS=hub")
-    seen = {}
-    monkeypatch.setattr(api.HubApi, "create_repo", lambda self, repo_id, **more: seen.update(repo=(repo_id, more["visibility"])))
+class ModelScope(BaseHTTPRequestHandler):
+    """As much of modelscope.cn as an upload asks for: a new repository, blobs by checksum, a commit."""
 
-    def upload_folder(self, repo_id, folder_path, **more):
-        seen["files"] = {path.name for path in Path(folder_path).iterdir()}
+    def do_POST(self):
+        hub, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        hub.keys.add(self.headers.get("Authorization"))
+        here, status, answer = f"http://127.0.0.1:{hub.server_port}", hub.status, {"Code": 200, "Success": True, "Data": {}}
+        if self.path == "/api/v1/models" and hub.created:
+            status, answer = 400, {"Code": 10010101001, "Success": False, "Message": "model already exists"}
+        elif self.path == "/api/v1/models":
+            hub.created.append(body)
+        elif self.path.endswith("/info/lfs/objects/batch"):
+            upload = [{**one, "actions": {"upload": {"href": f"{here}/blob/{one['oid']}"}}} for one in body["objects"]]
+            answer["Data"] = {"objects": upload}
+        elif self.path == "/api/v1/repos/models/me/my-model/commit/master":
+            for action in body["actions"]:
+                content = base64.b64decode(action["content"]) if action["type"] == "normal" else hub.blobs[action["sha256"]]
+                hub.files[action["path"]] = content
+        self.answer(status, answer)
 
-    monkeypatch.setattr(api.HubApi, "upload_folder", upload_folder)
-    assert publish(trained, "me/my-model", "modelscope").endswith("/models/me/my-model")
-    assert seen == {"repo": ("me/my-model", "private"), "files": {*FILES, "README.md"}}
+    def do_PUT(self):
+        self.server.blobs[self.path.removeprefix("/blob/")] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(200, {})
+
+    def answer(self, status, content):
+        data = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def modelscope(monkeypatch, tmp_path):
+    pytest.importorskip("modelscope.hub.api", reason="modelscope is not installed: make setup EXTRAS=hub")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ModelScope)
+    server.created, server.keys, server.files, server.blobs, server.status = [], set(), {}, {}, 200
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-of-a-test")
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("license", "named"), [("mit", "mit"), (None, "Other")])
+def test_modelscope_gets_the_same_folder_and_no_licence_that_nobody_chose(modelscope, trained, license, named):
+    url = publish(trained, "me/my-model", "modelscope", license=license)
+    assert url == f"http://127.0.0.1:{modelscope.server_port}/models/me/my-model"
+    assert modelscope.created == [{"Path": "me", "Name": "my-model", "Visibility": 1, "License": named}]  # 1: private
+    assert set(modelscope.files) == {*FILES, "README.md"}
+    assert modelscope.files["README.md"].decode() == model_card(trained, "me/my-model", license=license)
+    assert modelscope.files["model.safetensors"] == (latest_checkpoint(trained) / "model.safetensors").read_bytes()
+    assert modelscope.keys == {"Bearer ms-of-a-test"}
+
+
+def test_modelscope_that_says_no_is_told_with_what_to_do(modelscope, trained):
+    modelscope.status = 401
+    with pytest.raises(PublishError, match=r"me/my-model could not be published on modelscope: .*modelscope login.*write to me"):
+        publish(trained, "me/my-model", "modelscope")
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,7 @@ def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, priva
             shutil.copyfile(path, Path(staged) / path.name)
         (Path(staged) / "README.md").write_text(card, encoding="utf-8")
         try:
-            return uploaders[hub](staged, repo_id, private)
+            return uploaders[hub](staged, repo_id, private, license)
         except ImportError as error:
             raise PublishError(f"Publishing on {hub} needs its library ({error}): make setup EXTRAS=hub.") from error
         except Exception as error:  # each library has kinds of its own for no key, no network, no right
@@ -312,7 +312,7 @@ def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, priva
                                f"write to {repo_id.split('/')[0]}? Is there a network?") from error
 
 
-def _to_huggingface(staged: str, repo_id: str, private: bool) -> str:
+def _to_huggingface(staged: str, repo_id: str, private: bool, license: str | None) -> str:  # its licence stands in the card
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
@@ -321,10 +321,11 @@ def _to_huggingface(staged: str, repo_id: str, private: bool) -> str:
     return str(url)
 
 
-def _to_modelscope(staged: str, repo_id: str, private: bool) -> str:
+def _to_modelscope(staged: str, repo_id: str, private: bool, license: str | None) -> str:
     from modelscope.hub.api import HubApi
 
     api = HubApi(endpoint=os.environ.get("MODELSCOPE_ENDPOINT") or None)
-    api.create_repo(repo_id, visibility="private" if private else "public", exist_ok=True)
+    # Its library writes Apache-2.0 where none is given, and nobody but the owner can choose that.
+    api.create_repo(repo_id, visibility="private" if private else "public", license=license or "Other", exist_ok=True)
     api.upload_folder(repo_id=repo_id, folder_path=staged, commit_message="Model with its card, from tinyllm", use_cache=False)
     return f"{api.endpoint}/models/{repo_id}"
