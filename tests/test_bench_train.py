@@ -55,6 +55,7 @@ def test_the_gpu_script_is_tried_on_a_cpu(tmp_path):
     found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert found["dry_run"] and all(row["tokens_per_second"] > 0 and row["dtype"] == "bfloat16" for row in found["sweep"])
     assert 0 < found["loss_against_fp32"] < 0.05                # bf16 rounds, and no more than that
+    assert all(min(row["plain"], row["static"], row["memory_bound"]) > 0 and row["same_tokens"] > 0.5 for row in found["sampling"])
     samples = found["model"]["samples"]
     assert all(text.startswith(prompt) for text, prompt in zip(samples, gpu.PROMPTS, strict=True))
     assert gpu.table(found["sweep"]) in output

@@ -14,6 +14,7 @@ from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, visi
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.sampling import (
     Sampling,
+    _StaticStep,
     dice_for,
     generate,
     keep_min_p,
@@ -165,6 +166,27 @@ def test_alone_and_without_a_cache_the_text_is_the_same(context, new, settings):
         assert (a.finish, a.note) == (b.finish, b.note) == (c.finish, c.note)
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3) and a.logprobs == pytest.approx(c.logprobs, abs=1e-3)
     assert any(result.note for result in together) == (context == 24)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, MIXED], ids=["greedy", "all filters"])
+@pytest.mark.parametrize(("context", "new"), [(64, 30), (24, 70)], ids=["in the context", "past the context"])
+def test_steps_of_one_shape_write_the_same_text(context, new, settings, monkeypatch):
+    model = make_model(300, context)
+    prompts = some_prompts(7, 16)
+    limits = [new - 3 * number for number in range(7)]  # rows end at different steps
+    expected = generate(model, prompts, max_new_tokens=limits, **settings)
+    shapes = set()
+    compute = _StaticStep._compute
+
+    def watched(step):
+        compute(step)
+        places = step.ids.data_ptr(), step.positions.data_ptr(), step.seen.data_ptr(), step.cache.keys.data_ptr()
+        shapes.add((step, step.seen.shape, step.logits.shape, places))
+
+    monkeypatch.setattr(_StaticStep, "_compute", watched)
+    assert generate(model, prompts, max_new_tokens=limits, static_cache=True, **settings) == expected
+    steps = {step for step, *_ in shapes}
+    assert shapes and len(shapes) == len(steps), "shapes and places must not change between two steps of a recording"
 
 
 def test_one_seed_one_text_another_seed_another_text(model):

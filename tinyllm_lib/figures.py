@@ -162,7 +162,8 @@ def exam(runs: Mapping[str, Mapping[str, Sequence[int]]]) -> Figure:
 def loss(saved: Mapping[str, Mapping]) -> Figure:
     """Validation loss of the saved runs in bits per byte."""
     marks = {int(step): text for step, text in saved.get("marks", {}).items()}
-    return plots.loss_curve(saved["runs"], y="val_bits_per_byte", marks=marks)
+    title = "法国的首都是… (the capital of France is …)" if marks else None
+    return plots.loss_curve(saved["runs"], y="val_bits_per_byte", marks=marks, title=title)
 
 
 # ---------------------------------------------------------------- the overview

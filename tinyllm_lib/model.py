@@ -125,9 +125,12 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0
+        self.slot: Tensor | None = None                 # (1,) place of the next position; set: shapes stay the same from step to step
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k, v (B, K, T, d) behind the `length` cached positions; returns all (B, K, S, d)."""
+        """Writes k, v (B, K, T, d) behind the `length` cached positions; returns all (B, K, S, d), with `slot` the whole capacity."""
+        if self.slot is not None:
+            return self.keys[layer].index_copy_(2, self.slot, k), self.values[layer].index_copy_(2, self.slot, v)
         end = self.length + k.shape[2]
         self.keys[layer, :, :, self.length:end] = k
         self.values[layer, :, :, self.length:end] = v
@@ -236,7 +239,8 @@ class Transformer(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         cos = self.rope_cos[position_ids][:, :, None].to(x.dtype)                # (B or 1, T, 1, d/2)
         sin = self.rope_sin[position_ids][:, :, None].to(x.dtype)
-        mask = attention_mask(T, past, document_ids, key_mask, ids.device)
+        static = kv_cache is not None and kv_cache.slot is not None              # then key_mask (B, capacity) says it all
+        mask = key_mask[:, None, None] if static else attention_mask(T, past, document_ids, key_mask, ids.device)
         for i, block in enumerate(self.model.layers):
             x = block(x, cos, sin, mask, kv_cache, i)
         if kv_cache is not None:

@@ -136,6 +136,7 @@ def generate(
     seed: int = 0,
     stop_ids: Sequence[int] = STOP_IDS,
     use_cache: bool = True,
+    static_cache: bool = False,
     logprobs: bool = False,
     on_token: Callable[[int, int], bool | None] | None = None,
 ) -> list[Generated]:
@@ -152,6 +153,7 @@ def generate(
         temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`; temperature 0 takes the likeliest token.
         stop_ids: a row ends before any of these.
         use_cache: keep keys and values of earlier positions; False computes them anew each time (same text, slower).
+        static_cache: steps whose shapes stay the same; on a GPU they are recorded as a CUDA graph and replayed.
         logprobs: also note each token's log-probability.
         on_token: called as on_token(row, token id) for each new token; True ends the row after it.
 
@@ -171,6 +173,7 @@ def generate(
         dice,
         stop_ids=stop_ids,
         use_cache=use_cache,
+        static_cache=static_cache,
         logprobs=logprobs,
         on_token=on_token,
     )
@@ -185,6 +188,7 @@ def generate_batch(
     *,
     stop_ids: Sequence[int] = STOP_IDS,
     use_cache: bool = True,
+    static_cache: bool = False,
     logprobs: bool = False,
     on_token: Callable[[int, int], bool | None] | None = None,
 ) -> list[Generated]:
@@ -192,7 +196,7 @@ def generate_batch(
     results = [Generated() for _ in prompts]
     ended: set[int] = set()
     stream = stream_tokens(
-        model, prompts, max_new_tokens, sampling, dice, use_cache=use_cache, logprobs=logprobs, ended=ended
+        model, prompts, max_new_tokens, sampling, dice, use_cache=use_cache, static_cache=static_cache, logprobs=logprobs, ended=ended
     )
     for row, token, logprob in stream:
         result = results[row]
@@ -216,6 +220,7 @@ def stream_tokens(
     dice: Sequence[np.random.Generator],
     *,
     use_cache: bool = True,
+    static_cache: bool = False,
     logprobs: bool = False,
     ended: set[int] | None = None,
 ) -> Iterator[tuple[int, int, float]]:
@@ -232,7 +237,7 @@ def stream_tokens(
     texts = [list(prompt) for prompt in prompts]
     ended = set() if ended is None else ended
     ends = [len(text) + limit for text, limit in zip(texts, limits, strict=True)]
-    reader = _Reader(model, texts, ends, use_cache)
+    reader = _Reader(model, texts, ends, use_cache, static_cache)
     while rows := [row for row in range(len(texts)) if row not in ended and len(texts[row]) < ends[row]]:
         logits = reader.next_logits(rows).float().cpu()  # (rows, V)
         if not logits.amax(-1).isfinite().all():
@@ -279,17 +284,21 @@ class _Reader:
     and positions count from each text's first token in view. Rows that ended leave the batch.
     """
 
-    def __init__(self, model: Transformer, texts: list[list[int]], ends: list[int], use_cache: bool):
-        self.model, self.texts, self.ends, self.use_cache = model, texts, ends, use_cache
+    def __init__(self, model: Transformer, texts: list[list[int]], ends: list[int], use_cache: bool, static: bool):
+        self.model, self.texts, self.ends, self.use_cache, self.static = model, texts, ends, use_cache, static and use_cache
         self.device = model.model.embed_tokens.weight.device
         self.rows: list[int] = []
         self.cache: KVCache | None = None
+        self.step: _StaticStep | None = None
 
     @torch.inference_mode()
     def next_logits(self, rows: list[int]) -> Tensor:
         """Logits (len(rows), V) of the token that follows each text."""
         if self.cache is None or self.cache.length == self.cache.capacity:
             return self._read_anew(rows)
+        if self.static:  # rows that ended stay, so that the shapes do
+            self.step = self.step or _StaticStep(self.model, self.cache, self.padding, self.real)
+            return self.step.next_logits([self.texts[row][-1] for row in self.rows])[[self.rows.index(row) for row in rows]]
         if rows != self.rows:
             self._keep(rows)
         ids = torch.tensor([[self.texts[row][-1]] for row in rows], device=self.device)
@@ -308,7 +317,7 @@ class _Reader:
         T = max(map(len, windows))
         to_come = max(self.ends[row] - len(self.texts[row]) for row in rows) - 1  # the last token is not read again
         capacity = min(context, T + to_come)
-        self.rows = rows
+        self.rows, self.step = rows, None
         self.padding = torch.tensor([T - len(window) for window in windows], device=self.device)  # (B,)
         self.real = torch.arange(capacity, device=self.device) >= self.padding[:, None]  # (B, capacity)
         self.padded = bool(self.padding.any())
@@ -327,3 +336,48 @@ class _Reader:
         self.cache.keys, self.cache.values = self.cache.keys[:, kept], self.cache.values[:, kept]
         self.padding, self.real, self.rows = self.padding[kept], self.real[kept], rows
         self.padded = bool(self.padding.any())
+
+
+class _StaticStep:
+    """One decoding step whose tensors keep their shapes and places, so that a GPU can record it and replay it.
+
+    One token of a small model needs some hundred short kernels, and starting them one by one from Python takes longer than
+    they run; a CUDA graph starts them together. The cache is read at its full capacity, and `seen` masks what is not
+    filled yet. Where there is no GPU the step is computed like any other, with the same result.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, padding: Tensor, real: Tensor):
+        self.model, self.cache = model, cache
+        self.ids = torch.zeros_like(padding)[:, None]  # (B, 1)
+        self.positions = cache.length - padding[:, None]  # (B, 1)
+        self.seen = real & (torch.arange(cache.capacity, device=padding.device) <= cache.length)  # (B, capacity)
+        cache.slot = torch.tensor([cache.length], device=padding.device)
+        self.replay = self._record() if padding.is_cuda else self._compute
+
+    def next_logits(self, tokens: list[int]) -> Tensor:
+        """Logits (B, V) of what follows each row's newest token; overwritten by the next call."""
+        self.ids.copy_(torch.tensor(tokens)[:, None])
+        self.replay()
+        self.cache.length += 1
+        self.positions += 1
+        self.cache.slot += 1
+        self.seen[:, self.cache.length : self.cache.length + 1] = True
+        return self.logits
+
+    def _compute(self) -> None:
+        length = self.cache.length  # hidden_states counts on, and a replay does not
+        hidden = self.model.hidden_states(self.ids, position_ids=self.positions, kv_cache=self.cache, key_mask=self.seen)
+        self.logits = self.model.lm_head(hidden[:, -1])  # (B, V)
+        self.cache.length = length
+
+    def _record(self) -> Callable[[], None]:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # a few runs before the recording, in a stream of their own, as CUDA asks for
+            for _ in range(3):
+                self._compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._compute()
+        return graph.replay

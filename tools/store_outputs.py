@@ -15,7 +15,11 @@ import nbformat
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from tinyllm_lib.checkpoint import step_folders, step_of  # noqa: E402
+from tinyllm_lib.generate import TextGenerator  # noqa: E402
 from tinyllm_lib.workspace import Workspace, get_workspace, write_json  # noqa: E402
+
+SENTENCE = "法国的首都是"  # the capital of France is
 
 
 def store(notebook: Path, executed: Path) -> None:
@@ -44,8 +48,17 @@ def store_numbers(ws: Workspace) -> None:
     scores = {name: {c["class_name"]: [c["right"], c["total"]] for c in classes} for name, classes in exams.items()}
     lines = (runs["base"] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_second", "mfu")} for line in lines]
-    for name, content in (("exam", scores), ("metrics", {"runs": {"pretraining": rows}})):
+    marks = moments(runs["base"])
+    for name, content in (("exam", scores), ("metrics", {"runs": {"pretraining": rows}, "marks": marks})):
         write_json(data / f"{name}.json", content)
+
+
+def moments(run: Path) -> dict[str, str]:
+    """Of the first checkpoint, the middle one and the last: {step: how the model goes on after SENTENCE}."""
+    kept = step_folders(run)
+    chosen = dict.fromkeys([kept[0], kept[len(kept) // 2], kept[-1]])
+    said = {step_of(folder): TextGenerator(folder).complete(SENTENCE, temperature=0, max_new_tokens=8) for folder in chosen}
+    return {str(step): text.split("。")[0].split("\n")[0][:8] + "…" for step, text in said.items()}
 
 
 def main() -> int:

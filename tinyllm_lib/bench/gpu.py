@@ -1,4 +1,4 @@
-"""Training on one GPU: tokens/s, MFU and memory by preset, micro-batch and options; losses against fp32; a ten-minute model.
+"""One GPU: training tokens/s, MFU and memory by preset, micro-batch and options; losses against fp32; sampling; a ten-minute model.
 
     PYTHONPATH=. python -m tinyllm_lib.bench.gpu [--minutes 10] [--text corpus.jsonl] [--out DIR]
     PYTHONPATH=. python -m tinyllm_lib.bench.gpu --dry-run          # the same on a CPU, with a very small model, in a minute
@@ -21,6 +21,7 @@ import torch
 from tinyllm_lib.bench.harness import machine
 from tinyllm_lib.corpus import read_texts, write_sample_corpus
 from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 from tinyllm_lib.tokenizer import train_tokenizer
 from tinyllm_lib.tokens import write_pretrain_tokens
@@ -54,10 +55,14 @@ def main(argv: list[str] | None = None) -> dict:
         about = {"hardware": hardware(dry), "date": time.strftime("%Y-%m-%d"), "versions": {"python": platform.python_version(),
                  "torch": torch.__version__}, "dry_run": dry}
         result = {**about, "sweep": rows, "loss_against_fp32": loss_difference(base, best, steps=3 if dry else 30),
+                  "sampling": [sampling_rates(base, name, 16 if dry else 256) for name in presets],
                   "model": train_and_sample(base, best, 0.05 if dry else options.minutes)}
     write_json(options.out / "gpu.json", result)
     print(f"\n{table(rows)}\n\n{about['hardware']}, {about['date']}")
     print(f"largest difference of the loss from fp32: {result['loss_against_fp32']:.2%}")
+    for row in result["sampling"]:
+        print(f"sampling, {row['preset']}, batch 1: {row['plain']:,} tokens/s, static cache {row['static']:,}; reading every weight "
+              f"once a token allows {row['memory_bound']:,}; {row['same_tokens']:.0%} of the tokens are the same")
     for text in result["model"]["samples"]:
         print("  ", text.replace("\n", " "))
     return result
@@ -137,6 +142,28 @@ def loss_difference(base: TrainConfig, best: dict, *, steps: int) -> float:
         losses.append(run(trainer, steps))
         forget()
     return max(abs(a - b) / b for a, b in zip(*losses, strict=True))
+
+
+def sampling_rates(base: TrainConfig, preset: str, new: int) -> dict:
+    """Tokens/s at batch 1 in bf16, as usual and with the static cache, and what the memory's speed would allow."""
+    profile, device = (PRESETS | DRY_PRESETS)[preset], base.device
+    config = ModelConfig(**{k: profile.pretrain[k] for k in SHAPE}, vocab_size=profile.vocab_size, max_seq_len=profile.max_length)
+    torch.manual_seed(0)
+    model = Transformer(config).to(device, torch.bfloat16)
+    rates, texts = {}, {}
+    for name, static in (("plain", False), ("static", True)):
+        for count in (4, new):                          # the first call warms up
+            start = time.perf_counter()
+            texts[name] = model.generate([list(range(5, 21))], max_new_tokens=count, temperature=0, stop_ids=(), static_cache=static)[0].ids
+            rates[name] = round(count / (time.perf_counter() - start))
+    with torch.inference_mode():
+        for _ in range(2):
+            start = time.perf_counter()
+            total = sum(p.sum() for _ in range(20) for p in model.parameters())
+            total.item()
+            seconds = (time.perf_counter() - start) / 20
+    same = sum(a == b for a, b in zip(*texts.values(), strict=True)) / new
+    return {"preset": preset, **rates, "memory_bound": round(1 / seconds), "same_tokens": same}
 
 
 def train_and_sample(base: TrainConfig, best: dict, minutes: float) -> dict:
