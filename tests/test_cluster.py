@@ -163,6 +163,7 @@ if "RANK" in os.environ:
 """
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_lost_and_comes_back(undisturbed, tiny_config, tmp_path, monkeypatch):
     (tmp_path / "patch").mkdir()
     (tmp_path / "patch" / "sitecustomize.py").write_text(SLOW, encoding="utf-8")

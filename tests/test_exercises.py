@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -151,7 +152,7 @@ def test_progress_counts_tries_and_once_right_stays_right(workspace_root, capsys
     capsys.readouterr()
     show_progress()
     table = capsys.readouterr().out
-    states = {line.split()[0]: line.split("  ")[-1] for line in table.splitlines()[2:-2]}
+    states = {line.split()[0]: re.split(" {2,}", line)[1] for line in table.splitlines()[2:-2]}
     assert states["07.1"] == "right" and states["04.1"] == "tried 1 time" and states["01.1"] == "open"
     assert table.endswith(f"1 of {len(EXERCISES)} right\n")
     show_progress("04")

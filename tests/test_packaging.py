@@ -243,3 +243,10 @@ def test_each_notebook_says_how_long_it_takes_to_read(path):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     found = re.search(r"\*\*Minutes:\*\* to read, about (\d+); to run, ", "".join(notebook["cells"][0]["source"]))
     assert found and abs(int(found[1]) - reading_minutes(notebook)) <= 5, (found and found[1], reading_minutes(notebook))
+
+
+def test_stored_html_has_no_drawing_that_a_stranger_s_jupyterlab_would_take_out():
+    pages = [json.loads(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "notebooks").glob("0*.ipynb")]
+    stored = ["".join(output["data"]["text/html"]) for page in pages for cell in page["cells"] for output in cell.get("outputs", [])
+              if "text/html" in output.get("data", {})]
+    assert any("data:image/svg+xml" in html for html in stored) and not any("<svg" in html for html in stored)

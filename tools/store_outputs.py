@@ -6,7 +6,9 @@ Takes the copies in workspace/laptop/executed/, refuses one whose code differs f
 make every run a diff: times, widget state, the kernel's version.
 """
 
+import base64
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -34,10 +36,24 @@ def store(notebook: Path, executed: Path) -> None:
         raise ValueError(f"{notebook.name} was changed after it was executed: run `make course` again.")
     for cell, ran in zip(written, executed_cells, strict=True):
         cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+        for output in cell.outputs:
+            if "text/html" in output.get("data", {}):
+                output.data["text/html"] = for_strangers(output.data["text/html"])
         cell.metadata.pop("execution", None)
     target.metadata.pop("widgets", None)
     target.metadata["language_info"] = {"name": "python"}
     nbformat.write(target, notebook)
+
+
+def for_strangers(html: str) -> str:
+    """HTML whose drawings are images: where nobody trusts a notebook yet, <svg> is taken out and its bare text would remain."""
+
+    def image(drawing: re.Match) -> str:
+        svg = drawing[0].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#888" ', 1)    # grey: for light and dark pages
+        label = re.search(r'aria-label="([^"]*)"', svg)
+        return f'<img alt="{label[1] if label else ""}" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+
+    return re.sub(r"<svg .*?</svg>", image, html, flags=re.DOTALL)
 
 
 def store_numbers(ws: Workspace) -> None:

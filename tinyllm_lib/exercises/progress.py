@@ -61,11 +61,11 @@ def show_progress(notebook: str | None = None) -> None:
 
 def progress_table(progress: dict[str, dict], notebook: str | None = None) -> str:
     """What `show_progress` prints."""
-    rows = [("exercise", "title", "minutes", "difficulty", "state")]
+    rows = [("exercise", "state", "minutes", "difficulty", "title")]
     for number, task in sorted(EXERCISES.items()):
         if notebook in (None, task.notebook):
-            rows.append((number, task.title, str(task.minutes), task.difficulty, _state(progress.get(number))))
-    right = sum(row[-1] == "right" for row in rows)
+            rows.append((number, _state(progress.get(number)), str(task.minutes), task.difficulty, task.title))
+    right = sum(row[1] == "right" for row in rows)
     return f'{format_table(rows, "<<><<")}\n\n{right} of {len(rows) - 1} right'
 
 
