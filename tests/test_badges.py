@@ -8,12 +8,10 @@ import sys
 
 import nbformat
 import pytest
-from helpers.tiny import ROOT
+from helpers.tiny import ROOT, load_tool
 from packaging.requirements import Requirement
 
-sys.path.insert(0, str(ROOT / "tools"))
-import badges  # noqa: E402
-
+badges = load_tool("badges")
 ADDRESS = "https://github.com/someone/their-course"
 
 

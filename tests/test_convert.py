@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from helpers.old_model import OldModel
-from helpers.tiny import DIALOGUES, TEXTS
+from helpers.tiny import DIALOGUES, TEXTS, random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from tinyllm_lib import convert
@@ -23,11 +23,9 @@ pytest_plugins = ["helpers.tiny_fixtures"]
 @pytest.fixture(scope="module")
 def run(tokenizer, tmp_path_factory):
     """A run whose model ends its replies now and then: random weights, `<|im_end|>` made likelier."""
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96))
+    config = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96)
+    model = random_model(config, scale=6)
     with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(6 if p.dim() == 2 else 1)
         model.model.embed_tokens.weight[4] *= 2
     folder = tmp_path_factory.mktemp("run")
     save_checkpoint(folder, 5, model, tokenizer, {})

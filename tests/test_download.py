@@ -3,13 +3,12 @@
 import builtins
 import re
 import shutil
-import threading
 import time
 from collections import namedtuple
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from helpers.local_hub import HubHandler, serving
 
 from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, DownloadError, download_pretrain, download_sft
 
@@ -27,7 +26,7 @@ class Hub:
         self.ranges: list[str | None] = []  # the Range header of each request for content
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(HubHandler):
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
@@ -76,37 +75,27 @@ class Handler(BaseHTTPRequestHandler):
         if path.endswith("/repo/tree") and not hub.missing:
             data += f'{{"Path": "{SEQ_MONKEY.name}", "Size": {hub.announced}, "Type": "blob"}}'.encode()
         data += b"]}}"
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+        self.send_json(200, data)
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.hub = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for variable in (BELLE.endpoint, SEQ_MONKEY.endpoint):
-        monkeypatch.setenv(variable, f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    try:
-        from huggingface_hub import constants
-    except ImportError:
-        pass
-    else:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # all other tests are offline
-        # It keeps whole chunks of 10 MB when a connection breaks, ten times what this server has.
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
-    sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # between the tries
-    yield server.hub
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as server:
+        server.hub = Hub()
+        for variable in (BELLE.endpoint, SEQ_MONKEY.endpoint):
+            monkeypatch.setenv(variable, f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        try:
+            from huggingface_hub import constants
+        except ImportError:
+            pass
+        else:
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # all other tests are offline
+            # It keeps whole chunks of 10 MB when a connection breaks, ten times what this server has.
+            monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+        sleep = time.sleep
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # between the tries
+        yield server.hub
 
 
 @pytest.fixture(params=[download_sft, download_pretrain], ids=["huggingface_hub", "modelscope"])

@@ -1,6 +1,5 @@
 """Exercises: stubs run and are not done, solutions are right, mistakes are told in the learner's terms, progress is kept."""
 
-import importlib.util
 import itertools
 import json
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiny import load_tool
 
 from tinyllm_lib import prepare
 from tinyllm_lib.exercises import EXERCISES, SETUPS, check_exercise, read_progress, show_progress
@@ -18,9 +18,7 @@ from tinyllm_lib.tokenizer import encode_chat
 from tinyllm_lib.workspace import get_workspace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("exercises_tool", REPOSITORY / "tools" / "exercises.py")
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load_tool("exercises")
 
 
 def run_cell(exercise, part):

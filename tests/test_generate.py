@@ -9,9 +9,10 @@ import warnings
 
 import pytest
 import torch
+from helpers.tiny import random_model
 
 from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, visible_token
-from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.model import ModelConfig
 from tinyllm_lib.sampling import (
     Sampling,
     _StaticStep,
@@ -34,13 +35,8 @@ MIXED = {"temperature": 1.2, "top_k": 40, "top_p": 0.9, "min_p": 0.01, "repetiti
 
 def make_model(vocab_size, context=64, seed=0, **shape):
     """Random weights, large enough that the likeliest token is no near tie and depends on the text."""
-    torch.manual_seed(seed)
     shape = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2} | shape
-    model = Transformer(ModelConfig(vocab_size=vocab_size, max_seq_len=context, **shape))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(8 if p.dim() == 2 else 1)
-    return model.eval()
+    return random_model(ModelConfig(vocab_size=vocab_size, max_seq_len=context, **shape), seed=seed)
 
 
 def some_prompts(n, longest, vocab_size=300, seed=0):

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import DIALOGUES, ROOT, TEXTS
+from helpers.tiny import DIALOGUES, ROOT, TEXTS, random_model
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from tinyllm_lib.checkpoint import model_folder, save_checkpoint
@@ -23,12 +23,7 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def make_model(vocab_size, tied=True):
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(vocab_size=vocab_size, tie_embeddings=tied, **SHAPE))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(8) if p.dim() == 2 else p.add_(0.1 * torch.randn_like(p))
-    return model.eval()
+    return random_model(ModelConfig(vocab_size=vocab_size, tie_embeddings=tied, **SHAPE), norm_spread=0.1)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "a head of its own"])

@@ -1,11 +1,10 @@
 """What a teacher hands out: unpacked elsewhere, it spares the class the training."""
 
-import importlib.util
 import sys
 import zipfile
 
 import pytest
-from helpers.tiny import ROOT
+from helpers.tiny import load_tool
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
 from tinyllm_lib.train import train
@@ -18,10 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def handout(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
-    spec = importlib.util.spec_from_file_location("handout", ROOT / "tools" / "handout.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("handout")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny import random_model
 from safetensors.torch import load_file, save_file
 
 from tinyllm_lib.model import KVCache, ModelConfig, Transformer
@@ -23,12 +24,7 @@ VARIANTS = {
 
 def make_model(config=TINY, seed=0, scale=5.0):
     """Random weights, larger than at the start of training, so that logits differ and attention is not even."""
-    torch.manual_seed(seed)
-    model = Transformer(config)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(scale) if p.dim() == 2 else p.add_(0.1 * torch.randn_like(p))
-    return model.eval()
+    return random_model(config, seed=seed, scale=scale, norm_spread=0.1)
 
 
 def some_ids(*shape, seed=1):

@@ -4,10 +4,9 @@ import base64
 import json
 import re
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from helpers.local_hub import HubHandler, serving
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
 from tinyllm_lib.exam import Answer, ExamResult
@@ -116,7 +115,7 @@ def test_a_model_without_its_run_says_so(trained, tmp_path):
 # ---- publishing
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(HubHandler):
     """As much of huggingface.co as an upload of small files asks for."""
 
     def do_POST(self):
@@ -135,31 +134,20 @@ class Hub(BaseHTTPRequestHandler):
             answer = {"commitUrl": "http://127.0.0.1/me/my-model/commit/0", "commitOid": "0" * 40}
         else:
             answer = {"errors": [], "warnings": []}
-        data = json.dumps(answer if hub.status == 200 else {"error": "no"}).encode()
-        self.send_response(hub.status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+        self.send_json(hub.status, answer if hub.status == 200 else {"error": "no"})
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.keys, server.files, server.status = [], set(), {}, 200
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    from huggingface_hub import constants
+    with serving(Hub) as server:
+        server.asked, server.keys, server.files, server.status = [], set(), {}, 200
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # all other tests are offline
-    yield server
-    server.shutdown()
-    server.server_close()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # all other tests are offline
+        yield server
 
 
 def test_publish_uploads_the_model_with_its_card_and_keeps_the_trainer_s_state(hub, trained, tmp_path):
@@ -186,7 +174,7 @@ def test_a_hub_that_says_no_is_told_with_what_to_do(hub, trained):
         publish(trained, "me/my-model")
 
 
-class ModelScope(BaseHTTPRequestHandler):
+class ModelScope(HubHandler):
     """As much of modelscope.cn as an upload asks for: a new repository, blobs by checksum, a commit."""
 
     def do_POST(self):
@@ -204,37 +192,23 @@ class ModelScope(BaseHTTPRequestHandler):
             for action in body["actions"]:
                 content = base64.b64decode(action["content"]) if action["type"] == "normal" else hub.blobs[action["sha256"]]
                 hub.files[action["path"]] = content
-        self.answer(status, answer)
+        self.send_json(status, answer)
 
     def do_PUT(self):
         self.server.blobs[self.path.removeprefix("/blob/")] = self.rfile.read(int(self.headers["Content-Length"]))
-        self.answer(200, {})
-
-    def answer(self, status, content):
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+        self.send_json(200, {})
 
 
 @pytest.fixture
 def modelscope(monkeypatch, tmp_path):
     pytest.importorskip("modelscope.hub.api", reason="modelscope is not installed: make setup EXTRAS=hub")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), ModelScope)
-    server.created, server.keys, server.files, server.blobs, server.status = [], set(), {}, {}, 200
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-of-a-test")
-    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(ModelScope) as server:
+        server.created, server.keys, server.files, server.blobs, server.status = [], set(), {}, {}, 200
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms-of-a-test")
+        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield server
 
 
 @pytest.mark.parametrize(("license", "named"), [("mit", "mit"), (None, "Other")])

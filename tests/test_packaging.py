@@ -1,6 +1,5 @@
 """The files that build the environment say the same thing, and the set-up helper explains itself."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers.tiny import load_tool
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -18,13 +18,6 @@ from tinyllm_lib.bench.harness import table
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONDA_NAMES = {"torch": "pytorch"}  # where conda-forge's name is another one
 ENVIRONMENT_GROUPS = ("course", "dev", "fast-io")
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 exam_over_seeds = load_tool("exam_over_seeds")

@@ -8,12 +8,12 @@ import sys
 import psutil
 import pytest
 import torch
-from helpers.tiny import DIALOGUES
+from helpers.tiny import DIALOGUES, random_model
 
 from tinyllm_lib import serve as module
 from tinyllm_lib.checkpoint import save_checkpoint
 from tinyllm_lib.generate import TextGenerator
-from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.model import ModelConfig
 from tinyllm_lib.serve import ServeError, Server, free_port, serve, what_is_missing
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -22,11 +22,9 @@ pytest_plugins = ["helpers.tiny_fixtures"]
 @pytest.fixture(scope="module")
 def run(tokenizer, tmp_path_factory):
     """Random weights that write whole characters: each program shows broken ones in its own way."""
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96))
+    config = ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96)
+    model = random_model(config, scale=6)
     with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(6 if p.dim() == 2 else 1)
         model.model.embed_tokens.weight[["\ufffd" in tokenizer.decode([i]) for i in range(len(tokenizer))]] = 0
     folder = tmp_path_factory.mktemp("run")
     save_checkpoint(folder, 5, model, tokenizer, {})

@@ -1,5 +1,6 @@
 """Texts, dialogues and processes for the tests of the whole pipeline; the fixtures are in `tiny_fixtures`."""
 
+import importlib.util
 import itertools
 import os
 import subprocess
@@ -77,3 +78,28 @@ def wait_until(condition, what, seconds=90):
             pytest.fail(f"waited {seconds} s for {what}")
         time.sleep(0.02)
     return found
+
+
+def load_tool(name):
+    """tools/<name>.py as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def random_model(config, *, seed=0, scale=8.0, norm_spread=0.0):
+    """Random weights, larger than at the start of training, so that logits differ and depend on the text."""
+    import torch
+
+    from tinyllm_lib.model import Transformer
+
+    torch.manual_seed(seed)
+    model = Transformer(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() == 2:
+                p.mul_(scale)
+            elif norm_spread:
+                p.add_(norm_spread * torch.randn_like(p))
+    return model.eval()
