@@ -160,8 +160,11 @@ class Attention(nn.Module):
         q, k, v = self.queries_keys_values(x, cos, sin)
         if cache is not None:
             k, v = cache.append(layer, k, v)                                     # (B, K, S, d)
-        causal = mask is None and T > 1                                          # a single query sees every key
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal,
+        if T == 1:                                       # the H/K queries that share a key head go through it together,
+            q = q.reshape(B, k.shape[1], -1, self.head_dim)                      # (B, K, H/K, d): each key is read once
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)        # a single position sees every key
+            return self.o_proj(out.reshape(B, T, D))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                              enable_gqa=q.shape[1] != k.shape[1])  # (B, H, T, d)
         return self.o_proj(out.transpose(1, 2).reshape(B, T, D))
 
