@@ -24,6 +24,7 @@ def small_training(tmp_path_factory):
         patch.setattr(data, "REAL_DATA", folder)
         patch.setattr(data, "write_sample_corpus", write_small)
         patch.setattr(train, "PRESETS", {name: (get_profile("ci"), (4, 2), 2) for name in train.PRESETS})
+        patch.setattr(train, "missing_for_cpu_compile", lambda: "a minute of the test")
         patch.setattr(train, "TRAIN_CHARS", 10_000)
         patch.setattr(train, "GOAL_STEPS", 2)
         train.plain_recipe.cache_clear()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers.tiny import wait_until
+from helpers.tiny import start_python, wait_until
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
 from tinyllm_lib.cluster import train_arguments
@@ -63,6 +63,24 @@ def test_machines_that_never_come(tiny_config, tmp_path, monkeypatch, capsys):
         launch(tiny_config(tmp_path / "run"), 1, nnodes=2, rdzv_endpoint=f"localhost:{free_port()}")
     assert "On each of the other machines (1) run this command" in capsys.readouterr().out
     assert not list(tmp_path.iterdir()), "nothing is left on the shared disk"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_kernel_that_dies_while_it_waits_for_other_machines_leaves_no_process_and_no_port(tiny_config, tmp_path):
+    port, config = free_port(), {**vars(tiny_config(tmp_path / "run"))}
+    waiting = f"launch(TrainConfig(**{config!r}), 1, nnodes=2, rdzv_endpoint='localhost:{port}')"
+    starter = start_python("-c", f"from tinyllm_lib.launch import *; from tinyllm_lib.train import TrainConfig; {waiting}")
+    wait_until(lambda: is_open(port) or starter.poll() is not None, "the agent at its meeting place")
+    [agent] = psutil.Process(starter.pid).children()
+    starter.kill()
+    starter.communicate()
+    agent.wait(timeout=10)
+    assert not is_open(port)
+
+
+def is_open(port):
+    with socket.socket() as s:
+        return s.connect_ex(("localhost", port)) == 0
 
 
 # ---- a Slurm job, with Slurm's commands played by shell scripts

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, fields, replace
@@ -349,6 +350,25 @@ def test_a_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, un
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler")
+def test_a_compiled_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, tmp_path):
+    torch._dynamo.reset()
+    compiled = {**LONG, "compile": True, "grad_accumulation_steps": 3}  # of 4 rows: micro-batches of two sizes
+    undisturbed = train(tiny_config(tmp_path / "undisturbed", **compiled))
+    config, run = tiny_config(tmp_path / "run", **compiled), tmp_path / "run"
+    step = random.SystemRandom().randrange(1, 110)
+    process = start_python("-m", "tinyllm_lib.train", *arguments(config))
+    wait_until(lambda: lines_in(run / "metrics.jsonl") >= step or process.poll() is not None, f"step {step}", 240)
+    process.kill()
+    assert "Finished" not in process.communicate()[0], step
+    torch._dynamo.reset()
+    train(config)
+    assert "torch.compile is on" in (run / "train.log").read_text("utf-8")
+    assert_same_end(run, undisturbed)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_random_kills_leave_no_trace_in_the_result(tiny_config, tmp_path):
     long = {"steps": 1000, "batch_size": 4, "save_interval": 7, "seed": 3, "eval_interval": 50, "sample_prompts": "小猫"}
@@ -571,7 +591,9 @@ def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("wanted", "device", "flops", "pays", "why"),
     [
-        ("auto", "cpu", 1e20, False, "on a CPU"),
+        ("auto", "cpu", 1e13, False, "only if they are longer"),
+        ("auto", "cpu", 1e20, True, "pays back in runs longer"),
+        ("auto", "mps", 1e20, False, "this is mps under linux"),
         (True, "cpu", 1e10, True, "asked for"),
         (False, "cuda", 1e20, False, "not asked for"),
         ("auto", "cuda", 1e13, False, "only if they are longer"),
@@ -580,8 +602,21 @@ def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypa
 )
 def test_compile_is_used_where_it_pays_back(wanted, device, flops, pays, why, monkeypatch):
     monkeypatch.setattr(devices, "data_sheet_flops", lambda device, dtype: None)
+    monkeypatch.setattr(devices, "missing_for_cpu_compile", lambda: "")
+    monkeypatch.setattr(devices.sys, "platform", "linux")
     found, reason = devices.compile_pays(wanted, flops, torch.device(device), torch.bfloat16)
     assert found is pays and why in reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not used unasked")
+def test_a_long_run_on_a_cpu_goes_without_compile_where_it_cannot_work_and_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    found, reason = devices.compile_pays("auto", 1e20, torch.device("cpu"), torch.float32)
+    assert not found and "no-compiler, which is not installed" in reason
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr(devices.sysconfig, "get_path", lambda name: str(tmp_path))
+    found, reason = devices.compile_pays("auto", 1e20, torch.device("cpu"), torch.float32)
+    assert not found and "Python.h, which is not installed" in reason
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import sysconfig
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -56,9 +60,11 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-# For the estimate of `compile_pays`, none measured: the share of a GPU's peak reached without compiling, the peak of a GPU
-# that is not in the table, and how long a run must be to win back the compiler's one to two minutes.
-USUAL_MFU, UNKNOWN_GPU_FLOPS, COMPILE_PAYS_MINUTES = 0.3, 100e12, 10.0
+# For the estimate of `compile_pays`: the share of a GPU's peak reached without compiling and the peak of a GPU that is not in
+# the table (neither measured); FLOP/s that a CPU core trains at without compiling, and how long a run must be to win back the
+# compiler's 5 to 50 seconds on a CPU (both measured on a 2-core Xeon, 2026-11-25: 1.17 times faster at the laptop preset, 1.08
+# at 82.6M) or its one to two minutes on a GPU.
+USUAL_MFU, UNKNOWN_GPU_FLOPS, CPU_CORE_FLOPS, COMPILE_PAYS_MINUTES = 0.3, 100e12, 60e9, 10.0
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165, "3090": 71, "A10": 125}
 
@@ -96,9 +102,25 @@ def compile_pays(wanted: bool | str, flops: float, device: torch.device, dtype: 
     """
     if wanted != "auto":
         return bool(wanted), "asked for" if wanted else "not asked for"
-    if device.type != "cuda":
-        return False, f"on a {device.type.upper()} it needs a C++ compiler and seldom pays back; --compile asks for it all the same"
-    minutes = flops / (USUAL_MFU * (data_sheet_flops(device, dtype) or UNKNOWN_GPU_FLOPS)) / 60
+    if device.type == "cuda":
+        minutes = flops / (USUAL_MFU * (data_sheet_flops(device, dtype) or UNKNOWN_GPU_FLOPS)) / 60
+    elif device.type == "cpu" and sys.platform == "linux":
+        minutes = flops / (CPU_CORE_FLOPS * torch.get_num_threads()) / 60
+    else:
+        return False, f"unasked it is used on CUDA GPUs and on CPUs under Linux only, this is {device.type} under {sys.platform}"
     pays = minutes > COMPILE_PAYS_MINUTES
-    return pays, (f"without it the run takes about {minutes:.0f} min by estimate, and compiling pays back in runs "
-                  f"{'longer' if pays else 'only if they are longer'} than {COMPILE_PAYS_MINUTES:.0f}")
+    why = (f"without it the run takes about {minutes:.0f} min by estimate, and compiling pays back in runs "
+           f"{'longer' if pays else 'only if they are longer'} than {COMPILE_PAYS_MINUTES:.0f}")
+    if pays and device.type == "cpu" and (missing := missing_for_cpu_compile()):
+        return False, f"{why}, but {missing}"
+    return pays, why
+
+
+def missing_for_cpu_compile() -> str:
+    """What `torch.compile` needs on a CPU under Linux and does not find, in words; empty if all is there."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        return f"it needs the C++ compiler {compiler}, which is not installed (Debian, Ubuntu: apt install g++)"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "it needs Python.h, which is not installed (Debian, Ubuntu: apt install python3-dev)"
+    return ""

@@ -1,6 +1,6 @@
 """Starting processes from a notebook cell: a training run, or a function the learner wrote.
 
-`launch(config)` runs `python -m torch.distributed.run --standalone … -m tinyllm_lib.train` as a subprocess, and
+`launch(config)` runs torchrun (`torch.distributed.run --standalone … -m tinyllm_lib.train`) as a subprocess, and
 `launch_function(fn)` does the same with a function. The kernel is never forked and never touches the GPU, so the same cell
 works with one CPU and with eight GPUs. A run is shown from its files (`tinyllm_lib.live`), so `watch(run)` shows the same
 later; how it gets to more machines than one is in `tinyllm_lib.cluster`.

@@ -1,14 +1,15 @@
 """Processes under torchrun, seen from both sides: who starts them, and what runs in each of them.
 
-`Torchrun` starts `python -m torch.distributed.run …` as a subprocess, reads what it prints, stops it, and says what failed.
-In each worker a `Lifeline` listens and `failure_reported` leaves the traceback. The two sides meet in a scratch folder:
+`Torchrun` starts torchrun as a subprocess, reads what it prints, stops it, and says what failed. In each worker a `Lifeline`
+listens and `failure_reported` leaves the traceback. The two sides meet in a scratch folder:
 
     started         from a worker: listening
     stop            from the starter: finish your step, save, end
     rank_<n>.txt    from a worker that failed: its error and traceback
 
-Run as a module it is the worker of `launch_function`: it joins the process group, calls the learner's function and, on
-rank 0, writes the result. Nothing but the standard library is imported before it is needed, so workers start quickly.
+Run as a module it is the torchrun of `Torchrun` (`python -m torch.distributed.run` that ends when its starter is gone) or the
+worker of `launch_function`: that joins the process group, calls the learner's function and, on rank 0, writes the result.
+Nothing but the standard library is imported before it is needed, so workers start quickly.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class Torchrun:
                 "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)), "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")]))}
         # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
-        self._process = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *arguments], env=env, stdin=subprocess.DEVNULL,
-                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
-                                         errors="replace", start_new_session=True)
+        self._process = subprocess.Popen([sys.executable, "-m", "tinyllm_lib.torchrun", "agent", *arguments], env=env,
+                                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                         encoding="utf-8", errors="replace", start_new_session=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -138,6 +139,31 @@ def load_object(path: Path) -> object:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=False)
+
+
+# ---- torchrun itself
+
+PATIENCE_WITHOUT_STARTER = 120.0                               # seconds that workers have to finish their step and save
+
+
+def run_agent(arguments: list[str]) -> None:
+    """`python -m torch.distributed.run`, which ends when its starter is gone: soon where no worker has come up yet.
+
+    Workers notice by themselves, and with the last of them torchrun ends. Only an agent that has none, because it waits
+    for other machines, would stay until its time is over, and hold the port where they meet.
+    """
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    from torch.distributed.run import main as torchrun
+
+    torchrun(arguments)
+
+
+def _end_with_starter() -> None:
+    while _is_running(int(os.environ["TINYLLM_LAUNCHER_PID"])):
+        time.sleep(0.3)
+    if Path(os.environ["TINYLLM_SCRATCH"], "started").exists():
+        time.sleep(PATIENCE_WITHOUT_STARTER)
+    os.kill(os.getpid(), signal.SIGTERM)                       # torchrun's own way out: it takes its workers along
 
 
 # ---- the side of a worker
@@ -258,7 +284,9 @@ def _call(call: Path, result: Path) -> None:
 
 
 def main() -> None:
-    """`python -m tinyllm_lib.torchrun CALL RESULT`, under torchrun."""
+    """`python -m tinyllm_lib.torchrun agent …`, and under it `python -m tinyllm_lib.torchrun CALL RESULT`."""
+    if sys.argv[1] == "agent":
+        return run_agent(sys.argv[2:])
     Lifeline()
     output = sys.stdout = sys.stderr = _Labelled(os.environ["RANK"])
     code = 1

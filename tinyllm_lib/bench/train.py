@@ -5,7 +5,8 @@
 The plain recipe: transformers' `LlamaForCausalLM` of the same shape, fp32, torch's AdamW, a document or dialogue a row, padded
 to 512 positions, a loop written by hand. Ours: the trainer as it is, in this one process, with AdamW too where rates are
 compared, so that both do the same arithmetic for each position. A rate counts either all positions, padding included, or the
-useful ones only. Where the time to a result is compared, ours uses its own optimiser and learning rate.
+useful ones only; `compiled` is with `torch.compile`, its own minutes aside. Where the time to a result is compared, ours uses
+its own optimiser and learning rate.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tinyllm_lib.bench.data import Work, corpora, texts_of
 from tinyllm_lib.bench.harness import Case, main
 from tinyllm_lib.corpus import read_dialogues
 from tinyllm_lib.dataset import PretrainDataset, SFTDataset
+from tinyllm_lib.devices import missing_for_cpu_compile
 from tinyllm_lib.launch import launch
 from tinyllm_lib.model import ModelConfig
 from tinyllm_lib.profiles import get_profile
@@ -106,9 +108,9 @@ def our_config(folder: Path, preset: str, stage: str, out_dir: str, **changes) -
     return TrainConfig(**{**values, **changes})
 
 
-def our_rate(folder: Path, preset: str, stage: str, count: str) -> Work:
+def our_rate(folder: Path, preset: str, stage: str, count: str, **changes) -> Work:
     scratch = tempfile.TemporaryDirectory()
-    config = our_config(folder, preset, stage, str(Path(scratch.name, "run")))
+    config = our_config(folder, preset, stage, str(Path(scratch.name, "run")), **changes)
     trainer = Trainer(config, Processes.join(config))
     one_step(trainer)
 
@@ -235,6 +237,9 @@ def cases() -> list[Case]:
         for stage, count in (("pretrain", "all"), ("pretrain", "useful"), ("sft", "useful")):
             what = (folder, preset, stage, count)
             rows.append(Case(f"{preset}, {stage}, {count} positions", "k/s", partial(our_rate, *what), partial(plain_rate, *what), "plain"))
+            if count == "all" and not missing_for_cpu_compile():  # what a run long enough for torch.compile gets
+                rows.append(Case(f"{preset}, {stage}, {count} positions, compiled", "k/s", partial(our_rate, *what, compile=True),
+                                 partial(plain_rate, *what), "plain"))
     rows.append(Case("laptop, runs to the plain run's bits per byte", "runs/min", partial(our_goal, folder), partial(plain_goal, folder),
                      "plain"))
     rows.append(Case("start-up of a launch", "starts/min", partial(our_start, folder), partial(bare_start, folder),
