@@ -37,8 +37,8 @@ def workspace_root(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium, for tests that `chromium.needs_chromium` skips where there is none."""
-    from chromium import running_chromium
+    """Chromium, for tests that `helpers.chromium.needs_chromium` skips where there is none."""
+    from helpers.chromium import running_chromium
 
     with running_chromium() as program:
         yield program

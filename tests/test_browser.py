@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from chromium import needs_chromium, sync_api
+from helpers.chromium import needs_chromium, sync_api
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path.name for path in (REPOSITORY / "notebooks").glob("0*.ipynb"))

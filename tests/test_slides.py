@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chromium import needs_chromium
+from helpers.chromium import needs_chromium
 
 pytest.importorskip("sphinx_revealjs", reason="the group `site` is not installed: make setup EXTRAS=site")
 nbv4 = pytest.importorskip("nbformat.v4")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from chromium import needs_chromium
+from helpers.chromium import needs_chromium
 
 pytest.importorskip("furo", reason="the group `site` is not installed: make setup EXTRAS=site")
 

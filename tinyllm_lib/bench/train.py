@@ -30,7 +30,7 @@ from tinyllm_lib.corpus import read_dialogues
 from tinyllm_lib.dataset import PretrainDataset, SFTDataset
 from tinyllm_lib.devices import missing_for_cpu_compile
 from tinyllm_lib.launch import launch
-from tinyllm_lib.model import ModelConfig
+from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths, train_tokenizer
 from tinyllm_lib.tokens import write_pretrain_tokens, write_sft_tokens
@@ -84,6 +84,27 @@ def plain_rate(folder: Path, preset: str, stage: str, count: str) -> Work:
             plain_step(model, optimizer, batch)
         useful = sum(int((X != 0).sum()) for X, _, _ in batches)
         return (useful if count == "useful" else sum(X.numel() for X, _, _ in batches)) / 1e3
+
+    return work
+
+
+def products_alone(preset: str) -> Work:
+    """The matrix products of our steps and nothing else, three for each matrix, attention's own left out: what this processor
+    allows in fp32."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    profile, (rows, _), steps = PRESETS[preset]
+    shape = ModelConfig(**{k: profile.pretrain[k] for k in SHAPE}, vocab_size=profile.vocab_size, max_seq_len=profile.max_length)
+    positions = rows * profile.max_length
+    matrices = [p.detach() for name, p in Transformer(shape).named_parameters() if p.dim() == 2]      # the tied embedding is the head
+    inputs = {size: torch.randn(positions, size) for size in {size for matrix in matrices for size in matrix.shape}}
+
+    @torch.inference_mode()
+    def work() -> float:
+        for _ in range(steps):
+            for matrix in matrices:
+                out, x = (inputs[size] for size in matrix.shape)
+                x @ matrix.T, out @ matrix, out.T @ x            # forward, gradient of the input, gradient of the matrix
+        return steps * positions / 1e3
 
     return work
 
@@ -240,6 +261,8 @@ def cases() -> list[Case]:
             if count == "all" and not missing_for_cpu_compile():  # what a run long enough for torch.compile gets
                 rows.append(Case(f"{preset}, {stage}, {count} positions, compiled", "k/s", partial(our_rate, *what, compile=True),
                                  partial(plain_rate, *what), "plain"))
+        rows.append(Case(f"{preset}, pretrain, all positions, against products alone", "k/s",
+                         partial(our_rate, folder, preset, "pretrain", "all"), partial(products_alone, preset), "matrix products, fp32"))
     rows.append(Case("laptop, runs to the plain run's bits per byte", "runs/min", partial(our_goal, folder), partial(plain_goal, folder),
                      "plain"))
     rows.append(Case("start-up of a launch", "starts/min", partial(our_start, folder), partial(bare_start, folder),
