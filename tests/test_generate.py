@@ -247,6 +247,8 @@ def test_a_slid_window_reads_what_it_says():
     [
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": 1e-40}, "temperature 1e-40 .* expected 1e-12 or more; temperature 0 is greedy"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty 1e-40 .* expected 1e-12"),
         ({"top_k": 0}, "top_k is 0"),
         ({"top_k": -3}, "top_k is -3"),
         ({"top_p": 0.0}, "top_p is 0.0"),
@@ -354,6 +356,11 @@ def test_samples(generator, tmp_path):
     assert len(replies) == 70 and len(set(replies)) > 65, "samples in different batches must differ, too"
     (tmp_path / "start.txt").write_text("法国\n", encoding="utf-8")
     assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
+    (tmp_path / "start.txt").write_text("法国\r\n", encoding="utf-8-sig")  # as an editor on Windows may save it
+    assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
+    (tmp_path / "start.txt").write_bytes("法国".encode("gbk"))
+    with pytest.raises(ValueError, match=r"start\.txt is not UTF-8 from byte 1 on"):
+        generator.sft_sample(f"FILE:{tmp_path / 'start.txt'}")
     with pytest.raises(FileNotFoundError, match=r"missing\.txt is no file"):
         generator.pretrain_sample(f"FILE:{tmp_path / 'missing.txt'}")
 
@@ -418,6 +425,11 @@ def test_what_was_cut_at_the_contexts_end_is_said(generator):
         (lambda g: g.complete(""), "the prompt is empty"),
         (lambda g: g.complete("巴" * 500), "tokens, the context holds 96"),
         (lambda g: g.chat([{"role": "robot", "content": "x"}]), "'robot'"),
+        (lambda g: g.chat(["x"]), "expected a text or a list of .*'role'"),
+        (lambda g: g.chat({"role": "user", "content": "x"}), "expected a text or a list of .*'role'"),
+        (lambda g: g.chat([{"role": "system", "content": "长" * 200}, {"role": "user", "content": "x"}]), "the system prompt does not fit"),
+        (lambda g: g.replies(["x", "巴黎" * 200]), "prompt 2: the last message does not fit"),
+        (lambda g: g.completions(["x", ""]), "prompt 2: the prompt is empty"),
         (lambda g: g.stream("x", temperature=-1), "temperature is -1"),
         (lambda g: g.sft_sample("x", top_k=0), "top_k is 0"),
     ],
@@ -437,6 +449,8 @@ def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_p
     assert loaded.chat("你好", max_new_tokens=8) == generator.chat("你好", max_new_tokens=8)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         TextGenerator(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="device 'toaster' cannot be used here"):
+        TextGenerator(folder, device="toaster")
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
@@ -509,7 +523,7 @@ def test_a_pipe_as_a_program_sees_it(folder):
     """Started as a process: a conversation comes in from a pipe, and a reader that leaves early is no error."""
     command = [sys.executable, "-m", "tinyllm_lib.generate", str(folder), "--max-new-tokens", "6", "--json"]
     lines = "你好\n/temperature 0\n再见\n/exit\n没有人读\n"
-    done = subprocess.run(command, input=lines.encode(), capture_output=True, timeout=120, env=os.environ)
+    done = subprocess.run(command, input=lines.encode("utf-8-sig"), capture_output=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr.decode()
     rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [row["prompt"] for row in rows] == ["你好", "再见"]

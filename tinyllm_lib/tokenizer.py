@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -207,7 +207,7 @@ def encode_chat(
         add_generation_prompt: end with `<|im_start|>assistant\\n`, for the model to go on.
 
     Raises:
-        ValueError: an unknown role, content that is no string, or no message at all.
+        ValueError: an unknown role, content that is no string, no message at all, or a max_length without room for one token.
     """
     _check(messages)
     contents = [encode_text(tokenizer, message["content"]) for message in messages]
@@ -228,6 +228,8 @@ def _check(messages: list[dict[str, str]], where: str = "") -> None:
     if not messages:
         raise ValueError(f"{where}encode_chat got an empty dialogue: expected at least one {{'role', 'content'}} message.")
     for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{where}message {number}: expected {{'role': …, 'content': …}}, found {type(message).__name__}.")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
             raise ValueError(f"{where}message {number}: expected a role of {', '.join(ROLES)} and text as content, found "
@@ -248,6 +250,8 @@ def _join(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], co
 
     parts = [message_ids(message["role"], content) for message, content in zip(messages, contents, strict=True)]
     prompt = headers["assistant"] if add_generation_prompt else []
+    if max_length is not None and max_length <= len(prompt):
+        raise ValueError(f"max_length is {max_length}, expected more than {len(prompt)}: no token of the dialogue would fit.")
     limit = (max_length or sum(len(ids) for ids, _ in parts) + len(prompt)) - len(prompt)
     keep_first = int(messages[0]["role"] == "system" and len(messages) > 1)
     last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=keep_first)
