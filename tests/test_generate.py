@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.tiny import random_model
 
-from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, visible_token
+from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, Written, visible_token
 from tinyllm_lib.model import ModelConfig
 from tinyllm_lib.sampling import (
     Sampling,
@@ -25,7 +25,7 @@ from tinyllm_lib.sampling import (
     scale_temperature,
     window_start,
 )
-from tinyllm_lib.terminal import Chat, main
+from tinyllm_lib.terminal import Chat, converse, main
 from tinyllm_lib.tokenizer import encode_chat, encode_text, train_tokenizer
 
 TEXTS = ["你好，小苗！今天天气很好。", "法国的首都是巴黎。", "😀 the cat and the dog", "1+1等于2。"] * 5
@@ -475,6 +475,28 @@ def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_p
         TextGenerator(broken)
 
 
+def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):
+    """Hugging Face tokenizers that speak ChatML have <|im_end|> at any id, and at 4 a token like any other."""
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "other")
+    ids = encode_text(generator.tokenizer, "法国")
+    written = generate(generator.model, [ids], max_new_tokens=12, **GREEDY)[0].ids
+    at = next(n for n in range(1, 12) if written[n] not in (*ids, *written[:n]))
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    name = next(token for token, number in vocabulary.items() if number == written[at])
+    vocabulary[name], vocabulary["<|im_end|>"] = 4, written[at]
+    for token in content["added_tokens"]:
+        token["id"] = vocabulary[token["content"]]
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    other = TextGenerator(tmp_path / "other")
+    assert sorted(other.stop_ids) == [2, written[at]] and sorted(generator.stop_ids) == [2, 4]
+    reply = other.completions(["法国"], max_new_tokens=12)[0]
+    assert (reply.tokens, reply.finish) == (at, "stop")
+    assert "".join(other.stream_ids(ids, 12, Sampling(temperature=0))) == reply.text
+
+
 # ---- the terminal
 
 
@@ -511,6 +533,43 @@ def test_commands(generator):
     assert chat.command("/what").startswith("/reset") and chat.command("/exit") is None
 
 
+def test_a_conversation_at_a_terminal(generator, monkeypatch, capsys):
+    chat = Chat(generator, Sampling(temperature=0), max_new_tokens=6)
+    write = generator.write_ids
+    lines = iter(["", "你好", "停", "巴黎" * 200, "/what", "/exit"])
+
+    def stopped(*arguments, **options):
+        yield Written("半")
+        raise KeyboardInterrupt  # Ctrl-C while the model computes
+
+    def typed(prompt):
+        line = next(lines)
+        monkeypatch.setattr(generator, "write_ids", stopped if line == "停" else write)
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert converse(chat) == 0
+    captured = capsys.readouterr()
+    first, second = chat.turns[1]["content"], chat.turns[3]["content"]
+    assert captured.out == f"{first}\n半 …\n" and second == "半" and len(chat.turns) == 4
+    told = captured.err.splitlines()
+    assert told[1].startswith("error: the last message does not fit") and told[2].startswith("/reset")
+    for end, code in ((EOFError, 0), (KeyboardInterrupt, 130)):
+        monkeypatch.setattr("builtins.input", lambda _, end=end: (_ for _ in ()).throw(end))
+        assert converse(chat) == code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader is another error there")
+def test_a_reader_that_leaves_early_is_no_error(folder):
+    command = [sys.executable, "-m", "tinyllm_lib.generate", str(folder), "--json", "--max-new-tokens", "4"]
+    prompts = [part for _ in range(50) for part in ("--prompt", "你好")]
+    with subprocess.Popen([*command, *prompts], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert json.loads(process.stdout.readline())["prompt"] == "你好"
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
+
+
 def test_a_stopped_reply_stays_in_the_conversation(generator):
     chat = Chat(generator, Sampling(temperature=1.5), max_new_tokens=40)
     reply = chat.say("你好")
@@ -520,7 +579,7 @@ def test_a_stopped_reply_stays_in_the_conversation(generator):
 
 
 def test_a_pipe_as_a_program_sees_it(folder):
-    """Started as a process: a conversation comes in from a pipe, and a reader that leaves early is no error."""
+    """Started as a process: a conversation comes in from a pipe, after a byte order mark as Windows writes it."""
     command = [sys.executable, "-m", "tinyllm_lib.generate", str(folder), "--max-new-tokens", "6", "--json"]
     lines = "你好\n/temperature 0\n再见\n/exit\n没有人读\n"
     done = subprocess.run(command, input=lines.encode("utf-8-sig"), capture_output=True, timeout=120, env=os.environ)

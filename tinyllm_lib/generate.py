@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from tinyllm_lib.checkpoint import model_folder
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.model import Transformer
-from tinyllm_lib.sampling import STOP_IDS, Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
+from tinyllm_lib.sampling import Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, token_bytes
 
 __all__ = ["ContextWarning", "Generated", "Reply", "TextGenerator", "TextStream", "Written", "generate"]
@@ -129,6 +129,8 @@ class TextGenerator:
             )
         self.model, self.tokenizer = model, tokenizer
         self.context = model.config.max_seq_len
+        ids = tokenizer.get_vocab()  # in a tokenizer from elsewhere they need not be those of `sampling.STOP_IDS`
+        self.stop_ids = tuple(ids[name] for name in {"<|im_end|>", "</s>", tokenizer.eos_token} if name in ids)
 
     # ---- chat
 
@@ -331,7 +333,7 @@ class TextGenerator:
         dice = dice_for([ids], seed)
         written, waiting = 0, []  # `waiting`: probabilities of tokens whose text is not certain yet
         for _, token, logprob in stream_tokens(self.model, [ids], max_new_tokens, sampling, dice, logprobs=True):
-            if token in STOP_IDS:
+            if token in self.stop_ids:
                 break
             written += 1
             waiting.append(math.exp(logprob))
@@ -390,6 +392,7 @@ class TextGenerator:
                 [limits[i] for i in rows],
                 sampling,
                 [dice[i] for i in rows],
+                stop_ids=self.stop_ids,
                 logprobs=logprobs,
                 on_token=read,
             )
