@@ -269,6 +269,10 @@ def test_an_old_folder_of_this_family_loads_and_encodes_as_before(tmp_path):
 def test_a_folder_that_holds_no_tokenizer_of_ours(tmp_path, tokenizer):
     with pytest.raises(FileNotFoundError, match="has no tokenizer.json: train one"):
         load_tokenizer(tmp_path)
+    for damaged in ("{", "{}"):
+        (tmp_path / "tokenizer.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(ValueError, match="the tokenizer's files are damaged"):
+            load_tokenizer(tmp_path)
     broken = re.sub(r"<\|im_(start|end)\|>", r"<|\1|>", tokenizer.backend_tokenizer.to_str())
     (tmp_path / "tokenizer.json").write_text(broken, encoding="utf-8")
     with pytest.raises(ValueError, match=r"no <\|im_start\|> and no <\|im_end\|>"):

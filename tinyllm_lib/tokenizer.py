@@ -118,13 +118,16 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer folder and checks that the ChatML tokens are in it.
 
     Raises:
-        FileNotFoundError: no tokenizer.json there.  ValueError: `<|im_start|>` or `<|im_end|>` missing.
+        FileNotFoundError: no tokenizer.json there.  ValueError: a damaged file, `<|im_start|>` or `<|im_end|>` missing.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer.json: train one with train_tokenizer (notebook 02), or pass the "
                                 f"folder of a checkpoint, which carries its tokenizer.")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:                                   # tokenizers raises bare ones
+        raise ValueError(f"{folder}: the tokenizer's files are damaged ({error}): copy them from another checkpoint.") from error
     missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
     if missing:
         raise ValueError(f"{folder}: the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it needs both.")
