@@ -251,6 +251,13 @@ def test_a_chat_model_is_asked_in_dialogues(capsys):
     assert "greeting" in printed and "50%" in printed and "1/2" in printed
 
 
+def test_words_repeated_from_the_question_are_no_answer_in_an_exam_either():
+    exam = [{"question": "西藏的简称是什么？", "answer": "藏"}, {"question": "科纳克里在哪国？", "answer": "几内亚"},
+            {"question": "比绍在哪国？", "answer": "几内亚比绍"}]  # fmt: skip
+    result = run_exam(Scripted(["西藏的简称是湘。", "几内亚比绍。", "几内亚比绍。"]), exam, kind="chat", print_table=False)
+    assert [a.right for a in result.answers] == [False, False, True]
+
+
 def test_a_base_model_goes_on_with_texts():
     model = Scripted(["你好", "巴黎，", "在东京", "2", "3", "3+1=4。"])
     result = run_exam(model, EXAM, kind="base", print_table=False)
@@ -368,6 +375,21 @@ def test_a_text_past_the_context_counts_each_byte_once(generator, tokenizer):
         text = "".join("QXZJK"[i % 5] for i in range(n))  # letters without merges: a token each
         assert len(encode_text(tokenizer, text)) == n
         assert bits_per_byte(model, tokenizer, [text]) == pytest.approx(math.log2(len(tokenizer)), rel=1e-4)
+
+
+def test_a_later_window_is_read_with_half_a_context_before_it(generator, tokenizer):
+    ids = encode_text(tokenizer, "".join("QXZJK"[i * i % 5] for i in range(400)))
+    context, nats, first = generator.context, 0.0, 1
+    while first < len(ids):
+        start = max(0, first - context // 2) if first > 1 else 0
+        window = ids[start : start + context + 1]
+        with torch.no_grad():
+            logits = generator.model(torch.tensor([window[:-1]]))[0]
+        counted = slice(first - start - 1, None)
+        nats += F.cross_entropy(logits[counted], torch.tensor(window[1:])[counted], reduction="sum").item()
+        first = start + len(window)
+    found = bits_per_byte(generator.model, tokenizer, [tokenizer.decode(ids)])
+    assert found == pytest.approx(nats / math.log(2) / 399, rel=1e-5)
 
 
 def test_bits_per_byte_of_files(generator, tokenizer, tmp_path):

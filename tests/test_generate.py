@@ -83,7 +83,7 @@ def processors():
         yield f"temperature {t}", TemperatureLogitsWarper(t), lambda x, _, t=t: scale_temperature(x, t)
     for k in (1, 5, 50, 500):
         yield f"top_k {k}", TopKLogitsWarper(k), lambda x, _, k=k: keep_top_k(x, k)
-    for p in (0.01, 0.5, 0.9, 0.999):
+    for p in (1e-12, 0.01, 0.5, 0.9, 0.999):
         yield f"top_p {p}", TopPLogitsWarper(p), lambda x, _, p=p: keep_top_p(x, p)
     for p in (0.01, 0.2, 1.0):
         yield f"min_p {p}", MinPLogitsWarper(p), lambda x, _, p=p: keep_min_p(x, p)
@@ -325,7 +325,11 @@ def test_a_stream_is_whole_characters_and_equals_the_reply(generator, seed):
     settings = {"max_new_tokens": 40, "seed": seed, "temperature": 1.5, "top_k": None}
     pieces = list(generator.stream("你好", **settings))
     assert all(pieces) and "�" not in "".join(pieces)
-    assert "".join(pieces).encode().decode() == generator.chat("你好", **settings) == "".join(pieces)
+    whole = generator.chat("你好", **settings)
+    assert "".join(pieces).encode().decode() == whole == "".join(pieces)
+    stop = whole[2:4]
+    assert generator.chat("你好", stop=[stop], **settings) == whole[: whole.index(stop)]
+    assert "".join(generator.stream("你好", stop=[stop], **settings)) == whole[: whole.index(stop)]
 
 
 # ---- TextGenerator
@@ -405,13 +409,13 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(generator):
 
 def test_what_was_cut_at_the_contexts_end_is_said(generator):
     never_stops = {"temperature": 0, "max_new_tokens": 500}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for seed in range(4):
-            text = generator.chat("法" * seed + "你好", **never_stops)
-            assert "".join(generator.stream("法" * seed + "你好", **never_stops)) == text
-    cut = [w for w in caught if "context is full" in str(w.message)]
-    assert cut and len(cut) % 2 == 0, "chat and stream say it, both"
+    told = {}
+    for name, write in (("chat", generator.chat), ("stream", lambda *a, **k: "".join(generator.stream(*a, **k)))):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            texts = [write("法" * n + "你好", **never_stops) for n in range(4)]
+        told[name] = texts, ["context is full" in str(w.message) for w in caught]
+    assert told["chat"] == told["stream"] and any(told["chat"][1]), "chat and stream say it, both"
     with pytest.warns(ContextWarning, match="written without its first"):
         generator.pretrain_sample("你好", num_samples=5, max_new_tokens=150)
 
@@ -521,7 +525,7 @@ def test_errors_are_one_line_and_exit_code_2(folder, capsys, arguments, message)
     assert captured.out == "" and captured.err.startswith("error: ") and message in captured.err
 
 
-def test_commands(generator):
+def test_commands(generator, monkeypatch):
     chat = Chat(generator, Sampling(), max_new_tokens=4)
     "".join(chat.say("你好"))
     assert [t["role"] for t in chat.turns] == ["user", "assistant"]
@@ -531,6 +535,10 @@ def test_commands(generator):
     assert "could not convert" in chat.command("/temperature hot")
     assert "小猫" in chat.command("/system 你是小猫") and chat.system == "你是小猫"
     assert chat.command("/what").startswith("/reset") and chat.command("/exit") is None
+    chat, seeds = Chat(generator, Sampling(), seed=7), []
+    monkeypatch.setattr(generator, "write_ids", lambda *_, seed: seeds.append(seed) or iter([Written("好")]))
+    assert "".join(chat.say("你好")) + "".join(chat.say("你好")) == "好好"
+    assert seeds == [7, 9], "the same question asked twice may get two answers"
 
 
 def test_a_conversation_at_a_terminal(generator, monkeypatch, capsys):
