@@ -305,6 +305,7 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
     assert main([str(step), str(exam), "--kind", "base", "--wrong"]) == 0
     printed = capsys.readouterr().out
     assert "base model step_000007" in printed and "法国的首都是哪里？" in printed
+    assert not (run / "exam.json").exists(), "an exam of one's own does not replace the result of the course's"
     assert main([str(tmp_path / "nothing"), str(exam)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     with pytest.raises(ValueError, match="kind is 'both'"):

@@ -268,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "run", help="a run folder, a checkpoint or Hugging Face folder, or a run's name in the workspace"
     )
-    parser.add_argument("exam", nargs="?", help="the exam file; default: the workspace's")
+    parser.add_argument("exam", nargs="?", help="a file of your own; default: the workspace's, kept as the run's exam.json")
     parser.add_argument(
         "--kind", choices=("auto", "chat", "base"), default="auto", help="how to ask (default: %(default)s)"
     )
@@ -277,7 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         run = Path(options.run) if Path(options.run).exists() else get_workspace().run(options.run)
-        result = run_exam(run, options.exam, kind=options.kind, limit=options.limit)
+        own = options.exam is not None  # three questions of one's own must not replace the result of the whole exam
+        result = run_exam(run, options.exam, kind=options.kind, limit=options.limit, save=not own)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
