@@ -126,6 +126,7 @@ def test_going_on():
     assert goes_on_with("几内亚的", "几内亚", ["几内亚比绍"]) and not goes_on_with(
         "几内亚比绍", "几内亚", ["几内亚比绍"]
     )
+    assert goes_on_with("CO2。", "CO2", ["co2", "CO2。"]), "the same answer, written otherwise, is no longer one"
     assert goes_on_with("12。", "12") and not goes_on_with("123", "12") and not goes_on_with("等于12", "12")
 
 
@@ -135,7 +136,7 @@ def test_wilson_intervals():
     assert wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(0, 0) == (0, 1)
-    for total in (1, 7, 120):
+    for total in (1, 6, 7, 11, 120):  # 6 and 11: rounding puts a bound beyond the share
         for right in range(total + 1):
             low, high = wilson(right, total)
             assert 0 <= low <= right / total <= high <= 1
@@ -169,6 +170,35 @@ def test_bad_rows_are_told_by_file_and_line(tmp_path, line, message):
     path.write_text(json.dumps(EXAM[0]) + "\n\n" + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"^exam.jsonl line 3: .*{message}"):
         load_exam(path)
+
+
+@pytest.mark.parametrize(
+    ("exam", "options", "message"),
+    [
+        ([EXAM[0], {"question": "x"}], {}, 'exam row 2: no "answer" field'),
+        ([{"question": "x", "answer": 3}], {}, 'exam row 1: "answer" is 3'),
+        ([{"question": "\ud83d", "answer": "x"}], {}, 'exam row 1: "question": character 1'),
+        (["x"], {}, "exam row 1: expected an object"),
+        ([], {}, "the exam holds no question"),
+        (EXAM, {"limit": 0}, "limit is 0"),
+        ([EXAM[0], {"question": "长" * 500, "answer": "x"}], {}, "prompt 2: the last message does not fit"),
+        ([EXAM[0], {"question": "长" * 500, "answer": "x"}], {"kind": "base"}, "prompt 2: the prompt has"),
+    ],
+)
+def test_rows_written_in_a_notebook_are_checked_like_those_of_a_file(generator, exam, options, message):
+    with pytest.raises(ValueError, match=message):
+        run_exam(generator, exam, save=False, **options)
+
+
+def test_right_as_written_and_right_only_when_normalised_are_told_apart():
+    said = [("2", "等于２。"), ("2", "1+1=2。"), ("2", "12-10=２"), ("CO2", "是co2。"), ("CO2", "是CO2。"), ("-4", "是−4。")]
+    answers = [Answer("数", "问", expected, got, True) for expected, got in said]
+    answers += [Answer("数", "问", "巴黎", "不是巴黎", False), Answer("二", "问", "巴黎", "是巴黎", True)]
+    assert [a.exact for a in answers] == [False, True, False, False, True, False, False, True]
+    result = ExamResult("chat", "step_1", "exam", 0.0, answers)
+    assert [(s.right, s.exact, s.total) for s in result.classes] == [(6, 2, 7), (1, 1, 1)]
+    assert str(result).endswith("\nright only when normalised (case, width, spaces): 4 in 数")
+    assert "normalised" not in str(ExamResult("chat", "step_1", "exam", 0.0, answers[-1:]))
 
 
 def test_exams_that_are_not_there(tmp_path):
@@ -221,6 +251,13 @@ def test_a_chat_model_is_asked_in_dialogues(capsys):
     assert "greeting" in printed and "50%" in printed and "1/2" in printed
 
 
+def test_words_repeated_from_the_question_are_no_answer_in_an_exam_either():
+    exam = [{"question": "西藏的简称是什么？", "answer": "藏"}, {"question": "科纳克里在哪国？", "answer": "几内亚"},
+            {"question": "比绍在哪国？", "answer": "几内亚比绍"}]  # fmt: skip
+    result = run_exam(Scripted(["西藏的简称是湘。", "几内亚比绍。", "几内亚比绍。"]), exam, kind="chat", print_table=False)
+    assert [a.right for a in result.answers] == [False, False, True]
+
+
 def test_a_base_model_goes_on_with_texts():
     model = Scripted(["你好", "巴黎，", "在东京", "2", "3", "3+1=4。"])
     result = run_exam(model, EXAM, kind="base", print_table=False)
@@ -259,7 +296,7 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
     )
     saved = json.loads((run / "exam.json").read_text(encoding="utf-8"))
     assert saved.keys() == {"kind", "checkpoint", "exam", "seconds", "classes", "answers"}
-    assert saved["classes"][1].keys() == {"class_name", "right", "total", "share", "low", "high"}
+    assert saved["classes"][1].keys() == {"class_name", "right", "total", "share", "low", "high", "exact"}
     assert ExamResult.load(run).answers == result.answers
     (run / "exam.json").unlink()
     run_exam(step, exam, limit=1, print_table=False)
@@ -268,6 +305,7 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
     assert main([str(step), str(exam), "--kind", "base", "--wrong"]) == 0
     printed = capsys.readouterr().out
     assert "base model step_000007" in printed and "法国的首都是哪里？" in printed
+    assert not (run / "exam.json").exists(), "an exam of one's own does not replace the result of the course's"
     assert main([str(tmp_path / "nothing"), str(exam)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     with pytest.raises(ValueError, match="kind is 'both'"):
@@ -301,6 +339,7 @@ def test_comparing_two_exams(tmp_path, capsys):
     assert "33% (1/3)" in capsys.readouterr().out
     shorter = compare_exams(result(False, True), result(True), print_table=False)
     assert [x.question for x, _ in shorter.gained] == ["一"] and not shorter.lost
+    assert "\n1 questions stand in only one of the two exams" in str(shorter) and "only one" not in str(comparison)
     with pytest.raises(FileNotFoundError, match="run_exam writes it"):
         compare_exams(tmp_path / "nothing", tmp_path)
 
@@ -339,14 +378,38 @@ def test_a_text_past_the_context_counts_each_byte_once(generator, tokenizer):
         assert bits_per_byte(model, tokenizer, [text]) == pytest.approx(math.log2(len(tokenizer)), rel=1e-4)
 
 
+def test_a_later_window_is_read_with_half_a_context_before_it(generator, tokenizer):
+    ids = encode_text(tokenizer, "".join("QXZJK"[i * i % 5] for i in range(400)))
+    context, nats, first = generator.context, 0.0, 1
+    while first < len(ids):
+        start = max(0, first - context // 2) if first > 1 else 0
+        window = ids[start : start + context + 1]
+        with torch.no_grad():
+            logits = generator.model(torch.tensor([window[:-1]]))[0]
+        counted = slice(first - start - 1, None)
+        nats += F.cross_entropy(logits[counted], torch.tensor(window[1:])[counted], reduction="sum").item()
+        first = start + len(window)
+    found = bits_per_byte(generator.model, tokenizer, [tokenizer.decode(ids)])
+    assert found == pytest.approx(nats / math.log(2) / 399, rel=1e-5)
+
+
 def test_bits_per_byte_of_files(generator, tokenizer, tmp_path):
     expected = bits_per_byte(generator.model, tokenizer, [TEXTS[0]])
     (tmp_path / "a.txt").write_text(TEXTS[0], encoding="utf-8")
     lines = write_lines(tmp_path / "a.jsonl", [{"text": TEXTS[0]}])
     for path in (tmp_path / "a.txt", str(lines)):
         assert bits_per_byte(generator.model, tokenizer, path) == pytest.approx(expected)
-    with pytest.raises(FileNotFoundError, match=r"pass it in a list: \[text\]"):
-        bits_per_byte(generator.model, tokenizer, TEXTS[0])
+    for text in (TEXTS[0], TEXTS[0] * 100):  # a file name may have 255 bytes
+        with pytest.raises(FileNotFoundError, match=r"pass it in a list: \[text\]"):
+            bits_per_byte(generator.model, tokenizer, text)
+    (tmp_path / "a.txt").write_text(TEXTS[0], encoding="utf-8-sig")
+    assert bits_per_byte(generator.model, tokenizer, tmp_path / "a.txt") == pytest.approx(expected)
+    (tmp_path / "a.txt").write_bytes(TEXTS[0].encode("gbk"))
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 from byte 1 on"):
+        bits_per_byte(generator.model, tokenizer, tmp_path / "a.txt")
+    lines.write_bytes(b'{"text": "x"}\n{"text": "\\ud83d"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl line 2: character 1"):
+        bits_per_byte(generator.model, tokenizer, lines)
     with pytest.raises(ValueError, match="no text of two tokens"):
         bits_per_byte(generator.model, tokenizer, ["", "a"])
     write_lines(tmp_path / "a.jsonl", [{"text": "x"}, {"title": "y"}])

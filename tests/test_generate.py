@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.tiny import random_model
 
-from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, visible_token
+from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, Written, visible_token
 from tinyllm_lib.model import ModelConfig
 from tinyllm_lib.sampling import (
     Sampling,
@@ -25,7 +25,7 @@ from tinyllm_lib.sampling import (
     scale_temperature,
     window_start,
 )
-from tinyllm_lib.terminal import Chat, main
+from tinyllm_lib.terminal import Chat, converse, main
 from tinyllm_lib.tokenizer import encode_chat, encode_text, train_tokenizer
 
 TEXTS = ["你好，小苗！今天天气很好。", "法国的首都是巴黎。", "😀 the cat and the dog", "1+1等于2。"] * 5
@@ -83,7 +83,7 @@ def processors():
         yield f"temperature {t}", TemperatureLogitsWarper(t), lambda x, _, t=t: scale_temperature(x, t)
     for k in (1, 5, 50, 500):
         yield f"top_k {k}", TopKLogitsWarper(k), lambda x, _, k=k: keep_top_k(x, k)
-    for p in (0.01, 0.5, 0.9, 0.999):
+    for p in (1e-12, 0.01, 0.5, 0.9, 0.999):
         yield f"top_p {p}", TopPLogitsWarper(p), lambda x, _, p=p: keep_top_p(x, p)
     for p in (0.01, 0.2, 1.0):
         yield f"min_p {p}", MinPLogitsWarper(p), lambda x, _, p=p: keep_min_p(x, p)
@@ -247,6 +247,8 @@ def test_a_slid_window_reads_what_it_says():
     [
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": 1e-40}, "temperature 1e-40 .* expected 1e-12 or more; temperature 0 is greedy"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty 1e-40 .* expected 1e-12"),
         ({"top_k": 0}, "top_k is 0"),
         ({"top_k": -3}, "top_k is -3"),
         ({"top_p": 0.0}, "top_p is 0.0"),
@@ -323,7 +325,11 @@ def test_a_stream_is_whole_characters_and_equals_the_reply(generator, seed):
     settings = {"max_new_tokens": 40, "seed": seed, "temperature": 1.5, "top_k": None}
     pieces = list(generator.stream("你好", **settings))
     assert all(pieces) and "�" not in "".join(pieces)
-    assert "".join(pieces).encode().decode() == generator.chat("你好", **settings) == "".join(pieces)
+    whole = generator.chat("你好", **settings)
+    assert "".join(pieces).encode().decode() == whole == "".join(pieces)
+    stop = whole[2:4]
+    assert generator.chat("你好", stop=[stop], **settings) == whole[: whole.index(stop)]
+    assert "".join(generator.stream("你好", stop=[stop], **settings)) == whole[: whole.index(stop)]
 
 
 # ---- TextGenerator
@@ -354,6 +360,11 @@ def test_samples(generator, tmp_path):
     assert len(replies) == 70 and len(set(replies)) > 65, "samples in different batches must differ, too"
     (tmp_path / "start.txt").write_text("法国\n", encoding="utf-8")
     assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
+    (tmp_path / "start.txt").write_text("法国\r\n", encoding="utf-8-sig")  # as an editor on Windows may save it
+    assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
+    (tmp_path / "start.txt").write_bytes("法国".encode("gbk"))
+    with pytest.raises(ValueError, match=r"start\.txt is not UTF-8 from byte 1 on"):
+        generator.sft_sample(f"FILE:{tmp_path / 'start.txt'}")
     with pytest.raises(FileNotFoundError, match=r"missing\.txt is no file"):
         generator.pretrain_sample(f"FILE:{tmp_path / 'missing.txt'}")
 
@@ -398,13 +409,13 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(generator):
 
 def test_what_was_cut_at_the_contexts_end_is_said(generator):
     never_stops = {"temperature": 0, "max_new_tokens": 500}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for seed in range(4):
-            text = generator.chat("法" * seed + "你好", **never_stops)
-            assert "".join(generator.stream("法" * seed + "你好", **never_stops)) == text
-    cut = [w for w in caught if "context is full" in str(w.message)]
-    assert cut and len(cut) % 2 == 0, "chat and stream say it, both"
+    told = {}
+    for name, write in (("chat", generator.chat), ("stream", lambda *a, **k: "".join(generator.stream(*a, **k)))):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            texts = [write("法" * n + "你好", **never_stops) for n in range(4)]
+        told[name] = texts, ["context is full" in str(w.message) for w in caught]
+    assert told["chat"] == told["stream"] and any(told["chat"][1]), "chat and stream say it, both"
     with pytest.warns(ContextWarning, match="written without its first"):
         generator.pretrain_sample("你好", num_samples=5, max_new_tokens=150)
 
@@ -418,6 +429,11 @@ def test_what_was_cut_at_the_contexts_end_is_said(generator):
         (lambda g: g.complete(""), "the prompt is empty"),
         (lambda g: g.complete("巴" * 500), "tokens, the context holds 96"),
         (lambda g: g.chat([{"role": "robot", "content": "x"}]), "'robot'"),
+        (lambda g: g.chat(["x"]), "expected a text or a list of .*'role'"),
+        (lambda g: g.chat({"role": "user", "content": "x"}), "expected a text or a list of .*'role'"),
+        (lambda g: g.chat([{"role": "system", "content": "长" * 200}, {"role": "user", "content": "x"}]), "the system prompt does not fit"),
+        (lambda g: g.replies(["x", "巴黎" * 200]), "prompt 2: the last message does not fit"),
+        (lambda g: g.completions(["x", ""]), "prompt 2: the prompt is empty"),
         (lambda g: g.stream("x", temperature=-1), "temperature is -1"),
         (lambda g: g.sft_sample("x", top_k=0), "top_k is 0"),
     ],
@@ -437,6 +453,8 @@ def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_p
     assert loaded.chat("你好", max_new_tokens=8) == generator.chat("你好", max_new_tokens=8)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         TextGenerator(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="device 'toaster' cannot be used here"):
+        TextGenerator(folder, device="toaster")
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
@@ -459,6 +477,28 @@ def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_p
     (broken / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         TextGenerator(broken)
+
+
+def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):
+    """Hugging Face tokenizers that speak ChatML have <|im_end|> at any id, and at 4 a token like any other."""
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "other")
+    ids = encode_text(generator.tokenizer, "法国")
+    written = generate(generator.model, [ids], max_new_tokens=12, **GREEDY)[0].ids
+    at = next(n for n in range(1, 12) if written[n] not in (*ids, *written[:n]))
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    name = next(token for token, number in vocabulary.items() if number == written[at])
+    vocabulary[name], vocabulary["<|im_end|>"] = 4, written[at]
+    for token in content["added_tokens"]:
+        token["id"] = vocabulary[token["content"]]
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    other = TextGenerator(tmp_path / "other")
+    assert sorted(other.stop_ids) == [2, written[at]] and sorted(generator.stop_ids) == [2, 4]
+    reply = other.completions(["法国"], max_new_tokens=12)[0]
+    assert (reply.tokens, reply.finish) == (at, "stop")
+    assert "".join(other.stream_ids(ids, 12, Sampling(temperature=0))) == reply.text
 
 
 # ---- the terminal
@@ -485,7 +525,7 @@ def test_errors_are_one_line_and_exit_code_2(folder, capsys, arguments, message)
     assert captured.out == "" and captured.err.startswith("error: ") and message in captured.err
 
 
-def test_commands(generator):
+def test_commands(generator, monkeypatch):
     chat = Chat(generator, Sampling(), max_new_tokens=4)
     "".join(chat.say("你好"))
     assert [t["role"] for t in chat.turns] == ["user", "assistant"]
@@ -495,6 +535,47 @@ def test_commands(generator):
     assert "could not convert" in chat.command("/temperature hot")
     assert "小猫" in chat.command("/system 你是小猫") and chat.system == "你是小猫"
     assert chat.command("/what").startswith("/reset") and chat.command("/exit") is None
+    chat, seeds = Chat(generator, Sampling(), seed=7), []
+    monkeypatch.setattr(generator, "write_ids", lambda *_, seed: seeds.append(seed) or iter([Written("好")]))
+    assert "".join(chat.say("你好")) + "".join(chat.say("你好")) == "好好"
+    assert seeds == [7, 9], "the same question asked twice may get two answers"
+
+
+def test_a_conversation_at_a_terminal(generator, monkeypatch, capsys):
+    chat = Chat(generator, Sampling(temperature=0), max_new_tokens=6)
+    write = generator.write_ids
+    lines = iter(["", "你好", "停", "巴黎" * 200, "/what", "/exit"])
+
+    def stopped(*arguments, **options):
+        yield Written("半")
+        raise KeyboardInterrupt  # Ctrl-C while the model computes
+
+    def typed(prompt):
+        line = next(lines)
+        monkeypatch.setattr(generator, "write_ids", stopped if line == "停" else write)
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert converse(chat) == 0
+    captured = capsys.readouterr()
+    first, second = chat.turns[1]["content"], chat.turns[3]["content"]
+    assert captured.out == f"{first}\n半 …\n" and second == "半" and len(chat.turns) == 4
+    told = captured.err.splitlines()
+    assert told[1].startswith("error: the last message does not fit") and told[2].startswith("/reset")
+    for end, code in ((EOFError, 0), (KeyboardInterrupt, 130)):
+        monkeypatch.setattr("builtins.input", lambda _, end=end: (_ for _ in ()).throw(end))
+        assert converse(chat) == code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader is another error there")
+def test_a_reader_that_leaves_early_is_no_error(folder):
+    command = [sys.executable, "-m", "tinyllm_lib.generate", str(folder), "--json", "--max-new-tokens", "4"]
+    prompts = [part for _ in range(50) for part in ("--prompt", "你好")]
+    with subprocess.Popen([*command, *prompts], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert json.loads(process.stdout.readline())["prompt"] == "你好"
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
 
 
 def test_a_stopped_reply_stays_in_the_conversation(generator):
@@ -506,10 +587,10 @@ def test_a_stopped_reply_stays_in_the_conversation(generator):
 
 
 def test_a_pipe_as_a_program_sees_it(folder):
-    """Started as a process: a conversation comes in from a pipe, and a reader that leaves early is no error."""
+    """Started as a process: a conversation comes in from a pipe, after a byte order mark as Windows writes it."""
     command = [sys.executable, "-m", "tinyllm_lib.generate", str(folder), "--max-new-tokens", "6", "--json"]
     lines = "你好\n/temperature 0\n再见\n/exit\n没有人读\n"
-    done = subprocess.run(command, input=lines.encode(), capture_output=True, timeout=120, env=os.environ)
+    done = subprocess.run(command, input=lines.encode("utf-8-sig"), capture_output=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr.decode()
     rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [row["prompt"] for row in rows] == ["你好", "再见"]

@@ -300,6 +300,7 @@ def test_a_folder_that_transformers_saved_loads(tmp_path):
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling"),
         ({"intermediate_size": 100}, "intermediate_size"),
         ({"head_dim": 32}, "head_dim"),
+        ({"vocab_size": None}, "vocab_size None, no whole number"),
     ],
 )
 def test_other_architectures_are_refused_by_name(tmp_path, change, message):
@@ -342,5 +343,9 @@ def test_a_damaged_file_and_an_empty_folder_are_told_apart(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         Transformer.from_pretrained(tmp_path)
     file.unlink()
+    (tmp_path / "config.json").write_text("{")
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        Transformer.from_pretrained(tmp_path)
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
         Transformer.from_pretrained(tmp_path)

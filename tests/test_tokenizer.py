@@ -269,6 +269,10 @@ def test_an_old_folder_of_this_family_loads_and_encodes_as_before(tmp_path):
 def test_a_folder_that_holds_no_tokenizer_of_ours(tmp_path, tokenizer):
     with pytest.raises(FileNotFoundError, match="has no tokenizer.json: train one"):
         load_tokenizer(tmp_path)
+    for damaged in ("{", "{}"):
+        (tmp_path / "tokenizer.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(ValueError, match="the tokenizer's files are damaged"):
+            load_tokenizer(tmp_path)
     broken = re.sub(r"<\|im_(start|end)\|>", r"<|\1|>", tokenizer.backend_tokenizer.to_str())
     (tmp_path / "tokenizer.json").write_text(broken, encoding="utf-8")
     with pytest.raises(ValueError, match=r"no <\|im_start\|> and no <\|im_end\|>"):
@@ -413,6 +417,12 @@ def test_what_is_left_out_is_counted(tokenizer, max_length, index, prompt):
 # ---- bad input
 
 
+@pytest.mark.parametrize(("max_length", "prompt"), [(0, False), (-1, False), (2, True)])
+def test_a_length_without_room_for_a_token_is_refused(tokenizer, max_length, prompt):
+    with pytest.raises(ValueError, match=f"max_length is {max_length}, expected more than"):
+        encode_chat(tokenizer, LONG, max_length=max_length, add_generation_prompt=prompt)
+
+
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
@@ -424,6 +434,8 @@ def test_what_is_left_out_is_counted(tokenizer, max_length, index, prompt):
         ([{"content": "你好"}], "message 1: .* role None"),
         ([{"role": "user", "content": None}], "message 1: .* content of type NoneType"),
         ([{"role": "user"}], "message 1: .* content of type NoneType"),
+        ([SYSTEM, "你好"], "message 2: expected .*'role'.*, found str"),
+        ({"id": 1, "conversations": []}, "message 1: expected .*'role'.*, found str"),
         (dialogue("你好", "\ud83d"), "message 3: character 1 is .* half of a surrogate pair"),
     ],
 )

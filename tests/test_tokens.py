@@ -280,6 +280,10 @@ def test_a_text_that_cannot_be_encoded_is_named(tokenizer, tmp_path, monkeypatch
         write_sft_tokens([*DIALOGUES[:11], dialogue("你好", "\ud83d")], tokenizer, tmp_path)
     with pytest.raises(ValueError, match="dialogue 1, message 2: expected a role"):
         write_sft_tokens([[SYSTEM, {"role": "human", "content": 3}]], tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="dialogue 2: expected a list of messages, found a text"):
+        write_sft_tokens([DIALOGUES[0], "用户：你好"], tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="dialogue 2, message 1: expected .* found str"):
+        write_sft_tokens([DIALOGUES[0], {"id": 1, "conversations": []}], tokenizer, tmp_path)
     with pytest.raises(ValueError, match="text 2: character 1"):
         write_sft_tokens(DIALOGUES[:1], tokenizer, tmp_path, replay=["\ud83d"])
     assert not list(tmp_path.iterdir())

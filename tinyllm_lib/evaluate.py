@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,11 +17,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from tinyllm_lib.corpus.training_text import why_no_bytes
 from tinyllm_lib.exam import (
     Answer,
     ClassScore,
     ExamComparison,
     ExamResult,
+    checked_rows,
     compare_exams,
     format_table,
     goes_on_with,
@@ -30,7 +33,7 @@ from tinyllm_lib.exam import (
     normalise,
     wilson,
 )
-from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.generate import TextGenerator, read_text_file
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
 from tinyllm_lib.workspace import get_workspace
@@ -119,14 +122,16 @@ def read_documents(texts: str | Path | Iterable[str]) -> Iterator[str]:
         yield from texts
         return
     path = Path(texts)
-    if not path.is_file():
+    if not os.path.isfile(texts):  # unlike Path.is_file, no error where a text is too long to be a name
         raise FileNotFoundError(f"{str(texts)[:200]!r} is no file; to score a text itself, pass it in a list: [text].")
     if path.suffix != ".jsonl":
-        yield path.read_text(encoding="utf-8")
+        yield read_text_file(path)
         return
     for where, row in json_lines(path):
         if not isinstance(row.get("text"), str):
             raise ValueError(f'{where}: no "text" field (found: {", ".join(row) or "nothing"}).')
+        if reason := why_no_bytes(row["text"]):
+            raise ValueError(f"{where}: {reason}")
         yield row["text"]
 
 
@@ -157,7 +162,12 @@ def run_exam(
 
     Returns:
         An `ExamResult`: scores by class, all answers, and `.wrong`, the list of wrong ones.
+
+    Raises:
+        ValueError: a row that is wrong or does not fit the context, no row, or a limit below 1.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}, expected 1 or more; None asks every question.")
     if kind not in ("chat", "base", "auto"):
         raise ValueError(f"kind is {kind!r}, expected 'chat', 'base' or 'auto'.")
     if not isinstance(generator, TextGenerator):
@@ -165,7 +175,10 @@ def run_exam(
     if exam is None:
         exam = get_workspace().raw / "exam.jsonl"
     name = Path(exam).name if isinstance(exam, str | Path) else "exam"
-    rows = load_exam(exam) if isinstance(exam, str | Path) else [{"class": "own", **row} for row in exam]
+    if isinstance(exam, str | Path):
+        rows = load_exam(exam)
+    else:
+        rows = checked_rows(((f"exam row {number}", row) for number, row in enumerate(exam, 1)), "the exam")
     asked = [i for i, _ in _spread(rows, limit)]
     if kind == "auto":
         kind = kind_of_run(generator.folder)
@@ -255,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "run", help="a run folder, a checkpoint or Hugging Face folder, or a run's name in the workspace"
     )
-    parser.add_argument("exam", nargs="?", help="the exam file; default: the workspace's")
+    parser.add_argument("exam", nargs="?", help="a file of your own; default: the workspace's, kept as the run's exam.json")
     parser.add_argument(
         "--kind", choices=("auto", "chat", "base"), default="auto", help="how to ask (default: %(default)s)"
     )
@@ -264,7 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         run = Path(options.run) if Path(options.run).exists() else get_workspace().run(options.run)
-        result = run_exam(run, options.exam, kind=options.kind, limit=options.limit)
+        own = options.exam is not None  # three questions of one's own must not replace the result of the whole exam
+        result = run_exam(run, options.exam, kind=options.kind, limit=options.limit, save=not own)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from tinyllm_lib.corpus.training_text import why_no_bytes
 from tinyllm_lib.tokenizer import ROLES
 from tinyllm_lib.workspace import write_json
 
@@ -48,14 +49,23 @@ def load_exam(path: str | Path) -> list[dict]:
             f"{path} is missing: an exam is written with the sample corpus (notebook 01), or by you, "
             f'as lines of {{"question": …, "answer": …, "class": …}}.'
         )
-    rows = []
-    for where, row in json_lines(path):
+    return checked_rows(json_lines(path), str(path))
+
+
+def checked_rows(rows: Iterable[tuple[str, dict]], exam: str) -> list[dict]:
+    """The rows of (where, row) pairs, each with a class; the errors of `load_exam`."""
+    checked = []
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected an object {{…}}, found {type(row).__name__}.")
         for name in ("question", "answer", "class", "completion"):
             if name in ("question", "answer") and name not in row:
                 raise ValueError(f'{where}: no "{name}" field (found: {", ".join(row) or "nothing"}).')
             value = row.get(name, "-")
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f'{where}: "{name}" is {value!r}, expected some text (numbers in quotes, too).')
+            if reason := why_no_bytes(value):
+                raise ValueError(f'{where}: "{name}": {reason}')
         if not normalise(row["answer"]):
             raise ValueError(f'{where}: "answer" is {row["answer"]!r}, expected a letter or a digit in it.')
         history = row.get("history", [])
@@ -63,10 +73,10 @@ def load_exam(path: str | Path) -> list[dict]:
             isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in history
         ):
             raise ValueError(f'{where}: "history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.')
-        rows.append({"class": "own", **row})
-    if not rows:
-        raise ValueError(f"{path} holds no question.")
-    return rows
+        checked.append({"class": "own", **row})
+    if not checked:
+        raise ValueError(f"{exam} holds no question.")
+    return checked
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
@@ -78,7 +88,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:  # neither UTF-8 nor JSON
+            except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or brackets without end
                 raise ValueError(f"{where}: not a line of JSON in UTF-8 ({error}).") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: expected an object {{…}}, found {type(row).__name__}.")
@@ -157,7 +167,7 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     share, zz = right / total, z * z / total
     middle = (share + zz / 2) / (1 + zz)
     half = z / (1 + zz) * math.sqrt(share * (1 - share) / total + zz / (4 * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # rounding must not shut the share out
 
 
 def goes_on_with(text: str, answer: str, longer: Iterable[str] = ()) -> bool:
@@ -166,7 +176,9 @@ def goes_on_with(text: str, answer: str, longer: Iterable[str] = ()) -> bool:
     if NUMBER.fullmatch(answer):
         number = NUMBER.match(text)
         return bool(number) and float(number[0]) == float(answer)
-    return text.startswith(answer) and not any(text.startswith(normalise(other)) for other in longer)
+    return text.startswith(answer) and not any(
+        text.startswith(other) for other in map(normalise, longer) if other != answer
+    )
 
 
 # ---- results
@@ -182,10 +194,16 @@ class Answer:
     got: str
     right: bool
 
+    @property
+    def exact(self) -> bool:
+        """Right, and the expected text stands in the reply character by character (`right` allows for `normalise`)."""
+        number = NUMBER.fullmatch(self.expected)
+        return self.right and self.expected in (NUMBER.findall(self.got) if number else self.got)
+
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The result of one class; `low` and `high` bound the share (Wilson, 95%)."""
+    """The result of one class: `right` answers, of which `exact` as written; `low` and `high` bound the share (Wilson, 95%)."""
 
     class_name: str
     right: int
@@ -193,6 +211,7 @@ class ClassScore:
     share: float
     low: float
     high: float
+    exact: int
 
 
 @dataclass
@@ -200,7 +219,7 @@ class ExamResult:
     """An exam that was taken. `print(result)` shows the table; saved as `exam.json` it is this object's fields:
 
     {"kind": "chat" | "base", "checkpoint": "step_000500", "exam": "exam.jsonl", "seconds": 4.1,
-     "classes": [{"class_name", "right", "total", "share", "low", "high"}, …],
+     "classes": [{"class_name", "right", "total", "share", "low", "high", "exact"}, …],
      "answers": [{"class_name", "question", "expected", "got", "right"}, …]}
     """
 
@@ -215,9 +234,9 @@ class ExamResult:
         """One score for each class, in the order of the exam file."""
         scores = []
         for name in dict.fromkeys(a.class_name for a in self.answers):
-            of_class = [a.right for a in self.answers if a.class_name == name]
-            right, total = sum(of_class), len(of_class)
-            scores.append(ClassScore(name, right, total, right / total, *wilson(right, total)))
+            of_class = [a for a in self.answers if a.class_name == name]
+            right, exact, total = sum(a.right for a in of_class), sum(a.exact for a in of_class), len(of_class)
+            scores.append(ClassScore(name, right, total, right / total, *wilson(right, total), exact))
         return scores
 
     @property
@@ -245,7 +264,9 @@ class ExamResult:
         title = f"{self.exam}, answered by the {self.kind} model {self.checkpoint} in {self.seconds:.1f} s".replace(
             "  ", " "
         )
-        return title + "\n" + format_table(rows, align="<>>><")
+        unlike = {s.class_name: s.right - s.exact for s in self.classes if s.right > s.exact}
+        note = f"\nright only when normalised (case, width, spaces): {', '.join(f'{n} in {c}' for c, n in unlike.items())}"
+        return title + "\n" + format_table(rows, align="<>>><") + (note if unlike else "")
 
     def save(self, path: str | Path) -> None:
         """Writes the JSON file described above."""
@@ -312,7 +333,9 @@ class ExamComparison:
         for name in dict.fromkeys([*a, *b]):
             shares = [f"{s[name].share:.0%} ({s[name].right}/{s[name].total})" if name in s else "-" for s in (a, b)]
             rows.append((name, *shares, str(gained.count(name)), str(lost.count(name))))
-        return format_table(rows, align="<>>>>")
+        apart = len(self.a.answers) + len(self.b.answers) - 2 * len(self._pairs())
+        note = f"\n{apart} questions stand in only one of the two exams: the shares count them, gained and lost do not"
+        return format_table(rows, align="<>>>>") + (note if apart else "")
 
 
 def compare_exams(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from tinyllm_lib.checkpoint import model_folder
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.model import Transformer
-from tinyllm_lib.sampling import STOP_IDS, Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
+from tinyllm_lib.sampling import Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, token_bytes
 
 __all__ = ["ContextWarning", "Generated", "Reply", "TextGenerator", "TextStream", "Written", "generate"]
@@ -101,12 +101,16 @@ class TextGenerator:
 
     Raises:
         FileNotFoundError: no finished checkpoint there.
-        ValueError: a damaged file, another architecture, or a tokenizer that does not fit the model.
+        ValueError: a damaged file, another architecture, a tokenizer that does not fit the model, or no such device.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device | None = None):
         self.folder: Path | None = model_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
         self._use(Transformer.from_pretrained(self.folder, device=device), load_tokenizer(self.folder))
 
     @classmethod
@@ -125,6 +129,8 @@ class TextGenerator:
             )
         self.model, self.tokenizer = model, tokenizer
         self.context = model.config.max_seq_len
+        ids = tokenizer.get_vocab()  # in a tokenizer from elsewhere they need not be those of `sampling.STOP_IDS`
+        self.stop_ids = tuple(ids[name] for name in {"<|im_end|>", "</s>", tokenizer.eos_token} if name in ids)
 
     # ---- chat
 
@@ -176,7 +182,7 @@ class TextGenerator:
     ) -> list[str]:
         """The likeliest (greedy) reply to each conversation; many at once, so fit for exams."""
         prompts, limits, notes = (
-            zip(*(self.chat_prompt(c, max_new_tokens) for c in conversations), strict=True)
+            zip(*_numbered(lambda c: self.chat_prompt(c, max_new_tokens), conversations), strict=True)
             if conversations
             else ((), (), ())
         )
@@ -247,7 +253,7 @@ class TextGenerator:
         logprobs: bool = False,
     ) -> list[Reply]:
         """`complete` for many prompts at once; greedy unless `sampling` says otherwise."""
-        ids = [self._text_prompt(prompt) for prompt in prompts]
+        ids = _numbered(self._text_prompt, prompts)
         return self._texts(
             ids,
             [max_new_tokens] * len(ids),
@@ -285,6 +291,10 @@ class TextGenerator:
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        if not isinstance(messages, list | tuple) or not all(isinstance(m, dict) for m in messages):
+            raise ValueError(
+                f"expected a text or a list of {{'role': …, 'content': …}} messages, found {ascii(messages)[:60]}."
+            )
         if not messages or not str(messages[-1].get("content", "")).strip():
             raise ValueError("the prompt is empty: expected a message with some text in it.")
         if messages[0].get("role") != "system":
@@ -292,8 +302,9 @@ class TextGenerator:
         room = self.context - max(1, min(max_new_tokens, self.context // 4))
         chat = encode_chat(self.tokenizer, messages, max_length=room, add_generation_prompt=True)
         if chat.cut_tokens:
+            what = "system prompt" if len(encode_chat(self.tokenizer, messages[:1])) >= room else "last message"
             raise ValueError(
-                f"the last message does not fit: it is {chat.cut_tokens} tokens too long for the context of "
+                f"the {what} does not fit: it is {chat.cut_tokens} tokens too long for the context of "
                 f"{self.context}, of which {self.context - room} are kept for the reply. Shorten it."
             )
         note = ""
@@ -322,7 +333,7 @@ class TextGenerator:
         dice = dice_for([ids], seed)
         written, waiting = 0, []  # `waiting`: probabilities of tokens whose text is not certain yet
         for _, token, logprob in stream_tokens(self.model, [ids], max_new_tokens, sampling, dice, logprobs=True):
-            if token in STOP_IDS:
+            if token in self.stop_ids:
                 break
             written += 1
             waiting.append(math.exp(logprob))
@@ -381,6 +392,7 @@ class TextGenerator:
                 [limits[i] for i in rows],
                 sampling,
                 [dice[i] for i in rows],
+                stop_ids=self.stop_ids,
                 logprobs=logprobs,
                 on_token=read,
             )
@@ -408,13 +420,32 @@ def visible_token(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
         return f"<{data.hex(' ')}>"
 
 
+def _numbered(prompt: Callable, items: Sequence) -> list:
+    """prompt(item) for each item; an error says which of several it was."""
+    made = []
+    for number, item in enumerate(items, 1):
+        try:
+            made.append(prompt(item))
+        except ValueError as error:
+            raise ValueError(f"prompt {number}: {error}" if len(items) > 1 else str(error)) from None
+    return made
+
+
 def _text_or_file(start: str) -> str:
     if not start.startswith("FILE:"):
         return start
     path = Path(start.removeprefix("FILE:"))
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: after FILE: comes the path of a text file with the prompt.")
-    return path.read_text(encoding="utf-8").rstrip("\n")
+    return read_text_file(path).rstrip("\n")
+
+
+def read_text_file(path: Path) -> str:
+    """A UTF-8 file as text, without the byte order mark that some editors put at its beginning."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 from byte {error.start + 1} on: save it anew as UTF-8.") from None
 
 
 if __name__ == "__main__":

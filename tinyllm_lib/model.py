@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SIZES = "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"      # what a `config.json` must say
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -66,10 +68,11 @@ class ModelConfig:
         """Reads a Llama `config.json`; refuses by name what this model does not have.
 
         Raises:
-            ValueError: another architecture, biases, rope scaling or activation.
+            ValueError: another architecture, biases, rope scaling or activation, or a size that is missing.
         """
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         refused = [
+            *((not isinstance(hf.get(name), int), f"{name} {hf.get(name)!r}, no whole number") for name in SIZES),
             (hf.get("model_type") != "llama", f"model_type {hf.get('model_type')!r} (only 'llama')"),
             (hf.get("attention_bias") or hf.get("mlp_bias"), "biases in attention or MLP"),
             (hf.get("hidden_act", "silu") != "silu", f"activation {hf.get('hidden_act')!r} (only 'silu')"),
@@ -345,7 +348,11 @@ class Transformer(nn.Module):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}. Expected a step folder such as "
                                         f"runs/<name>/checkpoints/step_000500, or a Hugging Face Llama folder.")
-        config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")), str(folder / "config.json"))
+        try:
+            hf = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / 'config.json'} is damaged ({error}): use an earlier checkpoint.") from error
+        config = ModelConfig.from_hf(hf, str(folder / "config.json"))
         try:
             state = load_file(folder / "model.safetensors")
         except SafetensorError as error:

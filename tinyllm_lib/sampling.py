@@ -18,6 +18,7 @@ from torch import Tensor
 from tinyllm_lib.model import KVCache, Transformer
 
 STOP_IDS = (4, 2)  # <|im_end|> and </s>
+SMALLEST = 1e-12  # divided by less, logits run over into infinity, and infinities cannot be told apart
 
 
 def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -75,6 +76,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}, expected 0 (greedy) or more, for example 0.7.")
+        if 0 < self.temperature < SMALLEST or 0 < self.repetition_penalty < SMALLEST:
+            raise ValueError(
+                f"temperature {self.temperature} and repetition_penalty {self.repetition_penalty} divide the logits: "
+                f"expected {SMALLEST} or more; temperature 0 is greedy."
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}, expected 1 or more; None keeps every token.")
         for name, value in (("top_p", self.top_p), ("min_p", self.min_p)):

@@ -156,10 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows pipes are not UTF-8 by themselves
-            stream.reconfigure(encoding="utf-8", errors="replace")
+            stream.reconfigure(encoding="utf-8-sig" if stream is sys.stdin else "utf-8", errors="replace")
     with warnings.catch_warnings():
         warnings.simplefilter("always", ContextWarning)
-        warnings.showwarning = lambda message, *_, **__: _tell(f"note: {message}")
+        new_line = "\n" * (sys.stdout is not None and sys.stdout.isatty())  # there, a reply stands in the line already
+        warnings.showwarning = lambda message, *_, **__: _tell(f"{new_line}note: {message}")
         return _run(options)
 
 

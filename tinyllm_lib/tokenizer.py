@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -118,13 +118,16 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer folder and checks that the ChatML tokens are in it.
 
     Raises:
-        FileNotFoundError: no tokenizer.json there.  ValueError: `<|im_start|>` or `<|im_end|>` missing.
+        FileNotFoundError: no tokenizer.json there.  ValueError: a damaged file, `<|im_start|>` or `<|im_end|>` missing.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer.json: train one with train_tokenizer (notebook 02), or pass the "
                                 f"folder of a checkpoint, which carries its tokenizer.")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:                                   # tokenizers raises bare ones
+        raise ValueError(f"{folder}: the tokenizer's files are damaged ({error}): copy them from another checkpoint.") from error
     missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
     if missing:
         raise ValueError(f"{folder}: the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it needs both.")
@@ -207,7 +210,7 @@ def encode_chat(
         add_generation_prompt: end with `<|im_start|>assistant\\n`, for the model to go on.
 
     Raises:
-        ValueError: an unknown role, content that is no string, or no message at all.
+        ValueError: an unknown role, content that is no string, no message at all, or a max_length without room for one token.
     """
     _check(messages)
     contents = [encode_text(tokenizer, message["content"]) for message in messages]
@@ -228,6 +231,8 @@ def _check(messages: list[dict[str, str]], where: str = "") -> None:
     if not messages:
         raise ValueError(f"{where}encode_chat got an empty dialogue: expected at least one {{'role', 'content'}} message.")
     for number, message in enumerate(messages, 1):
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{where}message {number}: expected {{'role': …, 'content': …}}, found {type(message).__name__}.")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
             raise ValueError(f"{where}message {number}: expected a role of {', '.join(ROLES)} and text as content, found "
@@ -248,6 +253,8 @@ def _join(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]], co
 
     parts = [message_ids(message["role"], content) for message, content in zip(messages, contents, strict=True)]
     prompt = headers["assistant"] if add_generation_prompt else []
+    if max_length is not None and max_length <= len(prompt):
+        raise ValueError(f"max_length is {max_length}, expected more than {len(prompt)}: no token of the dialogue would fit.")
     limit = (max_length or sum(len(ids) for ids, _ in parts) + len(prompt)) - len(prompt)
     keep_first = int(messages[0]["role"] == "system" and len(messages) > 1)
     last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=keep_first)

@@ -127,8 +127,14 @@ def write_sft_tokens(
             out.masks.append([1] * len(out.ids[-1]))
         return out._replace(counts={**nothing, **counts})
 
+    def no_texts() -> Iterator[Messages]:
+        for number, messages in enumerate(dialogues, 1):
+            if isinstance(messages, str):                      # it would pass for a replayed text, and be learned whole
+                raise ValueError(f"dialogue {number}: expected a list of messages, found a text; texts belong in `replay`.")
+            yield messages
+
     settings = {"max_length": max_length, "learn_all": learn_all}
-    return _write("sft", chain(dialogues, replay), encode, tokenizer, out_dir, source, settings, shard_tokens, replace, progress)
+    return _write("sft", chain(no_texts(), replay), encode, tokenizer, out_dir, source, settings, shard_tokens, replace, progress)
 
 
 def read_manifest(folder: str | Path) -> dict:

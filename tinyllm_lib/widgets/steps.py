@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tinyllm_lib.generate import TextGenerator
-from tinyllm_lib.sampling import STOP_IDS, Sampling
+from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.tokenizer import encode_text, token_bytes
 from tinyllm_lib.widgets.views import Candidate
 
@@ -43,7 +43,7 @@ class Steps:
     @property
     def end(self) -> str:
         """Why no token can follow, or nothing."""
-        if self.chosen and self.chosen[-1] in STOP_IDS:
+        if self.chosen and self.chosen[-1] in self.generator.stop_ids:
             return "The model has ended the text here."
         return "The context is full." if len(self.ids) == self.generator.context else ""
 
