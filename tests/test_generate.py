@@ -562,6 +562,12 @@ def test_a_conversation_at_a_terminal(generator, monkeypatch, capsys):
     assert captured.out == f"{first}\n半 …\n" and second == "半" and len(chat.turns) == 4
     told = captured.err.splitlines()
     assert told[1].startswith("error: the last message does not fit") and told[2].startswith("/reset")
+    before, after = Written("", note="turns were left out"), Written("", note="the reply was cut")
+    monkeypatch.setattr(chat, "write", lambda line: (piece for piece in (before, Written("好"), Written("的"), after)))
+    monkeypatch.setattr(sys, "stderr", sys.stdout)  # as at a terminal: a note never stands in the reply's line
+    monkeypatch.setattr("builtins.input", lambda _, lines=iter(["你好", "/exit"]): next(lines))
+    assert converse(chat) == 0
+    assert capsys.readouterr().out.endswith("note: turns were left out\n好的\nnote: the reply was cut\n")
     for end, code in ((EOFError, 0), (KeyboardInterrupt, 130)):
         monkeypatch.setattr("builtins.input", lambda _, end=end: (_ for _ in ()).throw(end))
         assert converse(chat) == code

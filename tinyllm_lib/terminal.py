@@ -14,14 +14,13 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
-from tinyllm_lib.generate import ContextWarning, Messages, TextGenerator, Written
+from tinyllm_lib.generate import Messages, TextGenerator, Written
 from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.workspace import get_workspace
 
@@ -43,16 +42,12 @@ class Chat:
     turns: Messages = field(default_factory=list)
 
     def say(self, text: str) -> Iterator[str]:
-        """Streams the reply to `text`. What was streamed, even if it was stopped midway, joins the conversation."""
+        """`write` without notes and probabilities."""
         with closing(self.write(text)) as pieces:
-            for piece in pieces:
-                if piece.note:
-                    warnings.warn(piece.note, ContextWarning, stacklevel=2)
-                else:
-                    yield piece.text
+            yield from (piece.text for piece in pieces)
 
     def write(self, text: str) -> Iterator[Written]:
-        """`say` with the probability of each token, and with notes in place of warnings."""
+        """Streams the reply to `text`, and notes. What was streamed, even if it was stopped midway, joins the conversation."""
         user = {"role": "user", "content": text}
         messages = [{"role": "system", "content": self.system}, *self.turns, user]
         ids, limit, note = self.generator.chat_prompt(messages, self.max_new_tokens)
@@ -107,9 +102,7 @@ def converse(chat: Chat) -> int:
             _tell(answer)
         elif line:
             try:
-                for piece in chat.say(line):
-                    print(piece, end="", flush=True)
-                print()
+                _show_reply(chat, line)
             except KeyboardInterrupt:
                 print(" …", flush=True)
             except ValueError as error:
@@ -136,19 +129,32 @@ def answer_lines(chat: Chat, lines: Iterator[str], *, as_json: bool, forget: boo
             chat.turns.clear()
         try:
             if as_json:
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always")
-                    reply = "".join(chat.say(line))
-                row = {"prompt": line, "reply": reply, "notes": [str(w.message) for w in caught]}
-                print(json.dumps(row, ensure_ascii=False), flush=True)
+                pieces = list(chat.write(line))
+                reply, notes = "".join(p.text for p in pieces), [p.note for p in pieces if p.note]
+                print(json.dumps({"prompt": line, "reply": reply, "notes": notes}, ensure_ascii=False), flush=True)
             else:
-                for piece in chat.say(line):
-                    print(piece, end="", flush=True)
-                print(flush=True)
+                _show_reply(chat, line)
         except ValueError as error:
             _tell(f"error: {error}")
             code = 2
     return code
+
+
+def _show_reply(chat: Chat, line: str) -> None:
+    """Streams a reply to standard output; notes, to standard error, have lines of their own."""
+    begun = ended = False
+    with closing(chat.write(line)) as pieces:
+        for piece in pieces:
+            if piece.note:
+                if begun and not ended:
+                    print(flush=True)
+                    ended = True
+                _tell(f"note: {piece.note}")
+            else:
+                print(piece.text, end="", flush=True)
+                begun, ended = True, False
+    if not ended:
+        print(flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,14 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Windows pipes are not UTF-8 by themselves
             stream.reconfigure(encoding="utf-8-sig" if stream is sys.stdin else "utf-8", errors="replace")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", ContextWarning)
-        new_line = "\n" * (sys.stdout is not None and sys.stdout.isatty())  # there, a reply stands in the line already
-        warnings.showwarning = lambda message, *_, **__: _tell(f"{new_line}note: {message}")
-        return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
     try:
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty
