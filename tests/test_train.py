@@ -632,11 +632,23 @@ def test_a_long_run_on_a_cpu_goes_without_compile_where_it_cannot_work_and_says_
         ({"compile": "yes"}, "compile must be one of auto, True, False, is 'yes'"),
         ({"tracker": "mlflow"}, "tracker must be one of none, swanlab, tensorboard, wandb, is 'mlflow'"),
         ({"packing": "bestfit"}, "packing must be one of best_fit, stream, none"),
+        ({"steps": -5}, "steps must not be negative, is -5"),  # it "finished" and had no checkpoint
+        ({"grad_clip": -1.0}, "grad_clip must not be negative"),  # it went uphill
+        ({"eval_rows": 0}, "eval_rows must be positive"),  # its validation loss was 0
+        ({"learning_rate": math.nan}, "learning_rate must be positive, is nan"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be a number, is '1e-3'"),
+        ({"batch_size": 8.5, "out_dir": None}, "out_dir must be of type str, is None; batch_size must be of type int, is 8.5"),
     ],
 )
 def test_impossible_options_are_named(changes, message):
     with pytest.raises(ValueError, match=f"TrainConfig: .*{message}"):
         TrainConfig(**changes)
+
+
+def test_a_path_and_a_whole_number_written_as_a_float_are_taken(tmp_path):
+    config = TrainConfig(out_dir=tmp_path, tokens=1e9)
+    assert (config.out_dir, config.tokens) == (str(tmp_path), 10**9)
+    assert parse_args([f"--{name}={getattr(config, name)}" for name in ("out_dir", "tokens")]) == config
 
 
 def test_a_tokenizer_that_does_not_fit(tiny_config, pretrained, tmp_path):
@@ -713,6 +725,8 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
     ("content", "args", "message"),
     [
         ('{"seeds": 1, "dim": 8}', ["--config", "FILE"], "no such option: seeds"),
+        ("[1]", ["--config", "FILE"], "expected a JSON object of options, found a list"),
+        ('{"dim": null}', ["--config", "FILE"], "dim must be of type int, is None"),
         ("{}", ["--dim", "wide"], "--dim: invalid int value: 'wide'"),
         ("{}", ["--dims", "8"], "no such option: --dims (did you mean --dim?)"),
     ],
