@@ -124,7 +124,10 @@ if os.environ.get("RANK") == "1":
 KILL = """
 import os, signal
 if os.environ.get("RANK") == "0":
-    os.kill(os.getpid(), signal.SIGKILL)
+    from tinyllm_lib.dataset import PackedDataset
+    def row_too_many(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+    PackedDataset.__getitem__ = row_too_many
 """
 
 
@@ -141,8 +144,11 @@ def test_an_error_carries_the_traceback_of_the_process_that_failed_first(tiny_co
 
 def test_a_worker_killed_from_outside_is_an_error_that_says_so(tiny_config, tmp_path, patched_workers):
     patched_workers(KILL)
-    with pytest.raises(LaunchError, match=r"no worker left a traceback \(killed from outside, or out of memory\?\)"):
-        launch(tiny_config(tmp_path / "run"), nproc_per_node=1, show=False)
+    with pytest.raises(LaunchError) as error:  # process 1 reports that it lost process 0
+        launch(tiny_config(tmp_path / "run"), nproc_per_node=2, show=False)
+    headline, *lines = str(error.value).splitlines()
+    assert headline.startswith("training process 0 ended with code -9 ") and "left no traceback (killed from outside" in headline
+    assert any("2 x cpu" in line for line in lines) and "Traceback" not in str(error.value)
 
 
 # ---- interrupted

@@ -342,11 +342,23 @@ def test_a_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, un
     wait_until(lambda: lines_in(run / "metrics.jsonl") >= step or process.poll() is not None, f"step {step}")
     process.kill()
     assert "Finished" not in process.communicate()[0], step
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 119, "tok')  # what a kill in the middle of a line leaves
+    for name, torn in (("metrics.jsonl", b'{"step": 119, "tok'), ("samples.jsonl", '{"step": 119, "text": "小'.encode()[:-1])):
+        with (run / name).open("ab") as file:
+            file.write(torn)  # what a kill or a full disk leaves, in the middle of a line and of a character
     train(config)
     assert_same_end(run, undisturbed)
     assert [row["step"] for row in metrics(run)] == list(range(1, 121)), step
+    assert not (run / "samples.jsonl").exists() or not (run / "samples.jsonl").read_bytes()
+
+
+def test_a_line_separator_in_a_sample_is_no_end_of_line(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=1, sample_prompts="小猫")
+    monkeypatch.setattr(Trainer, "_sample_writer", lambda self: lambda prompt: "one\u2028two")
+    train(config)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_000002")
+    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    train(config)
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -540,6 +552,12 @@ def test_samples_are_written_at_each_evaluation_and_change_nothing(tiny_config, 
     assert all(isinstance(row["text"], str) for row in rows)
     assert "sample  小猫 → " in (tmp_path / "talking" / "train.log").read_text("utf-8")
     assert_same_end(tmp_path / "talking", tmp_path / "silent")
+
+
+def test_a_terminal_that_cannot_show_a_sample_does_not_end_the_run(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫\n白鹅")  # shown with ⏎, which GBK does not have
+    process = start_python("-m", "tinyllm_lib.train", *arguments(config), PYTHONIOENCODING="gbk")
+    assert process.wait(timeout=60) == 0 and [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
 
 
 def test_a_run_made_before_an_option_existed_goes_on(tiny_config, tmp_path):

@@ -50,7 +50,8 @@ def latest_checkpoint(run: str | Path) -> Path:
         else:
             return folder
     if step_folders(run):
-        raise FileNotFoundError(f"All checkpoints of the run {run} are damaged. Train it again with resume='never', which sets this one aside.")
+        raise FileNotFoundError(f"All checkpoints of the run {run} are damaged. Train it again with resume='never', which sets this one "
+                                f"aside.")
     what = "has no finished checkpoint" if run.is_dir() else "does not exist"
     raise FileNotFoundError(f"The run {run} {what}. A training run writes one when it ends, when it is stopped and every "
                             f"save_interval steps: start it (notebooks 05 and 06), or name another run.")

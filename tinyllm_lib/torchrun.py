@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
 import linecache
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +60,7 @@ class Torchrun:
         self._tail: collections.deque[str] = collections.deque(maxlen=200)
         env = {**os.environ, **(env or {})}
         env |= {"TINYLLM_LAUNCHER_PID": str(os.getpid()), "TINYLLM_SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1",
+                "PYTHONIOENCODING": "utf-8",                   # as `_read` expects it, whatever the terminal or Windows speaks
                 "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)), "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")]))}
         # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
@@ -116,13 +119,23 @@ class Torchrun:
 
     def _first_failure(self) -> str:
         reports = sorted(self.scratch.glob("rank_*.txt"), key=lambda path: path.stat().st_mtime_ns)
-        if reports:
+        printed = list(self._tail)
+        # At the end of torchrun's own summary: the worker whose end it saw first. Where that one left no report, those of the
+        # others only say that they lost it.
+        first = re.findall(r"^ +rank +: (\d+) .*\n +exitcode +: (.+)", "\n".join(printed), re.MULTILINE)[-1:]
+        silent = [(rank, code) for rank, code in first if not (self.scratch / f"rank_{rank}.txt").is_file()]
+        if reports and not silent:
             return f"{self.what} {reports[0].stem.removeprefix('rank_')} failed:\n{reports[0].read_text(encoding='utf-8')}"
-        tail = "\n".join(list(self._tail)[-20:])
-        if "RendezvousTimeoutError" in tail:
+        if any("RendezvousTimeoutError" in line for line in printed[-20:]):
             return "The other machines did not come in time. Is the printed command running there, and can they reach this one's port?"
-        return (f"torchrun ended with code {self._process.returncode} and no worker left a traceback (killed from outside, or out of "
-                f"memory?). Its last lines:\n{tail}")
+        if silent:                                             # without what the others say, and torchrun about itself
+            before = itertools.takewhile(lambda line: not re.search("closing signal|failed .exitcode: ", line), printed)
+            printed = [line for line in before if not re.match(r"\[rank\d", line)]
+            rank, code = silent[0]
+            who = f"{self.what} {rank} ended with code {code.strip()} and left no traceback"
+        else:
+            who = f"torchrun ended with code {self._process.returncode} and no worker left a traceback"
+        return "\n".join([f"{who} (killed from outside, or out of memory?). The last lines:", *printed[-20:]])
 
 
 def save_object(value: object, path: Path) -> None:
@@ -219,7 +232,9 @@ def failure_reported() -> Iterator[None]:
             report.unlink()                                    # of an attempt that torchrun has started again
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+            raise                                              # a number: what is wrong has been printed
         headline, frames = "".join(traceback.format_exception_only(error)).rstrip(), error.__traceback__
         while frames.tb_next and frames.tb_frame.f_code.co_filename == __file__:     # begin where the reader's own code begins
             frames = frames.tb_next

@@ -378,9 +378,9 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         for path in (self.run / "metrics.jsonl", self.run / "samples.jsonl") if self.main else ():
             if path.is_file():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of_line(line) <= self.step]
+                kept = [line for line in path.read_bytes().splitlines() if _step_of_line(line) <= self.step]
                 with atomic_path(path) as temporary:
-                    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+                    temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         self._log(f"Going on from {folder.name}.")
 
     def _log_metrics(self, row: dict) -> None:
@@ -424,8 +424,8 @@ class Trainer:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
-def _step_of_line(line: str) -> float:
-    """The step of a line of JSON; infinity where the line was broken off."""
+def _step_of_line(line: bytes) -> float:
+    """The step of a line of JSON; infinity where the line was broken off, be it within a character."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -464,6 +464,7 @@ def train(config: TrainConfig) -> Path:
 def main() -> None:
     """`python -m tinyllm_lib.train`; leaves the traceback where `launch` finds it when it fails."""
     with failure_reported():
+        sys.stdout.reconfigure(errors="replace")                 # a terminal that cannot show a sample must not end the run
         config = parse_args()
         if not config.data_path or not config.out_dir:
             raise SystemExit("tinyllm_lib.train: --data_path and --out_dir are needed; see --help.")
