@@ -392,6 +392,24 @@ def test_what_cannot_be_sent_is_said_so(after_meeting):
     assert "Return numbers, strings" in kernel.error
 
 
+KILLED_CELL = """
+def killed_on_rank_1():
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), 9)
+    dist.barrier()
+
+launch_function(killed_on_rank_1)
+"""
+
+
+def test_a_function_that_is_killed_on_a_rank(after_meeting):
+    kernel, *_ = after_meeting
+    kernel.run(KILLED_CELL)
+    assert kernel.error.startswith("LaunchError: rank 1 ended with code -9 "), "rank 0 reports that it lost rank 1"
+    kernel.run("launch_function(killed_on_rank_1, nproc_per_node=0)")
+    assert kernel.error.startswith("ValueError: nproc_per_node must be at least 1, is 0")
+
+
 def test_the_stop_button_ends_a_function_on_all_ranks(after_meeting):
     kernel, *_ = after_meeting
     kernel.start(WAITING_CELL)

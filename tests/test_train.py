@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, fields, replace
@@ -459,6 +460,28 @@ def test_another_configuration_sets_the_old_run_aside(tiny_config, tmp_path, cap
     train(replace(config, seed=1, learning_rate=2e-2, resume="never"))
     assert "it is now run.old2." in capsys.readouterr().out
     assert measured(tmp_path / "run.old2") == measured(tmp_path / "run")
+
+
+def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with_it(tiny_config, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    config = tiny_config(tmp_path / "run", steps=1)
+
+    def taken(self=None):
+        with (tmp_path / "run" / "train.log").open("a") as log, pytest.raises(BlockingIOError):
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(Trainer, "sample", taken)
+    train(config)
+    monkeypatch.setattr("tinyllm_lib.train.CLAIM_SECONDS", 0.1)
+    with (tmp_path / "run" / "train.log").open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match="Another process trains in .*run: stop that one first"):
+            train(replace(config, seed=1))
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+        monkeypatch.setattr("tinyllm_lib.train.CLAIM_SECONDS", 60.0)
+        threading.Timer(0.5, fcntl.flock, (first, fcntl.LOCK_UN)).start()
+        train(replace(config, seed=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old1"]
 
 
 def test_a_run_that_never_saved_is_begun_anew(tiny_config, tmp_path):

@@ -55,6 +55,8 @@ class Torchrun:
     """
 
     def __init__(self, arguments: list[str], nproc: int, scratch: Path, *, what: str, env: dict[str, str] | None = None):
+        if nproc < 1:
+            raise ValueError(f"nproc_per_node must be at least 1, is {nproc}.")
         self.scratch, self.what = scratch, what
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._tail: collections.deque[str] = collections.deque(maxlen=200)
@@ -120,10 +122,11 @@ class Torchrun:
     def _first_failure(self) -> str:
         reports = sorted(self.scratch.glob("rank_*.txt"), key=lambda path: path.stat().st_mtime_ns)
         printed = list(self._tail)
-        # At the end of torchrun's own summary: the worker whose end it saw first. Where that one left no report, those of the
-        # others only say that they lost it.
-        first = re.findall(r"^ +rank +: (\d+) .*\n +exitcode +: (.+)", "\n".join(printed), re.MULTILINE)[-1:]
-        silent = [(rank, code) for rank, code in first if not (self.scratch / f"rank_{rank}.txt").is_file()]
+        # From torchrun's own summary: when and how workers ended, last the one whose end it saw first. Where one of that moment left
+        # no report, and was not ended by torchrun, the reports of others only say that they lost it.
+        ended = re.findall(r"^ +time +: (\S+)\n.*\n +rank +: (\d+) .*\n +exitcode +: (.+)", "\n".join(printed), re.MULTILINE)
+        silent = [(rank, code) for when, rank, code in ended if when == ended[-1][0] and not code.startswith("-15 ")
+                  and not (self.scratch / f"rank_{rank}.txt").is_file()]
         if reports and not silent:
             return f"{self.what} {reports[0].stem.removeprefix('rank_')} failed:\n{reports[0].read_text(encoding='utf-8')}"
         if any("RendezvousTimeoutError" in line for line in printed[-20:]):
@@ -131,7 +134,7 @@ class Torchrun:
         if silent:                                             # without what the others say, and torchrun about itself
             before = itertools.takewhile(lambda line: not re.search("closing signal|failed .exitcode: ", line), printed)
             printed = [line for line in before if not re.match(r"\[rank\d", line)]
-            rank, code = silent[0]
+            rank, code = silent[-1]
             who = f"{self.what} {rank} ended with code {code.strip()} and left no traceback"
         else:
             who = f"torchrun ended with code {self._process.returncode} and no worker left a traceback"

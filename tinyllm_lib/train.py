@@ -24,7 +24,7 @@ import time
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -45,6 +45,13 @@ from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
 from tinyllm_lib.torchrun import Lifeline, failure_reported
 from tinyllm_lib.trackers import open_tracker
 from tinyllm_lib.workspace import atomic_path, write_json
+
+try:
+    import fcntl
+except ImportError:                                              # Windows
+    fcntl = None
+
+CLAIM_SECONDS = 120.0                                            # for a step and a checkpoint
 
 __all__ = ["DataOrder", "Processes", "TrainConfig", "Trainer", "choose_dtype", "get_lr", "parse_args", "peak_flops", "train"]
 
@@ -439,8 +446,43 @@ def train(config: TrainConfig) -> Path:
     """
     lifeline = Lifeline()
     processes = Processes.join(config)
-    trainer = Trainer(config, processes)
+    with ExitStack() as claims:
+        if processes.rank == 0:                                  # the folder as it is, which a new run may move away
+            _claim(Path(config.out_dir), claims)
+        trainer = Trainer(config, processes)
+        if processes.rank == 0:
+            claims.close()
+            _claim(trainer.run, claims)
+        return _fit(trainer, lifeline)
 
+
+def _claim(run: Path, claims: ExitStack) -> None:
+    """Locks the log of a run as long as this process works on it, so that two at once never mix their checkpoints.
+
+    The other one may be about to end (a kernel that was restarted, workers that still save), so it is waited for.
+
+    Raises:
+        RuntimeError: it does not end.
+    """
+    if fcntl is None or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or not (run / "train.log").is_file():
+        return                                                   # many machines: the lock of one that is lost may outlive it
+    log, end, said = claims.enter_context((run / "train.log").open("a")), time.monotonic() + CLAIM_SECONDS, False
+    while True:
+        try:
+            return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise RuntimeError(f"Another process trains in {run}: stop that one first (watch(run) shows it), or choose another "
+                                   f"out_dir.") from None
+        except OSError:
+            return                                               # a file system without locks
+        if not said:
+            said = True
+            print(f"Another process still works in {run.name}; waiting for its end …", flush=True)
+        time.sleep(0.3)
+
+
+def _fit(trainer: Trainer, lifeline: Lifeline) -> Path:
     def ask_to_stop(*_) -> None:
         trainer.stop = True
 
@@ -456,7 +498,7 @@ def train(config: TrainConfig) -> Path:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
-    if processes.world_size > 1:
+    if trainer.processes.world_size > 1:
         dist.barrier()                                           # nobody leaves while another still needs it
     return trainer.run
 
