@@ -494,6 +494,16 @@ def test_a_run_that_never_saved_is_begun_anew(tiny_config, tmp_path):
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000001"]
 
 
+@pytest.mark.parametrize("out_dir", ["run", "model"])
+def test_a_run_never_moves_away_the_model_it_starts_from(tiny_config, tmp_path, out_dir):
+    run = train(tiny_config(tmp_path / "run", steps=1))
+    shutil.copytree(latest_checkpoint(run), tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"out_dir .*{out_dir} holds the model to start from"):
+        train(tiny_config(tmp_path / out_dir, init_from=str(tmp_path / out_dir), seed=1))
+    assert [path for path in before if not path.exists()] == []
+
+
 def test_resume_must_refuses_anything_else(tiny_config, tmp_path):
     config = tiny_config(tmp_path / "run", steps=1)
     with pytest.raises(FileNotFoundError, match="resume='must', but .*run holds no checkpoint"):
@@ -703,6 +713,14 @@ def test_a_tokenizer_that_does_not_fit(tiny_config, pretrained, tmp_path):
         train(tiny_config(tmp_path / "run", **changes))
     with pytest.raises(ValueError, match="tokenizer_path is empty, and so is init_from"):
         train(tiny_config(tmp_path / "run", tokenizer_path=""))
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_named(tiny_config, tmp_path, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device='{device}': process 0 of this machine finds 0 of them"):
+        train(tiny_config(tmp_path / "run", device=device))
 
 
 def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_path):

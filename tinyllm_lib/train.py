@@ -194,6 +194,10 @@ class Trainer:
         """An older run of this name is renamed, never overwritten; an empty one is removed."""
         if not self.run.exists():
             return
+        source = self.config.init_from and Path(self.config.init_from).resolve()
+        if (self.run / "model.safetensors").exists() or source and source.is_relative_to(self.run.resolve()):
+            raise ValueError(f"out_dir {self.run} holds the model to start from, or another one; a new run would begin by moving it away: "
+                             f"choose another out_dir.")
         if step_folders(self.run):
             number = 1
             while (old := self.run.with_name(f"{self.run.name}.old{number}")).exists():
