@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
 from tinyllm_lib.launch import LaunchError, default_processes, launch, read_metrics, watch
+from tinyllm_lib.torchrun import _is_running
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -214,6 +215,16 @@ def test_a_kernel_that_dies_leaves_a_checkpoint_and_no_process(launcher, tmp_pat
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
     assert read_metrics(tmp_path / "run")[-1]["step"] == stopped
     assert f"Stopped after step {stopped}" in (tmp_path / "run" / "train.log").read_text("utf-8")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
+def test_a_dead_kernel_is_gone_also_where_nobody_has_asked_for_its_end():
+    assert _is_running(os.getpid())
+    process = start_python("-c", "")
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and still in the list of processes
+    assert not _is_running(process.pid)
+    process.communicate()
+    assert not _is_running(process.pid)
 
 
 # ---- in a real kernel

@@ -218,6 +218,8 @@ def _is_running(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
+        with suppress(FileNotFoundError):                      # Linux: one whose parent has not asked for its end yet is gone, too
+            return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     except ProcessLookupError:
         return False
     except OSError:
