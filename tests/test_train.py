@@ -1,5 +1,6 @@
 """The trainer: the same result however the work is cut up, stopped or resumed."""
 
+import io
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from tinyllm_lib.model import Transformer
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
 from tinyllm_lib.tokens import write_sft_tokens
-from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, parse_args, train
+from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, main, parse_args, train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -587,10 +588,12 @@ def test_samples_are_written_at_each_evaluation_and_change_nothing(tiny_config, 
     assert_same_end(tmp_path / "talking", tmp_path / "silent")
 
 
-def test_a_terminal_that_cannot_show_a_sample_does_not_end_the_run(tiny_config, tmp_path):
+def test_a_terminal_that_cannot_show_a_sample_does_not_end_the_run(tiny_config, tmp_path, monkeypatch):
     config = tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫\n白鹅")  # shown with ⏎, which GBK does not have
-    process = start_python("-m", "tinyllm_lib.train", *arguments(config), PYTHONIOENCODING="gbk")
-    assert process.wait(timeout=60) == 0 and [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="gbk"))
+    monkeypatch.setattr(sys, "argv", ["train", *arguments(config)])
+    main()
+    assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
 
 
 def test_a_run_made_before_an_option_existed_goes_on(tiny_config, tmp_path):
