@@ -112,6 +112,20 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(save, tmp_p
     assert f"step_000010 is damaged ({said}" in capsys.readouterr().out
 
 
+def test_a_damaged_one_never_pushes_out_what_was_written_after_it(save, tmp_path):
+    save(5), truncated(save(10) / "trainer_state.pt")
+    save(7, keep_last=1)  # the run went on from step 5
+    assert steps(tmp_path / "run") == [7, 10] and latest_checkpoint(tmp_path / "run").name == "step_000007"
+    save(10, keep_last=1)
+    assert steps(tmp_path / "run") == [10] and find_damage(latest_checkpoint(tmp_path / "run")) is None
+
+
+def test_a_run_with_nothing_but_damage_says_so(save, tmp_path):
+    truncated(save(5) / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"All checkpoints of the run .* are damaged\. Train it again with resume='never'"):
+        latest_checkpoint(tmp_path / "run")
+
+
 def test_an_unfinished_checkpoint_is_none(save, tmp_path):
     good = save(5)
     (good.parent / ".tmp-0123abcd-step_000006").mkdir()

@@ -41,7 +41,7 @@ def free_port():
 
 
 def test_a_config_survives_the_command_line(tiny_config, tmp_path):
-    config = tiny_config(tmp_path / "一个 run", separate_documents=False, epochs=0.5, weight_decay=-1.0)
+    config = tiny_config(tmp_path / "一个 run", separate_documents=False, epochs=0.5, weight_decay=0.0)
     assert parse_args(train_arguments(config)) == config
     assert train_arguments(TrainConfig()) == []
 

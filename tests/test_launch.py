@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
 from tinyllm_lib.launch import LaunchError, default_processes, launch, read_metrics, watch
+from tinyllm_lib.torchrun import _is_running
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -124,7 +125,10 @@ if os.environ.get("RANK") == "1":
 KILL = """
 import os, signal
 if os.environ.get("RANK") == "0":
-    os.kill(os.getpid(), signal.SIGKILL)
+    from tinyllm_lib.dataset import PackedDataset
+    def row_too_many(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+    PackedDataset.__getitem__ = row_too_many
 """
 
 
@@ -141,8 +145,11 @@ def test_an_error_carries_the_traceback_of_the_process_that_failed_first(tiny_co
 
 def test_a_worker_killed_from_outside_is_an_error_that_says_so(tiny_config, tmp_path, patched_workers):
     patched_workers(KILL)
-    with pytest.raises(LaunchError, match=r"no worker left a traceback \(killed from outside, or out of memory\?\)"):
-        launch(tiny_config(tmp_path / "run"), nproc_per_node=1, show=False)
+    with pytest.raises(LaunchError) as error:  # process 1 reports that it lost process 0
+        launch(tiny_config(tmp_path / "run"), nproc_per_node=2, show=False)
+    headline, *lines = str(error.value).splitlines()
+    assert headline.startswith("training process 0 ended with code -9 ") and "left no traceback (killed from outside" in headline
+    assert any("2 x cpu" in line for line in lines) and "Traceback" not in str(error.value)
 
 
 # ---- interrupted
@@ -208,6 +215,16 @@ def test_a_kernel_that_dies_leaves_a_checkpoint_and_no_process(launcher, tmp_pat
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
     assert read_metrics(tmp_path / "run")[-1]["step"] == stopped
     assert f"Stopped after step {stopped}" in (tmp_path / "run" / "train.log").read_text("utf-8")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's /proc")
+def test_a_dead_kernel_is_gone_also_where_nobody_has_asked_for_its_end():
+    assert _is_running(os.getpid())
+    process = start_python("-c", "")
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and still in the list of processes
+    assert not _is_running(process.pid)
+    process.communicate()
+    assert not _is_running(process.pid)
 
 
 # ---- in a real kernel
@@ -384,6 +401,24 @@ def test_what_cannot_be_sent_is_said_so(after_meeting):
     assert "LaunchError: rank 0 failed:" in kernel.error
     assert "rank 0 returned a generator, which cannot be sent to the notebook" in kernel.error
     assert "Return numbers, strings" in kernel.error
+
+
+KILLED_CELL = """
+def killed_on_rank_1():
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), 9)
+    dist.barrier()
+
+launch_function(killed_on_rank_1)
+"""
+
+
+def test_a_function_that_is_killed_on_a_rank(after_meeting):
+    kernel, *_ = after_meeting
+    kernel.run(KILLED_CELL)
+    assert kernel.error.startswith("LaunchError: rank 1 ended with code -9 "), "rank 0 reports that it lost rank 1"
+    kernel.run("launch_function(killed_on_rank_1, nproc_per_node=0)")
+    assert kernel.error.startswith("ValueError: nproc_per_node must be at least 1, is 0")
 
 
 def test_the_stop_button_ends_a_function_on_all_ranks(after_meeting):

@@ -1,5 +1,6 @@
 """The trainer: the same result however the work is cut up, stopped or resumed."""
 
+import io
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, fields, replace
@@ -27,7 +29,7 @@ from tinyllm_lib.model import Transformer
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
 from tinyllm_lib.tokens import write_sft_tokens
-from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, parse_args, train
+from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, main, parse_args, train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -342,11 +344,23 @@ def test_a_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, un
     wait_until(lambda: lines_in(run / "metrics.jsonl") >= step or process.poll() is not None, f"step {step}")
     process.kill()
     assert "Finished" not in process.communicate()[0], step
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"step": 119, "tok')  # what a kill in the middle of a line leaves
+    for name, torn in (("metrics.jsonl", b'{"step": 119, "tok'), ("samples.jsonl", '{"step": 119, "text": "小'.encode()[:-1])):
+        with (run / name).open("ab") as file:
+            file.write(torn)  # what a kill or a full disk leaves, in the middle of a line and of a character
     train(config)
     assert_same_end(run, undisturbed)
     assert [row["step"] for row in metrics(run)] == list(range(1, 121)), step
+    assert not (run / "samples.jsonl").exists() or not (run / "samples.jsonl").read_bytes()
+
+
+def test_a_line_separator_in_a_sample_is_no_end_of_line(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=1, sample_prompts="小猫")
+    monkeypatch.setattr(Trainer, "_sample_writer", lambda self: lambda prompt: "one\u2028two")
+    train(config)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_000002")
+    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    train(config)
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -449,6 +463,28 @@ def test_another_configuration_sets_the_old_run_aside(tiny_config, tmp_path, cap
     assert measured(tmp_path / "run.old2") == measured(tmp_path / "run")
 
 
+def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with_it(tiny_config, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    config = tiny_config(tmp_path / "run", steps=1)
+
+    def taken(self=None):
+        with (tmp_path / "run" / "train.log").open("a") as log, pytest.raises(BlockingIOError):
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(Trainer, "sample", taken)
+    train(config)
+    monkeypatch.setattr("tinyllm_lib.train.CLAIM_SECONDS", 0.1)
+    with (tmp_path / "run" / "train.log").open("a") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match="Another process trains in .*run: stop that one first"):
+            train(replace(config, seed=1))
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+        monkeypatch.setattr("tinyllm_lib.train.CLAIM_SECONDS", 60.0)
+        threading.Timer(0.5, fcntl.flock, (first, fcntl.LOCK_UN)).start()
+        train(replace(config, seed=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old1"]
+
+
 def test_a_run_that_never_saved_is_begun_anew(tiny_config, tmp_path):
     (tmp_path / "run" / "checkpoints" / ".tmp-0123abcd-step_000002").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / ".tmp-0123abcd-step_000002" / "model.safetensors").write_bytes(b"half")
@@ -457,6 +493,16 @@ def test_a_run_that_never_saved_is_begun_anew(tiny_config, tmp_path):
     run = train(tiny_config(tmp_path / "run", steps=1))
     assert [row["step"] for row in metrics(run)] == [1]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000001"]
+
+
+@pytest.mark.parametrize("out_dir", ["run", "model"])
+def test_a_run_never_moves_away_the_model_it_starts_from(tiny_config, tmp_path, out_dir):
+    run = train(tiny_config(tmp_path / "run", steps=1))
+    shutil.copytree(latest_checkpoint(run), tmp_path / "model")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"out_dir .*{out_dir} holds the model to start from"):
+        train(tiny_config(tmp_path / out_dir, init_from=str(tmp_path / out_dir), seed=1))
+    assert [path for path in before if not path.exists()] == []
 
 
 def test_resume_must_refuses_anything_else(tiny_config, tmp_path):
@@ -540,6 +586,14 @@ def test_samples_are_written_at_each_evaluation_and_change_nothing(tiny_config, 
     assert all(isinstance(row["text"], str) for row in rows)
     assert "sample  小猫 → " in (tmp_path / "talking" / "train.log").read_text("utf-8")
     assert_same_end(tmp_path / "talking", tmp_path / "silent")
+
+
+def test_a_terminal_that_cannot_show_a_sample_does_not_end_the_run(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫\n白鹅")  # shown with ⏎, which GBK does not have
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="gbk"))
+    monkeypatch.setattr(sys, "argv", ["train", *arguments(config)])
+    main()
+    assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
 
 
 def test_a_run_made_before_an_option_existed_goes_on(tiny_config, tmp_path):
@@ -632,11 +686,23 @@ def test_a_long_run_on_a_cpu_goes_without_compile_where_it_cannot_work_and_says_
         ({"compile": "yes"}, "compile must be one of auto, True, False, is 'yes'"),
         ({"tracker": "mlflow"}, "tracker must be one of none, swanlab, tensorboard, wandb, is 'mlflow'"),
         ({"packing": "bestfit"}, "packing must be one of best_fit, stream, none"),
+        ({"steps": -5}, "steps must not be negative, is -5"),  # it "finished" and had no checkpoint
+        ({"grad_clip": -1.0}, "grad_clip must not be negative"),  # it went uphill
+        ({"eval_rows": 0}, "eval_rows must be positive"),  # its validation loss was 0
+        ({"learning_rate": math.nan}, "learning_rate must be positive, is nan"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be a number, is '1e-3'"),
+        ({"batch_size": 8.5, "out_dir": None}, "out_dir must be of type str, is None; batch_size must be of type int, is 8.5"),
     ],
 )
 def test_impossible_options_are_named(changes, message):
     with pytest.raises(ValueError, match=f"TrainConfig: .*{message}"):
         TrainConfig(**changes)
+
+
+def test_a_path_and_a_whole_number_written_as_a_float_are_taken(tmp_path):
+    config = TrainConfig(out_dir=tmp_path, tokens=1e9)
+    assert (config.out_dir, config.tokens) == (str(tmp_path), 10**9)
+    assert parse_args([f"--{name}={getattr(config, name)}" for name in ("out_dir", "tokens")]) == config
 
 
 def test_a_tokenizer_that_does_not_fit(tiny_config, pretrained, tmp_path):
@@ -650,6 +716,14 @@ def test_a_tokenizer_that_does_not_fit(tiny_config, pretrained, tmp_path):
         train(tiny_config(tmp_path / "run", **changes))
     with pytest.raises(ValueError, match="tokenizer_path is empty, and so is init_from"):
         train(tiny_config(tmp_path / "run", tokenizer_path=""))
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there_is_named(tiny_config, tmp_path, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device='{device}': process 0 of this machine finds 0 of them"):
+        train(tiny_config(tmp_path / "run", device=device))
 
 
 def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_path):
@@ -713,6 +787,8 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
     ("content", "args", "message"),
     [
         ('{"seeds": 1, "dim": 8}', ["--config", "FILE"], "no such option: seeds"),
+        ("[1]", ["--config", "FILE"], "expected a JSON object of options, found a list"),
+        ('{"dim": null}', ["--config", "FILE"], "dim must be of type int, is None"),
         ("{}", ["--dim", "wide"], "--dim: invalid int value: 'wide'"),
         ("{}", ["--dims", "8"], "no such option: --dims (did you mean --dim?)"),
     ],

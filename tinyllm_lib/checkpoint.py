@@ -41,7 +41,7 @@ def latest_checkpoint(run: str | Path) -> Path:
     """The newest checkpoint of a run that is undamaged.
 
     Raises:
-        FileNotFoundError: the run has none.
+        FileNotFoundError: the run has none, or only damaged ones.
     """
     run = Path(run)
     for folder in reversed(step_folders(run)):
@@ -49,6 +49,9 @@ def latest_checkpoint(run: str | Path) -> Path:
             print(f"{folder.name} is damaged ({problem}); using the checkpoint before it.", flush=True)
         else:
             return folder
+    if step_folders(run):
+        raise FileNotFoundError(f"All checkpoints of the run {run} are damaged. Train it again with resume='never', which sets this one "
+                                f"aside.")
     what = "has no finished checkpoint" if run.is_dir() else "does not exist"
     raise FileNotFoundError(f"The run {run} {what}. A training run writes one when it ends, when it is stopped and every "
                             f"save_interval steps: start it (notebooks 05 and 06), or name another run.")
@@ -98,7 +101,8 @@ def save_checkpoint(run: str | Path, step: int, model, tokenizer, state: dict, *
         raise OSError(f"The checkpoint {folder} cannot be written: {error} ({free:,.1f} MB are free there). Last good checkpoint: "
                       f"{good[-1] if good else 'none'}. Where the disk is full, make room; the same command goes on from that "
                       f"checkpoint.") from error
-    for old in step_folders(run)[:-max(keep_last, 1)]:
+    up_to_here = [p for p in step_folders(run) if step_of(p) <= step]           # later ones are damaged: the run went on from before them
+    for old in up_to_here[:-max(keep_last, 1)]:
         if not (keep_every and step_of(old) % keep_every == 0):
             shutil.rmtree(old)
     return folder

@@ -6,10 +6,12 @@ import argparse
 import difflib
 import json
 import math
+import os
 import shlex
 import sys
 import typing
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 
 
@@ -66,13 +68,28 @@ class TrainConfig:
                          choices=("auto", "never", "must"))
 
     def __post_init__(self) -> None:
-        positive = ("batch_size", "grad_accumulation_steps", "learning_rate", "log_interval", "max_seq_len")
-        problems = [f"{name} must be positive, is {getattr(self, name)}" for name in positive if getattr(self, name) <= 0]
+        positive = ("batch_size", "grad_accumulation_steps", "learning_rate", "log_interval", "max_seq_len", "dim", "n_layers", "n_heads",
+                    "n_kv_heads", "eval_rows")
+        problems = []
         for f in fields(self):
-            if (choices := f.metadata["choices"]) and getattr(self, f.name) not in choices:
-                problems.append(f"{f.name} must be one of {', '.join(map(str, choices))}, is {getattr(self, f.name)!r}")
+            kind, needed = type(f.default), "be positive" if f.name in positive else "not be negative"
+            value = _plain(getattr(self, f.name), kind)
+            object.__setattr__(self, f.name, value)
+            if (choices := f.metadata["choices"]) and value not in choices:
+                problems.append(f"{f.name} must be one of {', '.join(map(str, choices))}, is {value!r}")
+            elif not (choices or isinstance(value, Real if kind is float else kind)):
+                problems.append(f"{f.name} must be {'a number' if kind is float else f'of type {kind.__name__}'}, is {value!r}")
+            elif kind in (int, float) and not (value > 0 or value == 0 and needed != "be positive"):
+                problems.append(f"{f.name} must {needed}, is {value}")
         if problems:
             raise ValueError("TrainConfig: " + "; ".join(problems) + ".")
+
+
+def _plain(value: object, kind: type) -> object:
+    """A Path as text and a whole number such as 1e9 as an int, where the option holds that."""
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return int(value) if kind is int and isinstance(value, Real) and value % 1 == 0 else value
 
 
 # Options that may change when a run goes on: none of them changes its weights.
@@ -136,6 +153,8 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         parser.error(f"--config {path}: {error}")
+    if not isinstance(saved, dict):
+        parser.error(f"--config {path}: expected a JSON object of options, found a {type(saved).__name__}")
     saved.pop("resolved", None)
     if unknown := [name for name in saved if name not in {f.name for f in fields(TrainConfig)}]:
         parser.error(f"{path}: {_no_such_option(unknown)}")

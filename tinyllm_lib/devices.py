@@ -32,6 +32,10 @@ class Processes:
         kind = config.device
         if kind == "auto":
             kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and world == 1 else "cpu"
+        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        if there.get(kind, local + 1) <= local:
+            raise ValueError(f"device={kind!r}: process {local} of this machine finds {there[kind]} of them. Start a process per GPU, or "
+                             f"take device='cpu'.")
         device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
         if kind == "cuda":
             torch.cuda.set_device(device)

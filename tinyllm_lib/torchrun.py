@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import collections
 import io
+import itertools
 import linecache
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -53,11 +55,14 @@ class Torchrun:
     """
 
     def __init__(self, arguments: list[str], nproc: int, scratch: Path, *, what: str, env: dict[str, str] | None = None):
+        if nproc < 1:
+            raise ValueError(f"nproc_per_node must be at least 1, is {nproc}.")
         self.scratch, self.what = scratch, what
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._tail: collections.deque[str] = collections.deque(maxlen=200)
         env = {**os.environ, **(env or {})}
         env |= {"TINYLLM_LAUNCHER_PID": str(os.getpid()), "TINYLLM_SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1",
+                "PYTHONIOENCODING": "utf-8",                   # as `_read` expects it, whatever the terminal or Windows speaks
                 "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)), "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")]))}
         # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
@@ -116,13 +121,24 @@ class Torchrun:
 
     def _first_failure(self) -> str:
         reports = sorted(self.scratch.glob("rank_*.txt"), key=lambda path: path.stat().st_mtime_ns)
-        if reports:
+        printed = list(self._tail)
+        # From torchrun's own summary: when and how workers ended, last the one whose end it saw first. Where one of that moment left
+        # no report, and was not ended by torchrun, the reports of others only say that they lost it.
+        ended = re.findall(r"^ +time +: (\S+)\n.*\n +rank +: (\d+) .*\n +exitcode +: (.+)", "\n".join(printed), re.MULTILINE)
+        silent = [(rank, code) for when, rank, code in ended if when == ended[-1][0] and not code.startswith("-15 ")
+                  and not (self.scratch / f"rank_{rank}.txt").is_file()]
+        if reports and not silent:
             return f"{self.what} {reports[0].stem.removeprefix('rank_')} failed:\n{reports[0].read_text(encoding='utf-8')}"
-        tail = "\n".join(list(self._tail)[-20:])
-        if "RendezvousTimeoutError" in tail:
+        if any("RendezvousTimeoutError" in line for line in printed[-20:]):
             return "The other machines did not come in time. Is the printed command running there, and can they reach this one's port?"
-        return (f"torchrun ended with code {self._process.returncode} and no worker left a traceback (killed from outside, or out of "
-                f"memory?). Its last lines:\n{tail}")
+        if silent:                                             # without what the others say, and torchrun about itself
+            before = itertools.takewhile(lambda line: not re.search("closing signal|failed .exitcode: ", line), printed)
+            printed = [line for line in before if not re.match(r"\[rank\d", line)]
+            rank, code = silent[-1]
+            who = f"{self.what} {rank} ended with code {code.strip()} and left no traceback"
+        else:
+            who = f"torchrun ended with code {self._process.returncode} and no worker left a traceback"
+        return "\n".join([f"{who} (killed from outside, or out of memory?). The last lines:", *printed[-20:]])
 
 
 def save_object(value: object, path: Path) -> None:
@@ -202,6 +218,8 @@ def _is_running(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
+        with suppress(FileNotFoundError):                      # Linux: one whose parent has not asked for its end yet is gone, too
+            return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     except ProcessLookupError:
         return False
     except OSError:
@@ -219,7 +237,9 @@ def failure_reported() -> Iterator[None]:
             report.unlink()                                    # of an attempt that torchrun has started again
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not isinstance(error.code, str):
+            raise                                              # a number: what is wrong has been printed
         headline, frames = "".join(traceback.format_exception_only(error)).rstrip(), error.__traceback__
         while frames.tb_next and frames.tb_frame.f_code.co_filename == __file__:     # begin where the reader's own code begins
             frames = frames.tb_next

@@ -24,7 +24,7 @@ import time
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -45,6 +45,13 @@ from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
 from tinyllm_lib.torchrun import Lifeline, failure_reported
 from tinyllm_lib.trackers import open_tracker
 from tinyllm_lib.workspace import atomic_path, write_json
+
+try:
+    import fcntl
+except ImportError:                                              # Windows
+    fcntl = None
+
+CLAIM_SECONDS = 120.0                                            # for a step and a checkpoint
 
 __all__ = ["DataOrder", "Processes", "TrainConfig", "Trainer", "choose_dtype", "get_lr", "parse_args", "peak_flops", "train"]
 
@@ -187,6 +194,10 @@ class Trainer:
         """An older run of this name is renamed, never overwritten; an empty one is removed."""
         if not self.run.exists():
             return
+        source = self.config.init_from and Path(self.config.init_from).resolve()
+        if (self.run / "model.safetensors").exists() or source and source.is_relative_to(self.run.resolve()):
+            raise ValueError(f"out_dir {self.run} holds the model to start from, or another one; a new run would begin by moving it away: "
+                             f"choose another out_dir.")
         if step_folders(self.run):
             number = 1
             while (old := self.run.with_name(f"{self.run.name}.old{number}")).exists():
@@ -378,9 +389,9 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         for path in (self.run / "metrics.jsonl", self.run / "samples.jsonl") if self.main else ():
             if path.is_file():
-                kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of_line(line) <= self.step]
+                kept = [line for line in path.read_bytes().splitlines() if _step_of_line(line) <= self.step]
                 with atomic_path(path) as temporary:
-                    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+                    temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         self._log(f"Going on from {folder.name}.")
 
     def _log_metrics(self, row: dict) -> None:
@@ -424,8 +435,8 @@ class Trainer:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
-def _step_of_line(line: str) -> float:
-    """The step of a line of JSON; infinity where the line was broken off."""
+def _step_of_line(line: bytes) -> float:
+    """The step of a line of JSON; infinity where the line was broken off, be it within a character."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -439,8 +450,43 @@ def train(config: TrainConfig) -> Path:
     """
     lifeline = Lifeline()
     processes = Processes.join(config)
-    trainer = Trainer(config, processes)
+    with ExitStack() as claims:
+        if processes.rank == 0:                                  # the folder as it is, which a new run may move away
+            _claim(Path(config.out_dir), claims)
+        trainer = Trainer(config, processes)
+        if processes.rank == 0:
+            claims.close()
+            _claim(trainer.run, claims)
+        return _fit(trainer, lifeline)
 
+
+def _claim(run: Path, claims: ExitStack) -> None:
+    """Locks the log of a run as long as this process works on it, so that two at once never mix their checkpoints.
+
+    The other one may be about to end (a kernel that was restarted, workers that still save), so it is waited for.
+
+    Raises:
+        RuntimeError: it does not end.
+    """
+    if fcntl is None or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or not (run / "train.log").is_file():
+        return                                                   # many machines: the lock of one that is lost may outlive it
+    log, end, said = claims.enter_context((run / "train.log").open("a")), time.monotonic() + CLAIM_SECONDS, False
+    while True:
+        try:
+            return fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise RuntimeError(f"Another process trains in {run}: stop that one first (watch(run) shows it), or choose another "
+                                   f"out_dir.") from None
+        except OSError:
+            return                                               # a file system without locks
+        if not said:
+            said = True
+            print(f"Another process still works in {run.name}; waiting for its end …", flush=True)
+        time.sleep(0.3)
+
+
+def _fit(trainer: Trainer, lifeline: Lifeline) -> Path:
     def ask_to_stop(*_) -> None:
         trainer.stop = True
 
@@ -456,7 +502,7 @@ def train(config: TrainConfig) -> Path:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
-    if processes.world_size > 1:
+    if trainer.processes.world_size > 1:
         dist.barrier()                                           # nobody leaves while another still needs it
     return trainer.run
 
@@ -464,6 +510,7 @@ def train(config: TrainConfig) -> Path:
 def main() -> None:
     """`python -m tinyllm_lib.train`; leaves the traceback where `launch` finds it when it fails."""
     with failure_reported():
+        sys.stdout.reconfigure(errors="replace")                 # a terminal that cannot show a sample must not end the run
         config = parse_args()
         if not config.data_path or not config.out_dir:
             raise SystemExit("tinyllm_lib.train: --data_path and --out_dir are needed; see --help.")
