@@ -565,7 +565,8 @@ def test_a_conversation_at_a_terminal(generator, monkeypatch, capsys):
     before, after = Written("", note="turns were left out"), Written("", note="the reply was cut")
     monkeypatch.setattr(chat, "write", lambda line: (piece for piece in (before, Written("好"), Written("的"), after)))
     monkeypatch.setattr(sys, "stderr", sys.stdout)  # as at a terminal: a note never stands in the reply's line
-    monkeypatch.setattr("builtins.input", lambda _, lines=iter(["你好", "/exit"]): next(lines))
+    more = iter(["你好", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(more))
     assert converse(chat) == 0
     assert capsys.readouterr().out.endswith("note: turns were left out\n好的\nnote: the reply was cut\n")
     for end, code in ((EOFError, 0), (KeyboardInterrupt, 130)):
