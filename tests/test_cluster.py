@@ -152,10 +152,8 @@ def test_a_slurm_job_on_two_nodes_ends_like_a_run_on_one(sbatch, undisturbed, ti
     assert losses(tmp_path / "run") == losses(undisturbed)
 
 
-@pytest.mark.parametrize(("number", "queued_again"), [
-    (signal.SIGUSR1, True),
-    pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "queued_again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
 def test_a_slurm_job_that_is_told_to_end_saves(sbatch, tiny_config, tmp_path, number, queued_again):
     config = tiny_config(tmp_path / "run", steps=1_000_000)
     job = sbatch(slurm_script(config, 1, 0, setup=VENV), nodes=1)

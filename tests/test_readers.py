@@ -440,7 +440,7 @@ def test_memory_does_not_grow_with_the_file_nor_with_a_line(tmp_path):
         file.writelines([b'{"text": "', *(b"x" * 2**20 for _ in range(200)), b'"}\n', *documents(2_500)])
 
     floor = peak_memory(small)
-    assert peak_memory(large) < 1.1 * floor
+    assert peak_memory(large) < floor + 10  # MB; a process alone varies by some of them
     assert peak_memory(long_line) < floor * 3  # 16 MiB of the 200 MiB are held before the line is given up
 
 
