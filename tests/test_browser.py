@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from helpers.chromium import needs_chromium, sync_api
+
+from tinyllm_lib.serve import free_port
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path.name for path in (REPOSITORY / "notebooks").glob("0*.ipynb"))
@@ -71,12 +72,6 @@ def environment(workspace):
     """Of a program that a learner starts: not under pytest, which panels would notice."""
     outside = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     return outside | {"TINYLLM_PROFILE": "ci", "TINYLLM_WORKSPACE": str(workspace), "PYTHONPATH": str(REPOSITORY)}
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def started(command, url, log, **options):

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers.tiny import start_python, wait_until
+from helpers.tiny import is_held, start_python, wait_until
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
 from tinyllm_lib.cluster import train_arguments
 from tinyllm_lib.launch import LaunchError, launch, read_metrics, slurm_script
+from tinyllm_lib.serve import free_port
 from tinyllm_lib.train import TrainConfig, parse_args
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -29,12 +29,6 @@ STEPS = {"steps": 40, "save_interval": 5, "keep_last": 100}
 
 def losses(run):
     return [row["loss"] for row in read_metrics(run)]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
 
 
 # ---- the command for the other machines
@@ -67,20 +61,15 @@ def test_machines_that_never_come(tiny_config, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_kernel_that_dies_while_it_waits_for_other_machines_leaves_no_process_and_no_port(tiny_config, tmp_path):
-    port, config = free_port(), {**vars(tiny_config(tmp_path / "run"))}
+    port, config = free_port(), vars(tiny_config(tmp_path / "run"))
     waiting = f"launch(TrainConfig(**{config!r}), 1, nnodes=2, rdzv_endpoint='localhost:{port}')"
     starter = start_python("-c", f"from tinyllm_lib.launch import *; from tinyllm_lib.train import TrainConfig; {waiting}")
-    wait_until(lambda: is_open(port) or starter.poll() is not None, "the agent at its meeting place")
+    wait_until(lambda: is_held(port) or starter.poll() is not None, "the agent at its meeting place")
     [agent] = psutil.Process(starter.pid).children()
     starter.kill()
     starter.communicate()
     agent.wait(timeout=10)
-    assert not is_open(port)
-
-
-def is_open(port):
-    with socket.socket() as s:
-        return s.connect_ex(("localhost", port)) == 0
+    assert not is_held(port)
 
 
 # ---- a Slurm job, with Slurm's commands played by shell scripts

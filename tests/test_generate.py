@@ -525,9 +525,13 @@ def test_errors_are_one_line_and_exit_code_2(folder, capsys, arguments, message)
     assert captured.out == "" and captured.err.startswith("error: ") and message in captured.err
 
 
+def said(chat, text):
+    return "".join(piece.text for piece in chat.write(text))
+
+
 def test_commands(generator, monkeypatch):
     chat = Chat(generator, Sampling(), max_new_tokens=4)
-    "".join(chat.say("你好"))
+    said(chat, "你好")
     assert [t["role"] for t in chat.turns] == ["user", "assistant"]
     assert "forgotten" in chat.command("/reset") and not chat.turns
     assert "0.25" in chat.command("/temperature 0.25") and chat.sampling.temperature == 0.25
@@ -537,7 +541,7 @@ def test_commands(generator, monkeypatch):
     assert chat.command("/what").startswith("/reset") and chat.command("/exit") is None
     chat, seeds = Chat(generator, Sampling(), seed=7), []
     monkeypatch.setattr(generator, "write_ids", lambda *_, seed: seeds.append(seed) or iter([Written("好")]))
-    assert "".join(chat.say("你好")) + "".join(chat.say("你好")) == "好好"
+    assert said(chat, "你好") + said(chat, "你好") == "好好"
     assert seeds == [7, 9], "the same question asked twice may get two answers"
 
 
@@ -587,8 +591,8 @@ def test_a_reader_that_leaves_early_is_no_error(folder):
 
 def test_a_stopped_reply_stays_in_the_conversation(generator):
     chat = Chat(generator, Sampling(temperature=1.5), max_new_tokens=40)
-    reply = chat.say("你好")
-    begun = next(reply)
+    reply = chat.write("你好")
+    begun = next(reply).text
     reply.close()  # what Ctrl-C does
     assert chat.turns[1] == {"role": "assistant", "content": begun}
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,7 +15,7 @@ import psutil
 import pytest
 from helpers import launch_config
 from helpers.kernel import real_kernel
-from helpers.tiny import start_python, wait_until
+from helpers.tiny import is_held, start_python, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
@@ -252,11 +251,6 @@ def listening_ports(text):
             if text in " ".join(process.cmdline()):
                 ports |= {c.laddr.port for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
     return ports
-
-
-def is_held(port):
-    with socket.socket() as s:
-        return s.connect_ex(("localhost", port)) == 0
 
 
 def test_the_stop_button_in_a_notebook(kernel, tiny_config, tmp_path):

@@ -34,6 +34,7 @@ from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+needs_compiler = pytest.mark.skipif(bool(devices.missing_for_cpu_compile()), reason="torch.compile on a CPU needs a C++ compiler")
 ALONE = Processes(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 METERS = {"tokens_per_second", "mfu"}  # what may differ between two equal runs
 
@@ -120,7 +121,7 @@ def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_b
     assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler")
+@needs_compiler
 def test_compiling_changes_nothing_and_breaks_the_graph_at_the_head_alone(uneven_config, one_batch):
     torch._dynamo.reset()
     assert_same_gradients(gradients.first_gradient(replace(uneven_config, compile=True, grad_accumulation_steps=2), ALONE), one_batch)
@@ -365,7 +366,7 @@ def test_a_line_separator_in_a_sample_is_no_end_of_line(tiny_config, tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler")
+@needs_compiler
 def test_a_compiled_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, tmp_path):
     torch._dynamo.reset()
     compiled = {**LONG, "compile": True, "grad_accumulation_steps": 3}  # of 4 rows: micro-batches of two sizes

@@ -102,7 +102,7 @@ def test_the_pieces_of_a_reply_carry_the_model_s_own_probabilities(generator):
 
 
 def test_a_chat_writes_what_it_says_and_remembers_a_stopped_reply(generator):
-    said = "".join(Chat(generator, Sampling(), max_new_tokens=12).say("你好"))
+    said = "".join(piece.text for piece in Chat(generator, Sampling(), max_new_tokens=12).write("你好"))
     chat = Chat(generator, Sampling(), max_new_tokens=12)
     assert "".join(piece.text for piece in chat.write("你好")) == said
     with closing(chat.write("再见")) as pieces:

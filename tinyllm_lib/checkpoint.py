@@ -44,12 +44,13 @@ def latest_checkpoint(run: str | Path) -> Path:
         FileNotFoundError: the run has none, or only damaged ones.
     """
     run = Path(run)
-    for folder in reversed(step_folders(run)):
+    folders = step_folders(run)
+    for folder in reversed(folders):
         if problem := find_damage(folder):
             print(f"{folder.name} is damaged ({problem}); using the checkpoint before it.", flush=True)
         else:
             return folder
-    if step_folders(run):
+    if folders:
         raise FileNotFoundError(f"All checkpoints of the run {run} are damaged. Train it again with resume='never', which sets this one "
                                 f"aside.")
     what = "has no finished checkpoint" if run.is_dir() else "does not exist"

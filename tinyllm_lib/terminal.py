@@ -41,11 +41,6 @@ class Chat:
     seed: int = 0
     turns: Messages = field(default_factory=list)
 
-    def say(self, text: str) -> Iterator[str]:
-        """`write` without notes and probabilities."""
-        with closing(self.write(text)) as pieces:
-            yield from (piece.text for piece in pieces)
-
     def write(self, text: str) -> Iterator[Written]:
         """Streams the reply to `text`, and notes. What was streamed, even if it was stopped midway, joins the conversation."""
         user = {"role": "user", "content": text}

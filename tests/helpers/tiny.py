@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -78,6 +79,12 @@ def wait_until(condition, what, seconds=90):
             pytest.fail(f"waited {seconds} s for {what}")
         time.sleep(0.02)
     return found
+
+
+def is_held(port):
+    """Whether somebody on this machine answers at a port."""
+    with socket.socket() as s:
+        return s.connect_ex(("localhost", port)) == 0
 
 
 def load_tool(name):
