@@ -10,6 +10,7 @@ from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
 from tinyllm_lib.corpus import write_sample_corpus
 from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.profiles import PROFILES, get_profile
+from tinyllm_lib.provenance import file_fingerprint
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest
 from tinyllm_lib.train import train
@@ -156,7 +157,7 @@ def test_shards_of_the_real_corpora_are_written_once(kind, ws, real):
 def test_a_fingerprint_changes_with_any_part_of_a_small_file_and_with_the_ends_of_a_large_one(tmp_path):
     def of(content):
         (tmp_path / "file").write_bytes(content)
-        return prepare.fingerprint(tmp_path / "file")
+        return file_fingerprint(tmp_path / "file")
 
     for size in (0, 1, 5_000_000):
         assert of(b"a" * size) == of(b"a" * size) != of(b"a" * (size + 1))

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from tinyllm_lib.provenance import content_fingerprint
 from tinyllm_lib.workspace import atomic_path, write_json
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})$")
@@ -62,6 +63,18 @@ def model_folder(folder: str | Path) -> Path:
     """`folder` itself if it holds a model (a step folder, a Hugging Face folder), else the newest checkpoint of that run."""
     folder = Path(folder)
     return folder if (folder / "model.safetensors").is_file() else latest_checkpoint(folder)
+
+
+def weights_fingerprint(folder: str | Path) -> str:
+    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits. Quick where checkpoint.json has the sums."""
+    folder = Path(folder)
+    names = ("config.json", "model.safetensors")
+    try:
+        sums = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
+        found = {name: sums[name] for name in names}
+    except (OSError, ValueError, KeyError):
+        found = {name: _sha256(folder / name) for name in names}
+    return content_fingerprint(found)
 
 
 def find_damage(folder: Path) -> str | None:

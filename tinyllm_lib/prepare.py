@@ -7,7 +7,6 @@ replaced by a very small one under another name (`pretrain_quick`), so that it i
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
 from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.profiles import Profile, get_profile
+from tinyllm_lib.provenance import file_fingerprint
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import TrainConfig
@@ -67,12 +67,12 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
     if learn_all:
         folder = folder.with_name(f"{kind}_no_mask")
     files = corpus_files(ws, profile)
-    corpus = fingerprint(files[kind])
+    corpus = file_fingerprint(files[kind])
     for split in ("train", "val"):
         out, source, replay = folder / split, corpus, ()
         if kind == "sft" and split == "train" and (replayed := int(profile.replay_share * profile.dialogues)):
             replay = islice(read_texts(files["pretrain"], split="train"), replayed)
-            source += f"; replay of {replayed:,} from {fingerprint(files['pretrain'])}"
+            source += f"; replay of {replayed:,} from {file_fingerprint(files['pretrain'])}"
         if remake and not profile.real_corpora:
             (out / "manifest.json").unlink(missing_ok=True)
         elif not _fits(out, tok, source):
@@ -87,17 +87,6 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
             write_sft_tokens(dialogues, tok, out, max_length=profile.max_length, replay=replay,
                              learn_all=learn_all and split == "train", **common)
     return folder
-
-
-def fingerprint(path: Path) -> str:
-    """Name, size and a hash of a file: of all of it, or of 64 MiB spread over it where it is larger."""
-    size, digest = path.stat().st_size, blake2b(digest_size=8)
-    step = max(2**20, (size - 2**20) / 63)
-    with open(path, "rb") as file:
-        for block in range(64):
-            file.seek(int(block * step))
-            digest.update(file.read(2**20))
-    return f"{path.name}, {size:,} bytes, {digest.hexdigest()}"
 
 
 def train_config(stage: str, ws: Workspace, profile: Profile | None = None, *, name: str | None = None, **changes) -> TrainConfig:
@@ -159,4 +148,4 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-__all__ = ["chat_run", "corpus_files", "fingerprint", "is_finished", "pretrained_run", "token_shards", "tokenizer", "train_config"]
+__all__ = ["chat_run", "corpus_files", "is_finished", "pretrained_run", "token_shards", "tokenizer", "train_config"]

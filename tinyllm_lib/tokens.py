@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from tinyllm_lib.provenance import content_fingerprint
 from tinyllm_lib.tokenizer import encode_chats, encode_texts, tokenizer_hash
 from tinyllm_lib.workspace import atomic_path, write_json
 
@@ -149,6 +150,11 @@ def read_manifest(folder: str | Path) -> dict:
         raise FileNotFoundError(f"{folder} holds no finished token shards (no manifest.json){begun}. They are written by "
                                 f"write_pretrain_tokens / write_sft_tokens, in notebook 03.")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shards_fingerprint(manifest: dict) -> str:
+    """What decides the tokens of a folder of shards, every shard of it, as 16 hex digits."""
+    return content_fingerprint({name: manifest[name] for name in ("kind", "tokenizer", "dtype", "settings", "shards")})
 
 
 def _write(kind: str, items: Iterable, encode: Callable[[list, int], Encoded], tokenizer: PreTrainedTokenizerFast, out_dir: str | Path,

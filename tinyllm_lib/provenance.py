@@ -1,0 +1,64 @@
+"""What a thing was made from: one record for all that one step of the course hands to the next.
+
+    corpus -> tokenizer -> shards -> base -> chat -> exam, GGUF file, model card
+
+Whoever makes one of them writes `made_from` with it: names, and for each a fingerprint or a setting. Whoever uses it
+compares that record with what lies there now (`differences`), and says what differs instead of using it in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+
+from tinyllm_lib.workspace import write_json
+
+RECORD = "made_from.json"     # in a folder that has no other file of its own for it: raw/, tokenizer/
+
+
+def file_fingerprint(path: str | Path) -> str:
+    """Size and a hash of a file, whatever its name: of all of it, or of 64 MiB spread over it where it is larger."""
+    path = Path(path)
+    size, digest = path.stat().st_size, blake2b(digest_size=8)
+    step = max(2**20, (size - 2**20) / 63)
+    with path.open("rb") as file:
+        for block in range(64):
+            file.seek(int(block * step))
+            digest.update(file.read(2**20))
+    return f"{size:,} bytes, {digest.hexdigest()}"
+
+
+def content_fingerprint(content: object) -> str:
+    """A hash of anything that JSON can hold, the order of its keys apart."""
+    return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def differences(was: Mapping | None, now: Mapping) -> list[str]:
+    """What differs between two records, a phrase for each: "weights (was 12ab, now 34cd)"; empty if nothing does.
+
+    A name that only the older record has does not count: it says more than is asked.
+    """
+    if was is None:
+        return ["there is no record of what it was made from"]
+    return [f"{name} (was {_short(was.get(name))}, now {_short(value)})" for name, value in now.items() if was.get(name) != value]
+
+
+def write_record(folder: str | Path, made_from: Mapping) -> None:
+    """Leaves `made_from` in a folder, where `read_record` finds it."""
+    write_json(Path(folder) / RECORD, dict(made_from))
+
+
+def read_record(folder: str | Path) -> dict | None:
+    """The record of a folder; None where there is none, or none that can be read: then nobody knows."""
+    try:
+        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _short(value: object) -> str:
+    text = "unknown" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
