@@ -16,9 +16,10 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from helpers import gradients
-from helpers.tiny import arguments, start_python, wait_until
+from helpers.tiny import DIALOGUES, TEXTS, arguments, dialogue, start_python, wait_until
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 
@@ -71,12 +72,12 @@ def optimizer_states(run):
 # ---- a token weighs the same wherever it lies
 
 
-UNEVEN = [33, 1, 0, 0, 3, 33, 5, 1]  # learned tokens of the rows of the first step, in its order; the second pair has none
+UNEVEN = [33, 1, 1, 1, 3, 33, 5, 1]  # learned tokens of the rows of the first step, in its order
 
 
 @pytest.fixture(scope="module")
 def uneven_tokens(tmp_path_factory, tokenizer):
-    """Eight rows of 32 positions whose masks could hardly be less even; the second micro-batch of two has nothing to learn."""
+    """Eight rows of 32 positions whose masks could hardly be less even."""
     folder = tmp_path_factory.mktemp("uneven")
     write_sft_tokens([], tokenizer, folder, replay=[f"{n}" + "小猫和白鹅。" * 20 for n in range(8)], max_length=33)
     learned = dict(zip(DataOrder(8, seed=0).step_rows(0, 8), UNEVEN, strict=True))
@@ -117,7 +118,7 @@ def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_b
     config = replace(uneven_config, grad_accumulation_steps=micro_batches)
     if micro_batches == 4:
         parts = Trainer(replace(config, out_dir=config.out_dir + "_parts"), ALONE).load_step(0)[0]
-        assert [int(part.loss_mask.sum()) for part in parts] == [33, 0, 35, 6]  # of 33 learned tokens 32 are targets
+        assert [int(part.loss_mask.sum()) for part in parts] == [33, 2, 35, 6]  # of 33 learned tokens 32 are targets
     assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
 
 
@@ -162,13 +163,39 @@ def test_one_and_two_processes_see_the_same_global_batches_and_the_same_losses(t
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
 
 
-def test_a_batch_with_nothing_to_learn_has_loss_zero(tiny_config, tokenizer, tmp_path):
+def test_rows_with_nothing_to_learn_are_left_out_and_said_and_no_step_has_loss_zero(tiny_config, tokenizer, tmp_path):
+    questions = [dialogue("小猫在河边走了很久，遇见一只白鹅。" * 12 + str(n), "好。") for n in range(4)]  # the reply is in the last piece
+    write_sft_tokens(questions, tokenizer, tmp_path / "tokens", max_length=2048)
+    data = PackedDataset(tmp_path / "tokens", 32)
+    assert all(row.loss_mask.any() for row in data) and 0 < len(data) < data.left_out
+    run = train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), batch_size=1, steps=12))
+    assert all(row["loss"] > 0 for row in metrics(run))
+    assert f"{data.left_out} rows hold no token to learn and are left out." in (run / "train.log").read_text("utf-8")
+
+
+def test_data_without_any_token_to_learn_is_refused(tiny_config, tokenizer, tmp_path):
     write_sft_tokens([], tokenizer, tmp_path / "tokens", replay=["小猫和白鹅。" * 20] * 8, max_length=33)
     mask = tmp_path / "tokens" / "shard_00000.mask"
     mask.write_bytes(bytes(mask.stat().st_size))
-    run = train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2))
-    assert [(row["loss"], row["grad_norm"]) for row in metrics(run)] == [(0.0, 0.0)] * 2
-    assert all(w.isfinite().all() for w in weights(run).values())
+    with pytest.raises(ValueError, match="tokens holds nothing to learn: .* no token to learn in any of 8 rows"):
+        train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2))
+
+
+@pytest.mark.parametrize("empty_folder", [False, True])
+def test_without_validation_documents_a_run_trains_and_says_so(tiny_config, pretrain_tokens, tmp_path, empty_folder):
+    shutil.copytree(pretrain_tokens / "train", tmp_path / "tokens" / "train")
+    if empty_folder:
+        (tmp_path / "tokens" / "val").mkdir()
+    run = train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2, eval_interval=1))
+    assert not any("val_loss" in row for row in metrics(run)) and step_of(latest_checkpoint(run)) == 2
+    assert "holds no validation documents: the run is not evaluated." in (run / "train.log").read_text("utf-8")
+
+
+def test_validation_that_was_begun_and_not_finished_is_no_empty_one(tiny_config, pretrain_tokens, tmp_path):
+    shutil.copytree(pretrain_tokens, tmp_path / "tokens")
+    (tmp_path / "tokens" / "val" / "manifest.json").rename(tmp_path / "tokens" / "val" / "progress.json")
+    with pytest.raises(FileNotFoundError, match="val holds no finished token shards .* writing it was begun"):
+        train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens")))
 
 
 # ---- the order of the data
@@ -257,26 +284,26 @@ def test_what_a_run_folder_holds(pretrained):
 
 def test_config_json_holds_every_option_and_what_auto_became(pretrained, tiny_config):
     saved = json.loads((pretrained / "config.json").read_text("utf-8"))
-    resolved = saved.pop("resolved")
+    resolved, made_from = saved.pop("resolved"), saved.pop("made_from")
     assert saved == asdict(TrainConfig(**saved))
     assert saved.keys() == {f.name for f in fields(TrainConfig)}
     assert (resolved["dtype"], resolved["device"]) == ("float32", "cpu")
-    assert {"data", "tokenizer"} < resolved.keys()
+    assert made_from.keys() == {"shards", "tokenizer", "init_from"} and made_from["init_from"] is None
 
 
 def test_validation_is_in_nats_per_token_and_bits_per_byte(pretrained, pretrain_tokens, tokenizer):
     model = Transformer.from_pretrained(latest_checkpoint(pretrained))
-    nats, tokens, size = 0.0, 0, 0
+    nats, tokens, text, size = 0.0, 0, 0.0, 0
     for row in PackedDataset(pretrain_tokens / "val", 32):
         X, Y, mask, position_ids, document_ids = (part[None] for part in row)
         with torch.no_grad():
             logits = model(X, position_ids=position_ids, document_ids=document_ids)
-        nats += F.cross_entropy(logits[mask == 1], Y[mask == 1], reduction="sum").item()
-        tokens += int(mask.sum())
+        each = F.cross_entropy(logits[mask == 1], Y[mask == 1], reduction="none")
+        nats, tokens, text = nats + each.sum().item(), tokens + int(mask.sum()), text + each[Y[mask == 1] > 4].sum().item()
         size += sum(len(token_bytes(tokenizer, i)) for i in Y[mask == 1].tolist() if i > 4)
     last = metrics(pretrained)[-1]
     assert last["val_loss"] == pytest.approx(nats / tokens, abs=1e-4)
-    assert last["val_bits_per_byte"] == pytest.approx(nats / math.log(2) / size, abs=1e-4)
+    assert last["val_bits_per_byte"] == pytest.approx(text / math.log(2) / size, abs=1e-4)
 
 
 def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch):
@@ -457,7 +484,7 @@ def test_another_configuration_sets_the_old_run_aside(tiny_config, tmp_path, cap
     train(config)
     first = measured(tmp_path / "run")
     train(replace(config, seed=1, learning_rate=2e-2))
-    assert "An older run lay in run; it is now run.old1 (different: learning_rate, seed)." in capsys.readouterr().out
+    assert "An older run lay in run; it is now run.old1 (different: learning_rate (was 0.01, now 0.02), seed (was 0, now 1))." in capsys.readouterr().out
     assert measured(tmp_path / "run.old1") == first != measured(tmp_path / "run")
     train(replace(config, seed=1, learning_rate=2e-2, resume="never"))
     assert "it is now run.old2." in capsys.readouterr().out
@@ -511,7 +538,7 @@ def test_resume_must_refuses_anything_else(tiny_config, tmp_path):
     with pytest.raises(FileNotFoundError, match="resume='must', but .*run holds no checkpoint"):
         train(replace(config, resume="must"))
     train(config)
-    with pytest.raises(ValueError, match="resume='must', .* another configuration; different: weight_decay"):
+    with pytest.raises(ValueError, match=r"resume='must', but .*run is another run; different: weight_decay \(was 0\.1, now 0\.0\)"):
         train(replace(config, resume="must", weight_decay=0.0))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -548,8 +575,8 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path):
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert str(raised.value) == (
-        "Out of memory in step 1: 8 rows of 32 tokens per micro-batch do not fit. grad_accumulation_steps=2 makes micro-batches of 4; "
-        "the result is the same. Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+        "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit. grad_accumulation_steps=2 makes it 4; the result is the same. Last good "
+        "checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     )
 
 
@@ -564,7 +591,7 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
         return nats(*args, **options)
 
     trainer.nats = too_large_in_step_three
-    advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes micro-batches of 1; .*checkpoint: step_000002"
+    advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes it 1.*; .*checkpoint: step_000002"
     with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
         trainer.fit()
 
@@ -739,23 +766,77 @@ def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_pat
 # ---- number formats
 
 
-@pytest.mark.parametrize("amx", [False, True])
-def test_on_a_cpu_auto_takes_bf16_only_where_it_is_faster(monkeypatch, amx):
-    # AVX-512's bf16 instructions alone: half the speed of fp32 on a Xeon without AMX, seen on 2026-11-25.
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if amx else torch.float32)
+@pytest.fixture
+def a_cpu_with_bf16(monkeypatch):
+    """a_cpu_with_bf16(speedup): its products take a second in fp32, whatever their size."""
+
+    def make(speedup):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+        monkeypatch.setattr(devices, "_seconds_of_layer", lambda weight, n, dtype: 1.0 if dtype == torch.float32 else 1.0 / speedup)
+
+    return make
+
+
+@pytest.mark.parametrize(("speedup", "dtype"), [(1.8, torch.bfloat16), (1.1, torch.float32), (0.5, torch.float32)])
+def test_on_a_cpu_auto_takes_bf16_where_a_layer_of_the_model_trains_clearly_faster_in_it(a_cpu_with_bf16, speedup, dtype):
+    a_cpu_with_bf16(speedup)
+    found, why = choose_dtype("auto", torch.device("cpu"), (512, 32, 128))
+    assert found == dtype and f"a layer of 32 x 128 {speedup:.2g} times as fast (tried with 1 positions)" in why
+
+
+def test_a_cpu_without_bf16_is_not_made_to_try(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(devices, "bf16_speedup", None)
+    assert choose_dtype("auto", torch.device("cpu"), (512, 32, 128)) == (torch.float32, "this CPU has no bf16 instructions")
+
+
+def test_the_trial_is_of_the_products_of_a_training_step_and_draws_no_random_number():
+    before = torch.get_rng_state()
+    speedup, positions = devices.bf16_speedup(8, 16, 32)
+    assert speedup > 0 and 1 <= positions <= 8 and torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_says_why_it_has_its_number_format_and_tries_it_with_its_own_shapes(tiny_config, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tinyllm_lib.train.choose_dtype", lambda *about: asked.append(about) or (torch.float32, "tried it"))
+    run = train(tiny_config(tmp_path / "run", dtype="auto", steps=1))
+    assert asked == [("auto", torch.device("cpu"), (8 * 32, 32, 128))]
+    assert "The number format is float32: tried it." in (run / "train.log").read_text("utf-8")
+
+
+def test_of_several_processes_the_first_one_decides_on_the_number_format(tiny_config, tmp_path, monkeypatch):
+    decided = [None, {"dtype": "bfloat16", "device": "cpu"}, "the first one says so"]
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda found, src: found.__setitem__(slice(None), decided))
+    monkeypatch.setattr("tinyllm_lib.train.choose_dtype", None)
+    assert Trainer(tiny_config(tmp_path / "run", dtype="auto"), replace(ALONE, rank=1, world_size=2)).dtype == torch.bfloat16
+
+
+def test_a_run_keeps_the_number_format_it_began_with_on_whatever_machine_it_goes_on(tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "run", dtype="auto", steps=3, save_interval=1, keep_last=3)
+    run = train(config)
+    saved = json.loads((run / "config.json").read_text("utf-8"))
+    saved["resolved"] |= {"dtype": "bfloat16", "device": "cuda"}  # as a GPU would have begun it
+    (run / "config.json").write_text(json.dumps(saved), "utf-8")
+    before = metrics(run)
+    for dtype in ("auto", "bf16"):
+        train(replace(config, dtype=dtype, device="cpu"))  # finished is finished
+        assert metrics(run) == before and [path.name for path in tmp_path.iterdir()] == ["run"]
+    shutil.rmtree(step_folders(run)[-1])
+    train(config)
+    assert "steps 2 to 3, 1 x cpu, bfloat16" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"another run; different: dtype \(was bfloat16, now float32\)\."):
+        train(replace(config, dtype="fp32", resume="must"))
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
 def test_on_a_gpu_auto_takes_bf16_from_ampere_on(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_dtype("auto", torch.device("cuda")) == dtype
+    assert choose_dtype("auto", torch.device("cuda"), (1, 1, 1))[0] == dtype
 
 
 def test_a_number_format_that_is_asked_for_is_used(tiny_config, tmp_path):
-    assert choose_dtype("fp32", torch.device("cuda")) == torch.float32
-    assert choose_dtype("auto", torch.device("mps")) == torch.float32
+    assert choose_dtype("fp32", torch.device("cuda"), (1, 1, 1)) == (torch.float32, "asked for")
+    assert choose_dtype("auto", torch.device("mps"), (1, 1, 1))[0] == torch.float32
     run = train(tiny_config(tmp_path / "run", dtype="bf16", steps=2))
     assert json.loads((run / "config.json").read_text("utf-8"))["resolved"]["dtype"] == "bfloat16"
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
