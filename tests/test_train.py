@@ -19,17 +19,21 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from helpers import gradients
-from helpers.tiny import DIALOGUES, TEXTS, arguments, dialogue, start_python, wait_until
+from helpers.tiny import TEXTS, arguments, dialogue, start_python, wait_until
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 
 from tinyllm_lib import devices
 from tinyllm_lib.checkpoint import latest_checkpoint, load_state, step_folders, step_of
 from tinyllm_lib.dataset import PackedDataset
+from tinyllm_lib.evaluate import bits_per_byte
+from tinyllm_lib.memory import train_memory
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.optim import make_optimizers
+from tinyllm_lib.profiles import get_profile
+from tinyllm_lib.serve import free_port
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
-from tinyllm_lib.tokens import write_sft_tokens
+from tinyllm_lib.tokens import write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, main, parse_args, train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -306,6 +310,47 @@ def test_validation_is_in_nats_per_token_and_bits_per_byte(pretrained, pretrain_
     assert last["val_bits_per_byte"] == pytest.approx(text / math.log(2) / size, abs=1e-4)
 
 
+@pytest.mark.parametrize("packing", ["best_fit", "none"])
+def test_validation_and_bits_per_byte_agree_on_the_same_documents(tiny_config, tokenizer, tmp_path, packing):
+    run = train(tiny_config(tmp_path / "run", max_seq_len=128, steps=8, packing=packing))
+    model = Transformer.from_pretrained(latest_checkpoint(run))
+    assert metrics(run)[-1]["val_bits_per_byte"] == pytest.approx(bits_per_byte(model, tokenizer, TEXTS[::6]), abs=1e-4)
+
+
+def test_two_processes_measure_the_same_bits_per_byte(tiny_config, tokenizer, tmp_path, torchrun):
+    run = tmp_path / "run"
+    torchrun(tiny_config(run, max_seq_len=128, steps=3), 2)
+    model = Transformer.from_pretrained(latest_checkpoint(run))
+    assert metrics(run)[-1]["val_bits_per_byte"] == pytest.approx(bits_per_byte(model, tokenizer, TEXTS[::6]), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def uneven_validation(pretrain_tokens, tokenizer, tmp_path_factory):
+    """Training data, and validation documents of very different lengths: the long ones are much easier to guess."""
+    folder = tmp_path_factory.mktemp("uneven_validation")
+    shutil.copytree(pretrain_tokens / "train", folder / "train")
+    write_pretrain_tokens([*["法国的首都是巴黎。" * 40] * 40, *["Zq7#x" * 2] * 400], tokenizer, folder / "val")
+    return folder
+
+
+def test_fewer_eval_rows_change_the_noise_and_not_the_mean(tiny_config, uneven_validation, tmp_path):
+    config = tiny_config(tmp_path / "run", data_path=str(uneven_validation), steps=12)
+    trainer = Trainer(config, ALONE)
+    trainer.fit()
+    rows = len(trainer.val_data)
+
+    def loss(eval_rows):
+        trainer.config = replace(config, eval_rows=eval_rows)
+        return trainer.evaluate()["val_loss"]
+
+    assert rows > 300
+    assert loss(rows // 4) == pytest.approx(loss(rows), rel=0.15)
+    trainer.config = replace(config, seed=5, eval_rows=20)
+    some = trainer._eval_rows()
+    trainer.config = replace(config, eval_rows=40)
+    assert len(some) == 20 and set(some) < set(trainer._eval_rows())
+
+
 def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "update", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -484,11 +529,86 @@ def test_another_configuration_sets_the_old_run_aside(tiny_config, tmp_path, cap
     train(config)
     first = measured(tmp_path / "run")
     train(replace(config, seed=1, learning_rate=2e-2))
-    assert "An older run lay in run; it is now run.old1 (different: learning_rate (was 0.01, now 0.02), seed (was 0, now 1))." in capsys.readouterr().out
+    differing = "learning_rate (was 0.01, now 0.02), seed (was 0, now 1)"
+    assert f"An older run lay in run; it is now run.old1 (different: {differing})." in capsys.readouterr().out
     assert measured(tmp_path / "run.old1") == first != measured(tmp_path / "run")
     train(replace(config, seed=1, learning_rate=2e-2, resume="never"))
     assert "it is now run.old2." in capsys.readouterr().out
     assert measured(tmp_path / "run.old2") == measured(tmp_path / "run")
+
+
+# ---- what a run was made from
+
+
+def test_a_new_base_at_the_same_path_makes_a_new_chat_run(tiny_config, sft_tokens, tmp_path, capsys):
+    base = tiny_config(tmp_path / "base", steps=2)
+    train(base)
+    chat = tiny_config(tmp_path / "chat", init_from=str(tmp_path / "base"), data_path=str(sft_tokens), tokenizer_path="", steps=2)
+    train(chat)
+    old = weights(tmp_path / "chat")
+    train(replace(base, resume="never"))  # the same weights once more
+    train(replace(chat, resume="must"))
+    train(replace(base, seed=1))
+    with pytest.raises(ValueError, match=r"resume='must', but .*chat is another run; different: init_from \(was \w{16}, now \w{16}\)\."):
+        train(replace(chat, resume="must"))
+    capsys.readouterr()
+    train(chat)
+    assert "An older run lay in chat; it is now chat.old1 (different: init_from (was " in capsys.readouterr().out
+    assert any(not torch.equal(tensor, old[name]) for name, tensor in weights(tmp_path / "chat").items())
+
+
+def test_a_changed_second_shard_makes_another_run_and_a_changed_validation_set_does_not(tiny_config, tokenizer, tmp_path):
+    def write(split, texts):
+        return write_pretrain_tokens(texts, tokenizer, tmp_path / "tokens" / split, shard_tokens=1, replace=True, source=f"{texts}")
+
+    texts = TEXTS * (1 + 1024 // len(TEXTS))  # shards end with a batch of 1,024 documents
+    before, _ = write("train", texts), write("val", TEXTS[:4])
+    config = tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=1)
+    train(config)
+    write("val", TEXTS[4:9])
+    train(replace(config, resume="must"))
+    after = write("train", [*texts[:-1], TEXTS[0] + "！"])
+    assert before["shards"][0] == after["shards"][0] and before["shards"][1] != after["shards"][1]
+    with pytest.raises(ValueError, match=r"is another run; different: shards \(was \w{16}, now \w{16}\)\."):
+        train(replace(config, resume="must"))
+
+
+def test_a_run_of_which_nobody_knows_what_it_was_made_from_is_set_aside(tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "run", steps=1)
+    saved = json.loads((train(config) / "config.json").read_text("utf-8"))
+    del saved["made_from"]  # as version 0.1 wrote it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved), "utf-8")
+    train(config)
+    assert "it is now run.old1 (different: there is no record of what it was made from)." in capsys.readouterr().out
+
+
+def test_a_run_goes_on_though_the_model_it_started_from_is_gone(tiny_config, sft_tokens, tmp_path):
+    train(tiny_config(tmp_path / "base", steps=1))
+    changes = {"data_path": str(sft_tokens), "tokenizer_path": "", "steps": 4, "save_interval": 2}
+    chat = tiny_config(tmp_path / "chat", init_from=str(tmp_path / "base"), **changes)
+    expected = weights(train(chat))
+    shutil.rmtree(step_folders(tmp_path / "chat")[-1])
+    shutil.rmtree(tmp_path / "base")
+    train(replace(chat, resume="must"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "chat").items())
+    with pytest.raises(FileNotFoundError, match="base does not exist"):
+        train(replace(chat, seed=1))  # another run would have to start from it
+    assert [path.name for path in tmp_path.iterdir()] == ["chat"]
+
+
+def test_config_json_tells_the_size_that_a_model_brought_along(tiny_config, sft_tokens, tmp_path):
+    train(tiny_config(tmp_path / "base", steps=1))
+    changes = {"init_from": str(tmp_path / "base"), "data_path": str(sft_tokens), "steps": 1}
+    for dim in (512, 1024):  # an option that plays no part makes no other run
+        run = train(tiny_config(tmp_path / "chat", dim=dim, **changes))
+        assert json.loads((run / "config.json").read_text("utf-8"))["dim"] == 32
+    assert not (tmp_path / "chat.old1").exists()
+
+
+def test_how_the_number_of_steps_came_about_makes_no_other_run(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", steps=0, epochs=0.25)
+    steps = json.loads((train(config) / "config.json").read_text("utf-8"))["steps"]
+    train(replace(config, epochs=7.0, steps=steps, resume="must"))
 
 
 def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with_it(tiny_config, tmp_path, monkeypatch):
@@ -575,8 +695,8 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path):
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert str(raised.value) == (
-        "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit. grad_accumulation_steps=2 makes it 4; the result is the same. Last good "
-        "checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+        "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit. grad_accumulation_steps=2 makes it 4; the result is the same. "
+        "Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     )
 
 
@@ -594,6 +714,48 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
     advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes it 1.*; .*checkpoint: step_000002"
     with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
         trainer.fit()
+
+
+def test_no_memory_left_in_an_evaluation_says_what_to_change(tiny_config, tmp_path, monkeypatch):
+    trainer = Trainer(tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=2), ALONE)
+    monkeypatch.setattr("tinyllm_lib.train.score", no_memory)
+    advice = r"in the evaluation after step 2: 8 rows .* grad_accumulation_steps=2 makes it 4.*checkpoint: step_000001\. \(CUDA out of"
+    with pytest.raises(torch.OutOfMemoryError, match=f"Out of memory {advice}"):
+        trainer.fit()
+
+
+def test_what_memory_does_not_hold_in_training_it_need_not_hold_in_an_evaluation(tiny_config, tmp_path, monkeypatch):
+    trainer = Trainer(tiny_config(tmp_path / "run", grad_accumulation_steps=4), ALONE)
+    sizes, nats = [], Transformer.hidden_states
+    monkeypatch.setattr(Transformer, "hidden_states", lambda model, ids, **options: sizes.append(len(ids)) or nats(model, ids, **options))
+    trainer.evaluate()
+    assert set(sizes) <= {1, 2} and 2 in sizes
+
+
+def test_no_memory_left_for_the_samples_or_the_model_says_so(tiny_config, tmp_path, monkeypatch):
+    trainer = Trainer(tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫"), ALONE)
+    trainer.writer = no_memory
+    with pytest.raises(torch.OutOfMemoryError, match="Out of memory in the samples after step 1: leave sample_prompts empty"):
+        trainer.fit()
+    monkeypatch.setattr(Transformer, "to", no_memory)
+    with pytest.raises(torch.OutOfMemoryError, match="Out of memory while building the model: weights, gradients and optimisers of this"):
+        Trainer(tiny_config(tmp_path / "other"), ALONE)
+
+
+def no_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path / "run", steps=2, grad_accumulation_steps="auto")
+    train(config)
+    need = train_memory(replace(config, grad_accumulation_steps=1), 400)
+    *rest, activations = need.values()
+    monkeypatch.setattr("tinyllm_lib.train.device_gigabytes", lambda device: (sum(rest) + 1.35 * activations / 4) / 0.9)
+    trainer = Trainer(replace(config, resume="must"), ALONE)  # the result is the same, so it is the same run
+    assert len(trainer.load_step(0)[0]) == 4
+    assert "grad_accumulation_steps is 4: " in (tmp_path / "run" / "train.log").read_text("utf-8")
+    assert get_profile("full").pretrain["grad_accumulation_steps"] == get_profile("full").sft["grad_accumulation_steps"] == "auto"
 
 
 def test_another_error_in_a_step_stays_what_it_is(tiny_config, tmp_path):
@@ -670,6 +832,87 @@ def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypa
     assert [id(tensor) for tensor in pinned] == [id(tensor) for batch in batches for tensor in batch]
 
 
+# ---- the machine
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_is_that_of_the_card_with_this_whole_name_and_others_are_measured(name, teraflops, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert devices.data_sheet_flops(torch.device("cuda"), torch.bfloat16) == (teraflops and teraflops * 1e12)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_threads_are_as_many_as_the_cores_that_are_allowed(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        os.sched_setaffinity(0, {min(allowed)})
+        Processes.join(TrainConfig(device="cpu"))
+        assert torch.get_num_threads() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "left_over",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"},
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+        {"WORLD_SIZE": "2", "RANK": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+    ],
+)
+def test_what_is_left_over_in_the_environment_makes_no_other_processes(left_over, monkeypatch, capsys):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    found = Processes.join(TrainConfig(device="cpu"))
+    assert (found.rank, found.world_size, found.machines) == (0, 1, 1)
+    assert "WORLD_SIZE=2 is in the environment, but not " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_that_nobody_joins_end_with_a_sentence(rank, monkeypatch):
+    port = free_port()
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(devices, "MEETING_SECONDS", 0.5)
+    with pytest.raises(RuntimeError, match=f"Process {rank} of 2 did not meet the others at 127.0.0.1:{port} within 0 s .*remove RANK"):
+        Processes.join(TrainConfig(device="cpu"))
+    assert not dist.is_initialized()
+
+
+def test_processes_of_another_launcher_that_says_all_train_together(tiny_config, tmp_path):
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": "2"}
+    command = ["-m", "tinyllm_lib.train", *arguments(tiny_config(tmp_path / "run", steps=2))]
+    started = [start_python(*command, **place, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert "2 x cpu" in outputs[0]
+
+
 @pytest.mark.parametrize(
     ("wanted", "device", "flops", "pays", "why"),
     [
@@ -707,6 +950,7 @@ def test_a_long_run_on_a_cpu_goes_without_compile_where_it_cannot_work_and_says_
         ({"batch_size": 0}, "batch_size must be positive, is 0"),
         ({"learning_rate": -1.0, "log_interval": 0}, "learning_rate must be positive, is -1.0; log_interval must be"),
         ({"grad_accumulation_steps": 0}, "grad_accumulation_steps must be positive"),
+        ({"grad_accumulation_steps": "some"}, "grad_accumulation_steps must be of type int or 'auto', is 'some'"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, is 'sgd'"),
         ({"dtype": "fp16"}, "dtype must be one of auto, fp32, bf16, is 'fp16'"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps"),
@@ -863,6 +1107,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
     assert (config.dim, config.learning_rate, config.out_dir) == (32, 1e-2, saved["out_dir"])
     assert (config.seed, config.compile, config.epochs) == (9, True, 0.5)
     assert parse_args([]) == TrainConfig()
+    assert [parse_args(["--grad_accumulation_steps", word]).grad_accumulation_steps for word in ("auto", "4")] == ["auto", 4]
 
 
 @pytest.mark.parametrize(
@@ -872,6 +1117,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
         ("[1]", ["--config", "FILE"], "expected a JSON object of options, found a list"),
         ('{"dim": null}', ["--config", "FILE"], "dim must be of type int, is None"),
         ("{}", ["--dim", "wide"], "--dim: invalid int value: 'wide'"),
+        ("{}", ["--grad_accumulation_steps", "some"], "--grad_accumulation_steps: invalid int or auto value: 'some'"),
         ("{}", ["--dims", "8"], "no such option: --dims (did you mean --dim?)"),
     ],
 )

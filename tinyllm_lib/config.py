@@ -77,12 +77,13 @@ class TrainConfig:
             kind, needed = type(f.default), "be positive" if f.name in positive else "not be negative"
             value = _plain(getattr(self, f.name), kind)
             object.__setattr__(self, f.name, value)
-            if f.metadata["word"] and value == f.metadata["word"]:
+            if (word := f.metadata["word"]) and value == word:
                 continue
             if (choices := f.metadata["choices"]) and value not in choices:
                 problems.append(f"{f.name} must be one of {', '.join(map(str, choices))}, is {value!r}")
             elif not (choices or isinstance(value, Real if kind is float else kind)):
-                problems.append(f"{f.name} must be {'a number' if kind is float else f'of type {kind.__name__}'}, is {value!r}")
+                named = "a number" if kind is float else f"of type {kind.__name__}"
+                problems.append(f"{f.name} must be {named}{f.metadata['word'] and f' or {word!r}'}, is {value!r}")
             elif kind in (int, float) and not (value > 0 or value == 0 and needed != "be positive"):
                 problems.append(f"{f.name} must {needed}, is {value}")
         if problems:
