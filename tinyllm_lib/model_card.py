@@ -20,7 +20,7 @@ from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.exam import CLASS_MEANING, ExamResult
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.tokenizer import load_tokenizer
-from tinyllm_lib.tokens import read_manifest
+from tinyllm_lib.tokens import read_manifest, shards_fingerprint
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 CURVE_ROWS = 8
@@ -147,9 +147,8 @@ def _manifest(config: dict) -> tuple[dict | None, str]:
         manifest = read_manifest(Path(config["data_path"]) / "train")
     except FileNotFoundError:
         return None, "its token shards are no longer where they were"
-    now = {name: digest for shard in manifest["shards"] for name, digest in shard["sha256"].items()}
-    then = config.get("resolved", {}).get("data")
-    return (manifest, "") if then in (None, now) else (None, "its token shards were written anew since")
+    then = config.get("made_from", {}).get("shards")
+    return (manifest, "") if then in (None, shards_fingerprint(manifest)) else (None, "its token shards were written anew since")
 
 
 def read_exam(folder: Path) -> ExamResult | None:
