@@ -3,19 +3,18 @@
 import json
 import tarfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from helpers.tiny import ROOT
+from helpers.tiny import ROOT, sign_run
 
 from tinyllm_lib import prepare
-from tinyllm_lib.checkpoint import latest_checkpoint, weights_fingerprint
+from tinyllm_lib.checkpoint import latest_checkpoint
 from tinyllm_lib.corpus import write_sample_corpus
 from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.profiles import PROFILES, get_profile
 from tinyllm_lib.provenance import file_fingerprint
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
-from tinyllm_lib.tokens import read_manifest, shards_fingerprint
+from tinyllm_lib.tokens import read_manifest
 from tinyllm_lib.train import train
 from tinyllm_lib.workspace import Workspace, get_workspace, write_json
 
@@ -36,17 +35,6 @@ def profile(monkeypatch):
     )
     monkeypatch.setitem(PROFILES, "ci", small)
     return small
-
-
-def sign_run(run):
-    """Writes into a run's config.json what it was made from, where the trainer has not done so."""
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    manifest = read_manifest(Path(config["data_path"]) / "train")
-    start = config["init_from"]
-    made_from = {"shards": shards_fingerprint(manifest), "tokenizer": manifest["tokenizer"],
-                 "init_from": weights_fingerprint(latest_checkpoint(start)) if start else None}  # fmt: skip
-    write_json(run / "config.json", {"made_from": made_from, **config})
-    return run
 
 
 @pytest.fixture
