@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -10,6 +11,10 @@ import nbformat
 import pytest
 
 from tinyllm_lib import course
+from tinyllm_lib.train import train
+from tinyllm_lib.workspace import Workspace
+
+pytest_plugins = ["helpers.tiny_fixtures"]
 
 
 def write_notebook(path, *sources):
@@ -125,6 +130,28 @@ def test_exam_table_shows_both_models():
     assert re.split(r"  +", header) == ["class", "base model", "chat model", "what it shows"]
     assert re.split(r"  +", greeting)[:3] == ["greeting", "50% (1/2)", "100% (2/2)"]
     assert re.split(r"  +", sums)[:3] == ["sum_unseen", "-", "100% (1/1)"]
+
+
+def test_a_saved_exam_is_taken_again_when_it_is_of_other_weights_or_another_exam(tmp_path, tiny_config, one_thread, capsys):
+    workspace = Workspace(tmp_path)
+    exam = workspace.raw / "exam.jsonl"
+    exam.parent.mkdir(parents=True)
+    exam.write_text('{"question": "法国的首都是哪里？", "answer": "巴黎"}\n', encoding="utf-8")
+    train(tiny_config(workspace.run("chat"), steps=1))
+    first = course.exam_result(workspace, "chat")
+    assert "chat takes the exam now: " in capsys.readouterr().out
+    saved = (workspace.run("chat") / "exam.json").read_bytes()
+    assert course.exam_result(workspace, "chat").made_from == first.made_from and capsys.readouterr().out == ""
+
+    shutil.rmtree(workspace.run("chat") / "checkpoints")          # another model, of the same step
+    train(tiny_config(workspace.run("chat"), steps=1, seed=1))
+    (workspace.run("chat") / "exam.json").write_bytes(saved)
+    second = course.exam_result(workspace, "chat")
+    assert "not the exam of these weights, weights (was " in capsys.readouterr().out
+    assert second.checkpoint == first.checkpoint and second.made_from["weights"] != first.made_from["weights"]
+
+    exam.write_text('{"question": "日本的首都是哪里？", "answer": "东京"}\n', encoding="utf-8")
+    assert course.exam_result(workspace, "chat").answers[0].expected == "东京"
 
 
 def test_main_ends_with_answers_exam_and_time(notebooks, workspace_root, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from tinyllm_lib.exam import (
     Answer,
     ExamResult,
     compare_exams,
+    exam_of,
     format_table,
     goes_on_with,
     is_right,
@@ -297,9 +298,15 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
         6,
     )
     saved = json.loads((run / "exam.json").read_text(encoding="utf-8"))
-    assert saved.keys() == {"kind", "checkpoint", "exam", "seconds", "classes", "answers"}
+    assert saved.keys() == {"kind", "checkpoint", "exam", "seconds", "made_from", "classes", "answers"}
     assert saved["classes"][1].keys() == {"class_name", "right", "total", "share", "low", "high", "exact"}
-    assert ExamResult.load(run).answers == result.answers
+    assert ExamResult.load(run).answers == exam_of(step, exam).answers == result.answers
+    with pytest.raises(ValueError, match="run/exam.json is not the exam of these weights, exam .was .*: run_exam takes it again"):
+        exam_of(step, write_lines(tmp_path / "other.jsonl", EXAM[1:]))
+    (step / "checkpoint.json").write_text(json.dumps({"sha256": {"config.json": "0", "model.safetensors": "0"}}))
+    with pytest.raises(ValueError, match="not the exam of these weights, weights .was "):
+        exam_of(step)
+    (step / "checkpoint.json").unlink()
     (run / "exam.json").unlink()
     run_exam(step, exam, limit=1, print_table=False)
     assert not (run / "exam.json").exists(), "a part of an exam is not kept as if it were the whole"
@@ -335,7 +342,7 @@ def test_comparing_two_exams(tmp_path, capsys):
         return ExamResult("chat", "step_1", "exam.jsonl", 0.0, [Answer("数", q, "x", "y", r) for q, r in rows])
 
     result(True, False, False).save(tmp_path / "exam.json")
-    comparison = compare_exams(tmp_path, result(False, True, False))
+    comparison = compare_exams(tmp_path / "exam.json", result(False, True, False))
     assert [x.question for x, _ in comparison.gained] == ["二"]
     assert [x.question for x, _ in comparison.lost] == ["一"]
     assert "33% (1/3)" in capsys.readouterr().out

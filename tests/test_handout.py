@@ -1,12 +1,16 @@
 """What a teacher hands out: unpacked elsewhere, it spares the class the training."""
 
+import shutil
 import sys
 import zipfile
+from dataclasses import replace
 
 import pytest
-from helpers.tiny import load_tool
+from helpers.tiny import load_tool, sign_run
 
+from tinyllm_lib import prepare
 from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
+from tinyllm_lib.profiles import PROFILES, get_profile
 from tinyllm_lib.train import train
 from tinyllm_lib.workspace import get_workspace
 
@@ -27,26 +31,49 @@ def workspace(tmp_path, monkeypatch):
     return get_workspace()
 
 
-def test_it_holds_both_runs_and_what_they_were_made_of(handout, workspace, tiny_config, tmp_path, capsys, monkeypatch):
-    for folder in (workspace.raw, workspace.tokenizer, workspace.root / "tokens" / "pretrain"):
-        folder.mkdir(parents=True)
-        (folder / "file").write_text(folder.name)
-    for name in ("pretrain", "chat", "chat_no_mask"):
-        train(tiny_config(workspace.run(name), save_interval=1, keep_last=3))
-    assert len(step_folders(workspace.run("chat"))) > 1
+@pytest.fixture
+def taught(workspace, monkeypatch):
+    """A workspace in which a very small course has run."""
+    ci = get_profile("ci")
+    numbers = {"dim": 32, "n_layers": 1, "batch_size": 4, "steps": 3, "save_interval": 1, "keep_last": 3}
+    small = replace(ci, documents=300, dialogues=100, vocab_size=400, max_length=64, pretrain={**ci.pretrain, **numbers},
+                    sft={**ci.sft, **numbers, "steps": 2})  # fmt: skip
+    monkeypatch.setitem(PROFILES, "ci", small)
+    for stage in ("pretrain", "sft"):
+        prepare.token_shards(workspace, stage)
+        sign_run(train(prepare.train_config(stage, workspace)))
+    return workspace
+
+
+def test_on_the_other_machine_it_is_used_as_it_is(handout, taught, tmp_path, capsys, monkeypatch):
+    assert len(step_folders(taught.run("chat"))) > 1
     monkeypatch.setattr(sys, "argv", ["handout.py", str(tmp_path / "class.zip")])
     assert handout.main() == 0 and "Unpack it in the folder of the clone" in capsys.readouterr().out
 
     with zipfile.ZipFile(tmp_path / "class.zip") as packed:
         packed.extractall(tmp_path / "clone")
+    taught.root.rename(tmp_path / "gone")
     monkeypatch.setenv("TINYLLM_WORKSPACE", str(tmp_path / "clone" / "workspace"))
     theirs = get_workspace()
-    assert (theirs.raw / "file").read_text() == "raw" and (theirs.tokenizer / "file").is_file()
-    assert sorted(path.name for path in (theirs.root / "runs").iterdir()) == ["chat", "pretrain"]
+    before = {path: path.stat().st_mtime_ns for path in theirs.root.rglob("*") if path.is_file()}
+    assert prepare.pretrained_run(theirs) == theirs.run("pretrain") and prepare.chat_run(theirs) == theirs.run("chat")
+    for stage in ("pretrain", "sft"):
+        prepare.token_shards(theirs, stage)
+    assert capsys.readouterr().out == ""
+    assert {path: path.stat().st_mtime_ns for path in theirs.root.rglob("*") if path.is_file()} == before
     for name in ("chat", "pretrain"):
         assert [latest_checkpoint(theirs.run(name)).name] == [f.name for f in step_folders(theirs.run(name))]
-    train(tiny_config(theirs.run("chat"), save_interval=1, keep_last=3))
+
+    train(prepare.train_config("sft", theirs))
     assert "Finished" in capsys.readouterr().out.splitlines()[-1] and len(step_folders(theirs.run("chat"))) == 1, "it trained again"
+    assert sorted(path.name for path in (theirs.root / "runs").iterdir()) == ["chat", "pretrain"], "a run was set aside"
+
+
+def test_a_run_that_was_stopped_is_not_handed_out(handout, taught, tmp_path, capsys, monkeypatch):
+    shutil.rmtree(latest_checkpoint(taught.run("chat")))
+    monkeypatch.setattr(sys, "argv", ["handout.py", str(tmp_path / "class.zip")])
+    assert handout.main() == 2 and "the run chat is not for a class: it has come to step 1 of 2" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.zip"))
 
 
 def test_without_a_course_run_it_says_what_to_do_and_leaves_no_file(handout, workspace, tmp_path, capsys, monkeypatch):

@@ -7,9 +7,11 @@ import shutil
 
 import pytest
 from helpers.local_hub import HubHandler, serving
+from helpers.tiny import sign_run
 
-from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
+from tinyllm_lib.checkpoint import latest_checkpoint, step_folders, weights_fingerprint
 from tinyllm_lib.exam import Answer, ExamResult
+from tinyllm_lib.gguf_file import export_gguf, other_weights
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.model_card import FILES, PublishError, model_card, publish, read_stages
 from tinyllm_lib.tokens import read_manifest
@@ -26,11 +28,12 @@ def trained(tiny_config, pretrain_tokens, sft_tokens, tmp_path_factory):
     for kind, folder in (("pretrain", pretrain_tokens), ("sft", sft_tokens)):
         shutil.copytree(folder, root / "tokens" / kind)
     data = {"data_path": str(root / "tokens" / "pretrain")}
-    base = train(tiny_config(root / "pretrain", **data))
+    base = sign_run(train(tiny_config(root / "pretrain", **data)))
     data = {"data_path": str(root / "tokens" / "sft"), "tokenizer_path": "", "init_from": str(base)}
-    run = train(tiny_config(root / "chat", **data, steps=6, save_interval=3, keep_every=3))
+    run = sign_run(train(tiny_config(root / "chat", **data, steps=6, save_interval=3, keep_every=3)))
     answers = [Answer("greeting", "你好", "你好", "你好！", True), Answer("fact_seen", "法国的首都？", "巴黎", "a|b\nc", False)]
-    ExamResult("chat", latest_checkpoint(run).name, "exam.jsonl", 0.1, answers).save(run / "exam.json")
+    of_these = {"weights": weights_fingerprint(latest_checkpoint(run)), "exam": "0"}
+    ExamResult("chat", latest_checkpoint(run).name, "exam.jsonl", 0.1, answers, of_these).save(run / "exam.json")
     return run
 
 
@@ -93,17 +96,43 @@ def test_an_earlier_checkpoint_has_its_own_curve_and_no_exam(trained):
     card = model_card(first)
     assert first.name == "step_000003"
     assert [stage.metrics[-1]["step"] for stage in read_stages(first)] == [12, 3]
-    assert "This checkpoint has not sat an exam." in card and "not tested beyond its loss" in card
+    assert "This checkpoint has not sat an exam: chat/exam.json is not the exam of these weights" in card
+    assert "not tested beyond its loss" in card
 
 
 def test_shards_that_changed_since_are_not_described(run, trained):
     config = json.loads((run / "config.json").read_text("utf-8"))
     config["data_path"] = str(trained.parent / "tokens" / "pretrain")
     (run / "config.json").write_text(json.dumps(config), "utf-8")
-    assert "Not recorded: its token shards were written anew since." in model_card(run)
+    assert "Not recorded: its token shards are not those that lie there now: shards (was " in model_card(run)
     config["data_path"] = str(run / "gone")
     (run / "config.json").write_text(json.dumps(config), "utf-8")
     assert "Not recorded: its token shards are no longer where they were." in model_card(run)
+
+
+def test_an_exam_of_other_weights_of_the_same_step_is_left_out(run):
+    saved = json.loads((run / "exam.json").read_text("utf-8"))
+    (run / "exam.json").write_text(json.dumps({**saved, "made_from": {**saved["made_from"], "weights": "of another seed"}}), "utf-8")
+    card = model_card(run)
+    assert "has not sat an exam: chat/exam.json is not the exam of these weights, weights (was of another seed" in card
+    assert "greeting" not in card and f"`{weights_fingerprint(latest_checkpoint(run))}`" in card
+
+
+def test_a_base_that_was_trained_anew_since_is_not_described(run, tiny_config, tmp_path):
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    base = train(tiny_config(tmp_path / "other", seed=1, steps=2))
+    (run / "config.json").write_text(json.dumps({**config, "init_from": str(base)}), "utf-8")
+    assert [stage.run.name for stage in read_stages(latest_checkpoint(run))] == ["chat"]
+
+
+def test_a_gguf_file_of_other_weights_is_not_published_beside_a_model(trained, run, tmp_path):
+    of_base = export_gguf(trained.parent / "pretrain", tmp_path / "chat.gguf")
+    assert other_weights(of_base, trained.parent / "pretrain") == ""
+    with pytest.raises(ValueError, match="chat.gguf holds other weights .*: export_gguf writes it anew"):
+        publish(run, "me/my-model", extra_files=[of_base])
+    of_base.write_bytes(of_base.read_bytes()[:40])
+    with pytest.raises(ValueError, match="chat.gguf cannot be read as GGUF"):
+        publish(run, "me/my-model", extra_files=[of_base])
 
 
 def test_a_model_without_its_run_says_so(trained, tmp_path):
@@ -151,7 +180,7 @@ def hub(monkeypatch):
 
 
 def test_publish_uploads_the_model_with_its_card_and_keeps_the_trainer_s_state(hub, trained, tmp_path):
-    (tmp_path / "chat.gguf").write_bytes(b"GGUF")
+    export_gguf(trained, tmp_path / "chat.gguf")
     url = publish(trained, "me/my-model", license="apache-2.0", extra_files=[tmp_path / "chat.gguf"])
     assert url.endswith("/me/my-model")
     assert {key: hub.repository[key] for key in ("organization", "name", "visibility")} == {

@@ -1,12 +1,14 @@
 """What notebooks hand each other: loaded where it is there, made small where it is not, and said so."""
 
+import json
 import tarfile
 from dataclasses import replace
 
 import pytest
+from helpers.tiny import ROOT, sign_run
 
 from tinyllm_lib import prepare
-from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
+from tinyllm_lib.checkpoint import latest_checkpoint
 from tinyllm_lib.corpus import write_sample_corpus
 from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.profiles import PROFILES, get_profile
@@ -14,7 +16,7 @@ from tinyllm_lib.provenance import file_fingerprint
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest
 from tinyllm_lib.train import train
-from tinyllm_lib.workspace import Workspace
+from tinyllm_lib.workspace import Workspace, get_workspace, write_json
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -40,9 +42,9 @@ def in_this_process(monkeypatch, one_thread):
     """Trains here and not in a subprocess, which is quicker; the configs launched."""
     launched = []
 
-    def launch(config, nproc_per_node, show):
+    def launch(config, nproc_per_node="auto", show=True):
         launched.append(config)
-        return train(config)
+        return sign_run(train(config))
 
     monkeypatch.setattr("tinyllm_lib.launch.launch", launch)
     return launched
@@ -59,7 +61,7 @@ def test_a_chat_run_out_of_nothing_and_then_out_of_the_workspace(ws, profile, in
     out = capsys.readouterr().out
     assert "No corpus yet: writing the sample corpus (400 documents, 250 dialogues)." in out
     assert "No tokenizer yet: training one with 400 entries." in out
-    assert "No pretrain/train token shards of this corpus and tokenizer yet" in out
+    assert "No pretrain token shards of this corpus and tokenizer yet" in out
     for name, steps, notebook in (("pretrain", 4, "05_pretrain"), ("chat", 3, "06_sft")):
         assert f"No {name} run yet: training a very small stand-in ({steps} steps)" in out
         assert f"run notebook {notebook} first" in out
@@ -76,7 +78,7 @@ def test_a_chat_run_out_of_nothing_and_then_out_of_the_workspace(ws, profile, in
 def test_the_run_of_the_notebook_wins_over_the_stand_in(ws, profile, in_this_process):
     quick = prepare.pretrained_run(ws, profile)
     prepare.token_shards(ws, "pretrain", profile)
-    real = train(prepare.train_config("pretrain", ws, profile, steps=1))
+    real = sign_run(train(prepare.train_config("pretrain", ws, profile, steps=1)))
     assert prepare.pretrained_run(ws, profile) == real == ws.run("pretrain") != quick
 
 
@@ -85,10 +87,10 @@ def test_what_was_made_with_another_tokenizer_is_made_again(ws, profile, in_this
     old = tokenizer_hash(prepare.tokenizer(ws, profile))
     train_tokenizer(["小猫和白鹅是好朋友。"] * 30, ws.tokenizer, vocab_size=300)
     new = tokenizer_hash(prepare.tokenizer(ws, profile))
-    assert not prepare.is_finished(quick, prepare.tokenizer(ws, profile))
+    assert "tokenizer (was " in prepare.why_not_ready(ws, quick.name, profile)
     capsys.readouterr()
     assert prepare.pretrained_run(ws, profile) == quick
-    assert "No pretrain/train token shards of this corpus and tokenizer yet" in capsys.readouterr().out
+    assert "No pretrain token shards of this corpus and tokenizer yet" in capsys.readouterr().out
     assert read_manifest(ws.tokens("pretrain", "train"))["tokenizer"] == new != old
     assert tokenizer_hash(load_tokenizer(latest_checkpoint(quick))) == new
 
@@ -123,7 +125,7 @@ def test_shards_of_a_changed_corpus_are_made_again(ws, profile, capsys):
     corpus.write_bytes(content)
     capsys.readouterr()
     prepare.token_shards(ws, "sft", profile)
-    assert capsys.readouterr().out == "No sft/train token shards of this corpus and tokenizer yet: writing them.\n"
+    assert capsys.readouterr().out.endswith("No sft token shards of this corpus and tokenizer yet: writing them.\n")
     assert read_manifest(folder / "train")["source"] != before["source"]
 
 
@@ -166,6 +168,233 @@ def test_a_fingerprint_changes_with_any_part_of_a_small_file_and_with_the_ends_o
     assert len({of(large), of(b"b" + large[1:]), of(large[1:] + b"b")}) == 3
 
 
+# ---- what a learner brings
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+OWN = {
+    "pretrain": [{"text": f"我家的第{n}只猫爱吃鱼。"} for n in range(40)],
+    "sft": [{"conversations": [{"from": "human", "value": f"{n}只猫？"}, {"from": "assistant", "value": "爱吃鱼。"}]} for n in range(40)],
+    "exam": [{"question": "猫爱吃什么？", "answer": "鱼"}],
+}
+
+
+def own_files(ws, *names):
+    return {path: path.read_bytes() for path in (write_lines(ws.raw / f"{name}.jsonl", OWN[name]) for name in names)}
+
+
+def unchanged(files):
+    return all(path.read_bytes() == content for path, content in files.items())
+
+
+def test_ones_own_documents_alone_are_kept_and_the_rest_is_made(ws, profile, capsys):
+    own = own_files(ws, "pretrain")
+    prepare.tokenizer(ws, profile)
+    out = capsys.readouterr().out
+    assert unchanged(own)
+    assert "No sft.jsonl, exam.jsonl yet: writing the sample corpus" in out and "left as it is: pretrain.jsonl" in out
+    assert "exam.jsonl asks about the sample corpus's world" in out
+    assert sorted(path.name for path in ws.raw.iterdir()) == ["exam.jsonl", "made_from.json", "pretrain.jsonl", "sft.jsonl"]
+    prepare.corpus_files(ws, replace(profile, documents=500))
+    out = capsys.readouterr().out
+    assert unchanged(own) and "The sample corpus was made otherwise, documents (was 400, now 500): writing" in out
+
+
+def test_all_three_ones_own_are_used_without_a_word(ws, profile, capsys):
+    own = own_files(ws, *OWN)
+    assert prepare.corpus_files(ws, profile) == {path.stem: path for path in own}
+    assert unchanged(own) and capsys.readouterr().out == "" and not (ws.raw / "made_from.json").exists()
+
+
+def test_notebook_01_keeps_ones_own_files(workspace_root, profile, capsys):
+    own = own_files(get_workspace("ci"), *OWN)
+    cells = json.loads((ROOT / "notebooks" / "01_data.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["id"] in ("c01-02", "c01-04"):
+            exec("".join(cell["source"]), names)
+    out = capsys.readouterr().out
+    assert unchanged(own) and "left as it is: pretrain.jsonl, sft.jsonl, exam.jsonl." in out
+
+
+def test_an_edited_sample_file_is_the_learners_own_from_then_on(ws, profile, capsys):
+    path = prepare.corpus_files(ws, profile)["sft"]
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(OWN["sft"][0], ensure_ascii=False) + "\n")
+    edited = path.read_bytes()
+    prepare.corpus_files(ws, replace(profile, dialogues=300))
+    assert path.read_bytes() == edited and "left as it is: sft.jsonl" in capsys.readouterr().out
+
+
+def test_what_we_made_is_made_again_when_the_sizes_change_and_only_then(ws, profile, capsys):
+    files = prepare.corpus_files(ws, profile)
+    first = times(ws.raw)
+    capsys.readouterr()
+    assert prepare.corpus_files(ws, profile) == files and times(ws.raw) == first and capsys.readouterr().out == ""
+    prepare.corpus_files(ws, replace(profile, documents=450))
+    assert len(files["pretrain"].read_text(encoding="utf-8").splitlines()) == 450
+
+
+def test_the_same_files_without_a_record_are_known_again(ws, profile, capsys):
+    """A workspace of version 0.1."""
+    write_sample_corpus(ws.raw, documents=profile.documents, dialogues=profile.dialogues)
+    (ws.raw / "made_from.json").unlink()
+    prepare.corpus_files(ws, replace(profile, documents=450))
+    assert unchanged(own_files(ws)) and not (ws.raw / "made_from.json").exists(), "nothing missing, so nothing was done"
+    write_sample_corpus(ws.raw, documents=profile.documents, dialogues=profile.dialogues)
+    assert "left as it is" not in capsys.readouterr().out
+    prepare.corpus_files(ws, replace(profile, documents=450))
+    assert len((ws.raw / "pretrain.jsonl").read_text(encoding="utf-8").splitlines()) == 450
+
+
+def test_ones_own_tokenizer_is_never_trained_over(ws, profile, capsys):
+    train_tokenizer(["小猫和白鹅是好朋友。"] * 30, ws.tokenizer, vocab_size=300)
+    own = {path: path.read_bytes() for path in ws.tokenizer.iterdir()}
+    own_files(ws, "pretrain")
+    assert len(prepare.tokenizer(ws, profile)) == len(prepare.tokenizer(ws, profile, remake=True))
+    assert unchanged(own) and "it stays as it is" in capsys.readouterr().out
+
+    # Put over one that was made here: the record beside it is not of this one.
+    other = prepare.Workspace(ws.root.with_name("other"))
+    prepare.tokenizer(other, profile)
+    for path, content in own.items():
+        (other.tokenizer / path.name).write_bytes(content)
+    prepare.corpus_files(other, replace(profile, documents=500))
+    prepare.tokenizer(other, replace(profile, documents=500), remake=True)
+    assert all((other.tokenizer / path.name).read_bytes() == content for path, content in own.items())
+
+
+def test_notebook_02_keeps_ones_own_tokenizer(workspace_root, profile, capsys):
+    ws = get_workspace("ci")
+    train_tokenizer(["小猫和白鹅是好朋友。"] * 30, ws.tokenizer, vocab_size=300)
+    own = {path: path.read_bytes() for path in ws.tokenizer.iterdir()}
+    cells = json.loads((ROOT / "notebooks" / "02_tokenizer.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["id"] in ("c02-02", "c02-16"):
+            exec("".join(cell["source"]), names)
+    assert unchanged(own)
+
+
+# ---- nothing stale, nothing half-made
+
+
+def test_a_tokenizer_of_another_corpus_is_trained_again(ws, profile, capsys):
+    before = tokenizer_hash(prepare.tokenizer(ws, profile))
+    own_files(ws, "pretrain")
+    capsys.readouterr()
+    assert tokenizer_hash(prepare.tokenizer(ws, profile)) != before
+    assert "The tokenizer was trained on something else, corpus (was " in capsys.readouterr().out
+    prepare.tokenizer(ws, profile)
+    assert capsys.readouterr().out == ""
+
+
+def test_where_the_shards_of_the_real_corpora_hang_on_a_tokenizer_it_is_not_replaced(ws, real):
+    prepare.tokenizer(ws, real)
+    written = times(ws.tokenizer)
+    with pytest.raises(ValueError, match="vocab_size .was 400, now 420.*Bring that corpus back; or remove"):
+        prepare.tokenizer(ws, replace(real, vocab_size=420))
+    assert times(ws.tokenizer) == written
+
+
+def test_half_a_tokenizer_folder_is_refused(ws, profile):
+    prepare.tokenizer(ws, profile)
+    (ws.tokenizer / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match="half a tokenizer.*no tokenizer_config.json"):
+        prepare.tokenizer(ws, profile)
+
+
+@pytest.fixture
+def stopped(ws, profile, in_this_process):
+    """The base of notebook 05, stopped at step 2 of 4."""
+    prepare.token_shards(ws, "pretrain", profile)
+    run = sign_run(train(prepare.train_config("pretrain", ws, profile, steps=2)))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    write_json(run / "config.json", {**config, "steps": 4})
+    return run
+
+
+def test_a_base_that_was_stopped_is_not_used_without_a_word(ws, profile, stopped, capsys):
+    config = prepare.train_config("sft", ws, profile)
+    out = capsys.readouterr().out
+    assert config.init_from == str(ws.run("pretrain_quick"))
+    assert "The run pretrain is not used: it has come to step 2 of 4." in out and '"go_on"' in out and '"use"' in out
+    assert "training a very small stand-in (4 steps)" in out
+    prepare.pretrained_run(ws, profile)
+    assert "The stand-in pretrain_quick is used instead." in capsys.readouterr().out
+
+    config = prepare.train_config("sft", ws, profile, if_not_ready="use")
+    assert config.init_from == str(stopped)
+    assert capsys.readouterr().out == "The run pretrain is used as it is: it has come to step 2 of 4.\n"
+    with pytest.raises(ValueError, match="if_not_ready is 'skip', expected one of stand_in, go_on, use"):
+        prepare.pretrained_run(ws, profile, if_not_ready="skip")
+
+
+def test_a_base_that_was_stopped_goes_on_to_its_end(ws, profile, stopped, in_this_process):
+    assert prepare.pretrained_run(ws, profile, if_not_ready="go_on") == stopped
+    assert [(config.out_dir, config.steps) for config in in_this_process] == [(str(stopped), 4)]
+    assert latest_checkpoint(stopped).name == "step_000004"
+    assert prepare.why_not_ready(ws, "pretrain", profile) == "" and not list(stopped.parent.glob("*.old*"))
+    assert [row["step"] for row in read_metrics(stopped)] == [1, 2, 3, 4]
+
+
+def test_a_chat_run_of_another_base_is_not_used_without_a_word(ws, profile, in_this_process, capsys):
+    prepare.token_shards(ws, "pretrain", profile)
+    prepare.token_shards(ws, "sft", profile)
+    sign_run(train(prepare.train_config("pretrain", ws, profile, seed=0)))
+    chat = sign_run(train(prepare.train_config("sft", ws, profile)))
+    assert prepare.chat_run(ws, profile) == chat
+    sign_run(train(prepare.train_config("pretrain", ws, profile, seed=1)))
+    capsys.readouterr()
+    assert prepare.chat_run(ws, profile) == ws.run("chat_quick")
+    assert "The run chat is not used: it was not made from what lies here now: init_from (was " in capsys.readouterr().out
+    assert prepare.chat_run(ws, profile, if_not_ready="use") == chat
+
+
+def test_a_base_of_other_shards_or_of_a_changed_corpus_is_not_used_without_a_word(ws, profile, in_this_process):
+    prepare.token_shards(ws, "pretrain", profile)
+    run = sign_run(train(prepare.train_config("pretrain", ws, profile)))
+    assert prepare.why_not_ready(ws, "pretrain", profile) == ""
+    (ws.tokenizer / "made_from.json").unlink()              # so the tokenizer is the learner's own, and stays
+    own_files(ws, "pretrain")
+    assert "corpus (was " in prepare.why_not_ready(ws, "pretrain", profile)
+    prepare.token_shards(ws, "pretrain", profile)
+    assert "shards (was " in prepare.why_not_ready(ws, "pretrain", profile)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    write_json(run / "config.json", {k: v for k, v in config.items() if k != "made_from"})
+    assert "there is no record" in prepare.why_not_ready(ws, "pretrain", profile)
+
+
+# ---- small is enough
+
+
+@pytest.mark.parametrize("lines", [1, 2, 20, 40])
+def test_a_corpus_of_a_few_lines_makes_shards(ws, profile, capsys, lines):
+    own_files(ws, *OWN)
+    for kind in ("pretrain", "sft"):
+        write_lines(ws.raw / f"{kind}.jsonl", OWN[kind][:lines])
+        folder = prepare.token_shards(ws, kind, replace(profile, replay_share=0.0))
+        trained = read_manifest(folder / "train")["documents"]
+        if lines == 1:
+            assert trained == 1 and not (folder / "val").exists() and "there is no validation" in capsys.readouterr().out
+        else:
+            assert read_manifest(folder / "val")["documents"] == lines - trained > 0
+
+
+def test_a_corpus_that_shrank_to_one_line_leaves_no_old_validation(ws, profile):
+    own_files(ws, *OWN)
+    folder = prepare.token_shards(ws, "pretrain", profile)
+    assert (folder / "val" / "manifest.json").is_file()
+    write_lines(ws.raw / "pretrain.jsonl", OWN["pretrain"][:1])
+    prepare.token_shards(ws, "pretrain", profile)
+    assert not (folder / "val").exists()
+
+
 def test_train_config_takes_the_numbers_of_the_profile_and_changes_win(ws):
     config = prepare.train_config("pretrain", ws, get_profile("laptop"), name="try", seed=3, steps=9)
     numbers = get_profile("laptop").pretrain
@@ -183,6 +412,5 @@ def test_real_corpora_that_are_not_there_yet_are_named(ws):
         prepare.corpus_files(ws, profile)
 
 
-def test_a_run_without_a_checkpoint_is_not_finished(ws, profile):
-    assert not step_folders(ws.run("pretrain"))
-    assert not prepare.is_finished(ws.run("pretrain"), prepare.tokenizer(ws, profile))
+def test_a_run_without_a_checkpoint_is_not_ready(ws, profile):
+    assert "does not exist" in prepare.why_not_ready(ws, "pretrain", profile)

@@ -1,5 +1,6 @@
 """The sample corpus: formats, determinism, and that what is held out is really held out."""
 
+import hashlib
 import json
 import os
 import random
@@ -14,9 +15,10 @@ from tinyllm_lib.corpus import stories, talk
 from tinyllm_lib.corpus.exam import EXAM_CLASSES
 from tinyllm_lib.corpus.facts import facts, relations
 from tinyllm_lib.corpus.grammar import expand, reword
-from tinyllm_lib.corpus.sample import CorpusMix, write_sample_corpus
+from tinyllm_lib.corpus.sample import GENERATOR, SAMPLE_FILES, CorpusMix, write_sample_corpus
 from tinyllm_lib.corpus.sums import Sums, held_out_pairs, number_in_words
 from tinyllm_lib.corpus.world import Deck, Question, Rotation, World
+from tinyllm_lib.provenance import made_by_us
 
 DOCUMENTS, DIALOGUES = 6000, 4000
 CHAT_KINDS = [f"chat_{kind}" for kind in CorpusMix().shares("chat_")]
@@ -109,7 +111,7 @@ def test_same_seed_same_bytes_whatever_the_hash_seed(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert (tmp_path / "a" / name).read_bytes() != (tmp_path / "c" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
-        "exam.jsonl", "pretrain.jsonl", "sft.jsonl",
+        "exam.jsonl", "made_from.json", "pretrain.jsonl", "sft.jsonl",
     ]  # fmt: skip
 
 
@@ -261,6 +263,27 @@ def test_changing_dialogues_leaves_documents_alone(tmp_path):
     write_sample_corpus(tmp_path / "a", documents=100, dialogues=50)
     write_sample_corpus(tmp_path / "b", documents=100, dialogues=80, mix=CorpusMix(chat_naming=0.3))
     assert (tmp_path / "a/pretrain.jsonl").read_bytes() == (tmp_path / "b/pretrain.jsonl").read_bytes()
+
+
+def test_whoever_changes_the_text_raises_the_generators_number(corpus):
+    """Else workspaces with the older text would take theirs for the newer one. (Raise GENERATOR, then write the hash here.)"""
+    digest = hashlib.sha256(b"".join((corpus.folder / name).read_bytes() for name in SAMPLE_FILES)).hexdigest()
+    assert (GENERATOR, digest[:16]) == (1, "cf984e441ae564c0")
+
+
+def test_files_that_are_not_ours_are_never_replaced(tmp_path, capsys):
+    write_sample_corpus(tmp_path, documents=100, dialogues=50)
+    with (tmp_path / "sft.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    (tmp_path / "pretrain.jsonl").unlink()
+    (tmp_path / "pretrain.jsonl").symlink_to(tmp_path / "a disk that is not there")
+    edited = (tmp_path / "sft.jsonl").read_bytes()
+    capsys.readouterr()
+    write_sample_corpus(tmp_path, documents=110, dialogues=60)
+    assert (tmp_path / "sft.jsonl").read_bytes() == edited and (tmp_path / "pretrain.jsonl").is_symlink()
+    out = capsys.readouterr().out
+    assert "left as it is: pretrain.jsonl, sft.jsonl." in out and "exam.jsonl asks about the sample corpus's world" in out
+    assert made_by_us(tmp_path / "exam.jsonl")["documents"] == 110
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,12 @@ def test_environment_moves_it(tmp_path, monkeypatch):
     assert get_workspace(SimpleNamespace(name="full")).root.name == "full"
 
 
+def test_a_home_directory_that_nobody_knows_is_told(monkeypatch):
+    monkeypatch.setenv("TINYLLM_WORKSPACE", "~nobody-of-this-name/tinyllm")
+    with pytest.raises(ValueError, match="TINYLLM_WORKSPACE is '~nobody-of-this-name/tinyllm'.*write the whole path"):
+        get_workspace()
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "..", "C:"])
 def test_a_name_cannot_leave_the_workspace(tmp_path, name):
     with pytest.raises(ValueError, match="one folder name"):

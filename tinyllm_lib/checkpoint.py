@@ -65,6 +65,11 @@ def model_folder(folder: str | Path) -> Path:
     return folder if (folder / "model.safetensors").is_file() else latest_checkpoint(folder)
 
 
+def run_folder(folder: Path) -> Path:
+    """The run that a checkpoint folder belongs to, or the folder itself if it lies in none."""
+    return folder.parent.parent if folder.resolve().parent.name == "checkpoints" else folder
+
+
 def weights_fingerprint(folder: str | Path) -> str:
     """What decides a model folder's outputs, its weights and its shape, as 16 hex digits. Quick where checkpoint.json has the sums."""
     folder = Path(folder)

@@ -236,17 +236,16 @@ def print_results(workspace: Workspace) -> None:
 
 
 def exam_result(workspace: Workspace, run: str):
-    """The `ExamResult` that a notebook saved for the run's newest checkpoint; taken now if there is none."""
-    from tinyllm_lib.checkpoint import latest_checkpoint
+    """The `ExamResult` that a notebook saved, if it is of the run's newest weights and of this exam; else it is taken now."""
     from tinyllm_lib.evaluate import run_exam
-    from tinyllm_lib.exam import ExamResult
+    from tinyllm_lib.exam import exam_of
 
-    folder = workspace.run(run)
-    if (folder / "exam.json").is_file():
-        result = ExamResult.load(folder)
-        if result.checkpoint == latest_checkpoint(folder).name:
-            return result
-    return run_exam(folder, workspace.raw / "exam.jsonl", print_table=False)
+    folder, exam = workspace.run(run), workspace.raw / "exam.jsonl"
+    try:
+        return exam_of(folder, exam)
+    except (FileNotFoundError, ValueError) as reason:
+        print(f"({run} takes the exam now: {reason})", flush=True)
+        return run_exam(folder, exam, print_table=False)
 
 
 def exam_table(base, chat) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from tinyllm_lib.checkpoint import run_folder, weights_fingerprint
 from tinyllm_lib.corpus.training_text import why_no_bytes
 from tinyllm_lib.exam import (
     Answer,
@@ -36,6 +37,7 @@ from tinyllm_lib.exam import (
 from tinyllm_lib.generate import TextGenerator, read_text_file
 from tinyllm_lib.memory import explaining_out_of_memory
 from tinyllm_lib.model import Transformer
+from tinyllm_lib.provenance import content_fingerprint
 from tinyllm_lib.score import Batch, score
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
 from tinyllm_lib.workspace import get_workspace
@@ -187,7 +189,8 @@ def run_exam(
             right = is_right(reply, answer, row["question"], longer[answer])
         answers.append(Answer(row["class"], row["question"], answer, reply, right))
     checkpoint = generator.folder.name if generator.folder else ""
-    result = ExamResult(kind, checkpoint, name, time.perf_counter() - start, answers)
+    made_from = {"weights": weights_fingerprint(generator.folder), "exam": content_fingerprint(rows)} if generator.folder else None
+    result = ExamResult(kind, checkpoint, name, time.perf_counter() - start, answers, made_from)
     if save and limit is None and generator.folder:
         result.save(run_folder(generator.folder) / "exam.json")
     if print_table:
@@ -233,11 +236,6 @@ def _spread(rows: Sequence[dict], limit: int | None) -> list[tuple[int, dict]]:
         n = len(of_class) if limit is None else min(limit, len(of_class))
         kept |= {of_class[k * len(of_class) // n] for k in range(n)}
     return [(i, row) for i, row in enumerate(rows) if i in kept]
-
-
-def run_folder(folder: Path) -> Path:
-    """The run that a checkpoint folder belongs to, or the folder itself if it lies in none."""
-    return folder.parent.parent if folder.resolve().parent.name == "checkpoints" else folder
 
 
 def kind_of_run(folder: Path | None) -> str:

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from tinyllm_lib.checkpoint import model_folder, run_folder, weights_fingerprint
 from tinyllm_lib.corpus.training_text import why_no_bytes
+from tinyllm_lib.provenance import content_fingerprint, differences
 from tinyllm_lib.tokenizer import ROLES
 from tinyllm_lib.workspace import write_json
 
@@ -219,6 +221,7 @@ class ExamResult:
     """An exam that was taken. `print(result)` shows the table; saved as `exam.json` it is this object's fields:
 
     {"kind": "chat" | "base", "checkpoint": "step_000500", "exam": "exam.jsonl", "seconds": 4.1,
+     "made_from": {"weights": fingerprint, "exam": fingerprint},
      "classes": [{"class_name", "right", "total", "share", "low", "high", "exact"}, …],
      "answers": [{"class_name", "question", "expected", "got", "right"}, …]}
     """
@@ -228,6 +231,7 @@ class ExamResult:
     exam: str
     seconds: float
     answers: list[Answer] = field(repr=False)
+    made_from: dict[str, str] | None = None  # fingerprints of the weights and of the questions; None where nobody knows
 
     @cached_property
     def classes(self) -> list[ClassScore]:
@@ -275,6 +279,7 @@ class ExamResult:
             "checkpoint": self.checkpoint,
             "exam": self.exam,
             "seconds": round(self.seconds, 2),
+            "made_from": self.made_from,
             "classes": [asdict(s) for s in self.classes],
             "answers": [asdict(a) for a in self.answers],
         }
@@ -294,7 +299,26 @@ class ExamResult:
             content["exam"],
             content["seconds"],
             [Answer(**a) for a in content["answers"]],
+            content.get("made_from"),
         )
+
+
+def exam_of(folder: str | Path, exam: str | Path | None = None) -> ExamResult:
+    """The saved result of a run (its newest checkpoint) or of a checkpoint, if it was these weights that sat this exam.
+
+    Args:
+        exam: the file with the questions; None: whichever it was.
+
+    Raises:
+        FileNotFoundError: no checkpoint, or no result.  ValueError: it is of other weights or another exam.
+    """
+    folder = model_folder(folder)
+    path = run_folder(folder) / "exam.json"
+    result = ExamResult.load(path)
+    now = {"weights": weights_fingerprint(folder)} | ({"exam": content_fingerprint(load_exam(exam))} if exam else {})
+    if changed := differences(result.made_from, now):
+        raise ValueError(f"{path.parent.name}/{path.name} is not the exam of these weights, {', '.join(changed)}: run_exam takes it again.")
+    return result
 
 
 # ---- two exams side by side
@@ -341,8 +365,10 @@ class ExamComparison:
 def compare_exams(
     a: ExamResult | str | Path, b: ExamResult | str | Path, *, print_table: bool = True
 ) -> ExamComparison:
-    """Two results, or run folders with an `exam.json`, side by side; `.gained` and `.lost` hold what changed."""
-    comparison = ExamComparison(*(r if isinstance(r, ExamResult) else ExamResult.load(r) for r in (a, b)))
+    """Two results, or run folders with an `exam.json` of their weights, side by side; `.gained` and `.lost` hold what changed."""
+    comparison = ExamComparison(
+        *(r if isinstance(r, ExamResult) else exam_of(r) if Path(r).is_dir() else ExamResult.load(r) for r in (a, b))
+    )
     if print_table:
         print(comparison, flush=True)
     return comparison

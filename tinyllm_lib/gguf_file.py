@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.checkpoint import model_folder
+from tinyllm_lib.checkpoint import model_folder, weights_fingerprint
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.old_layout import to_adjacent_pairs
@@ -23,6 +23,7 @@ from tinyllm_lib.workspace import atomic_path
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}  # with the names of GGUF's file types
 Q8_BLOCK = 32  # numbers that share a scale in q8_0
+WEIGHTS_KEY = "tinyllm.weights"  # of the metadata: the fingerprint of the weights that the file was made from
 PRE_TOKENIZER = "gpt-2"  # 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, which is ByteLevel's own pattern
 TENSORS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
@@ -90,6 +91,20 @@ def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path
     return out
 
 
+def other_weights(file: str | Path, folder: str | Path) -> str:
+    """Why a GGUF file is not the model of this run or checkpoint; "" if it is, or has no record of ours and nobody can tell."""
+    import gguf
+
+    try:
+        found = gguf.GGUFReader(file).get_field(WEIGHTS_KEY)
+    except (ValueError, IndexError) as error:
+        return f"{Path(file).name} cannot be read as GGUF ({error}): export_gguf writes it anew."
+    was, now = found and found.contents(), weights_fingerprint(model_folder(folder))
+    if was in (None, now):
+        return ""
+    return f"{Path(file).name} holds other weights ({was}) than {Path(folder).name} ({now}): export_gguf writes it anew."
+
+
 def gguf_tensors(model: Transformer) -> dict[str, Tensor]:
     """The tensors under llama.cpp's names, fp32, queries and keys in adjacent pairs; a tied head has no entry of its own."""
     c = model.config
@@ -150,6 +165,7 @@ def modelfile(file: str, context: int, system: str = SYSTEM_PROMPT) -> str:
 
 def _add_model(writer, config: ModelConfig, folder: Path, file_type: int) -> None:
     writer.add_name(f"tinyllm {folder.name}")
+    writer.add_string(WEIGHTS_KEY, weights_fingerprint(folder))
     writer.add_file_type(file_type)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_seq_len)

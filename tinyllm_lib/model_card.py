@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyllm_lib.checkpoint import STEP_FOLDER, model_folder, step_of
+from tinyllm_lib.checkpoint import STEP_FOLDER, model_folder, step_folders, step_of, weights_fingerprint
 from tinyllm_lib.corpus.download import BELLE, SEQ_MONKEY
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
-from tinyllm_lib.exam import CLASS_MEANING, ExamResult
+from tinyllm_lib.exam import CLASS_MEANING, ExamResult, exam_of
+from tinyllm_lib.gguf_file import other_weights
 from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.provenance import differences
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.tokens import read_manifest, shards_fingerprint
 
@@ -107,7 +109,7 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     folder = model_folder(folder)
     config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")), str(folder))
     stages = read_stages(folder)
-    exam = read_exam(folder)
+    exam, no_exam = read_exam(folder)
     metadata = {"language": "zh", "library_name": "transformers", "pipeline_tag": "text-generation", "tags": "[tinyllm, llama]"}
     metadata |= {"license": license} if license else {}
     name = repo_id or (run_of(folder).name if run_of(folder) else folder.name)
@@ -115,7 +117,7 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     return CARD.format(
         system=SYSTEM_PROMPT, metadata=head, name=name.split("/")[-1], repo_id=name,
         parameters=count_parameters(config), model=_model(config, folder), data=_data(stages), training=_training(stages),
-        curve=_curve(stages), exam=_exam(exam), limits=_limits(config, exam, license),
+        curve=_curve(stages), exam=_exam(exam) if exam else no_exam, limits=_limits(config, exam, license),
     )  # fmt: skip
 
 
@@ -137,7 +139,11 @@ def read_stages(folder: Path) -> list[Stage]:
         start = Path(config["init_from"]) if config.get("init_from") else None
         if start is None or not start.is_dir() or any(stage.run == start.resolve() for stage in stages):
             break
-        folder = model_folder(start)
+        made = config.get("made_from", {}).get("init_from")
+        held = [step for step in step_folders(start) or [start] if made in (None, weights_fingerprint(step))]
+        if not held:                                             # another base lies there now
+            break
+        folder = model_folder(held[-1])
     return stages
 
 
@@ -147,17 +153,18 @@ def _manifest(config: dict) -> tuple[dict | None, str]:
         manifest = read_manifest(Path(config["data_path"]) / "train")
     except FileNotFoundError:
         return None, "its token shards are no longer where they were"
-    then = config.get("made_from", {}).get("shards")
-    return (manifest, "") if then in (None, shards_fingerprint(manifest)) else (None, "its token shards were written anew since")
+    changed = differences(config.get("made_from"), {"shards": shards_fingerprint(manifest)})
+    return (None, f"its token shards are not those that lie there now: {', '.join(changed)}") if changed else (manifest, "")
 
 
-def read_exam(folder: Path) -> ExamResult | None:
-    """The run's exam, if it was this checkpoint that sat it."""
-    run = run_of(folder)
-    if not run or not (run / "exam.json").is_file():
-        return None
-    exam = ExamResult.load(run)
-    return exam if exam.checkpoint == folder.name else None
+def read_exam(folder: Path) -> tuple[ExamResult | None, str]:
+    """The exam of these weights; else None, and why."""
+    try:
+        return exam_of(folder), ""
+    except FileNotFoundError:
+        return None, "This checkpoint has not sat an exam."
+    except ValueError as error:
+        return None, f"This checkpoint has not sat an exam: {error}"
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -183,6 +190,7 @@ def _model(c: ModelConfig, folder: Path) -> str:
         ("heads, key/value heads", f"{c.n_heads}, {c.n_kv_heads}"), ("SwiGLU width", c.hidden_dim), ("context", f"{c.max_seq_len} tokens"),
         ("vocabulary", f"{len(load_tokenizer(folder)):,} tokens, byte-level BPE"), ("embedding and head", tied),
         ("RoPE base, RMSNorm eps", f"{c.rope_base:g}, {c.norm_eps:g}"), ("weights", "float32"), ("checkpoint", folder.name),
+        ("fingerprint of the weights", f"`{weights_fingerprint(folder)}`"),
     ])  # fmt: skip
 
 
@@ -229,9 +237,7 @@ def _curve(stages: list[Stage]) -> str:
     return "\n\n".join(parts) or "Not recorded."
 
 
-def _exam(exam: ExamResult | None) -> str:
-    if exam is None:
-        return "This checkpoint has not sat an exam."
+def _exam(exam: ExamResult) -> str:
     rows = [("class", "right", "share", "95% interval", "what it shows")]
     rows += [(f"`{s.class_name}`", f"{s.right}/{s.total}", f"{s.share:.0%}", f"{s.low:.0%} to {s.high:.0%}",
               CLASS_MEANING.get(s.class_name, "")) for s in exam.classes]  # fmt: skip
@@ -284,7 +290,8 @@ def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, priva
         extra_files: more files to put beside, for example a GGUF and its Modelfile.
 
     Raises:
-        ValueError: an unknown hub or a repo_id that is not owner/name.  FileNotFoundError: no checkpoint, or no such extra file.
+        ValueError: an unknown hub, a repo_id that is not owner/name, a GGUF file of other weights.
+        FileNotFoundError: no checkpoint, or no such extra file.
         PublishError: no library, no key, no network, or the hub said no.
     """
     uploaders = {"huggingface": _to_huggingface, "modelscope": _to_modelscope}
@@ -295,6 +302,9 @@ def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, priva
     folder = model_folder(folder)
     if missing := [str(path) for path in extra_files if not Path(path).is_file()]:
         raise FileNotFoundError(f"no such file: {', '.join(missing)}.")
+    for path in extra_files:
+        if Path(path).suffix == ".gguf" and (reason := other_weights(path, folder)):
+            raise ValueError(reason)
     card = model_card(folder, repo_id, license=license)
     with tempfile.TemporaryDirectory(prefix="tinyllm-publish-") as staged:
         for path in (*(folder / name for name in FILES if (folder / name).is_file()), *map(Path, extra_files)):

@@ -3,38 +3,55 @@
 Every notebook runs alone: what an earlier one makes is loaded, or made on the spot at the smallest size, with a line that
 says so. Corpus, tokenizer and shards take seconds and are made as the profile wants them; a model that takes minutes is
 replaced by a very small one under another name (`pretrain_quick`), so that it is never mistaken for the real one.
+
+Each of them has a record of what it was made from (`tinyllm_lib.provenance`). Only what is missing is made, only what we made
+is made again, when what it was made from has changed, and a line says so. What a learner put there is never replaced.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.checkpoint import latest_checkpoint, step_folders
+from tinyllm_lib.checkpoint import latest_checkpoint, model_folder, step_folders, step_of, weights_fingerprint
 from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, read_dialogues, read_texts, write_sample_corpus
+from tinyllm_lib.corpus.sample import sample_recipe
 from tinyllm_lib.profiles import Profile, get_profile
-from tinyllm_lib.provenance import file_fingerprint
+from tinyllm_lib.provenance import differences, file_fingerprint, made_by_us, sign
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
-from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
+from tinyllm_lib.tokens import read_manifest, shards_fingerprint, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import TrainConfig
-from tinyllm_lib.workspace import Workspace, require
+from tinyllm_lib.workspace import Workspace, atomic_path, require
 
 REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
 VAL_DOCUMENTS = 50_000      # enough to measure bits per byte; a share of 10B tokens would be far more than that
+PATHS = ("data_path", "tokenizer_path", "init_from")     # of a TrainConfig: a handout brings those of another machine
+IF_NOT_READY = ("stand_in", "go_on", "use")
 
 
 def corpus_files(ws: Workspace, profile: Profile | None = None) -> dict[str, Path]:
-    """Paths of the raw files {"pretrain", "sft", "exam"}; the sample corpus is written where it is missing.
+    """Paths of the raw files {"pretrain", "sft", "exam"}; those of the sample corpus are written where they are missing.
+
+    They are written again where the profile's sizes or the generator have changed. A file that is not ours stays.
 
     Raises:
         FileNotFoundError: the profile wants the real corpora and they have not been downloaded.
     """
     profile = profile or get_profile()
     files = {name: ws.raw / f"{name}.jsonl" for name in ("pretrain", "sft", "exam")}
-    if not all(path.is_file() for path in files.values()):
-        _say(f"No corpus yet: writing the sample corpus ({profile.documents:,} documents, {profile.dialogues:,} dialogues).")
+    now = sample_recipe(documents=profile.documents, dialogues=profile.dialogues)
+    missing = [path.name for path in files.values() if not os.path.lexists(path)]
+    changed = [what for path in files.values() if (made := made_by_us(path)) is not None for what in differences(made, now)]
+    if missing or changed:
+        what = "No corpus yet" if len(missing) == len(files) else f"No {', '.join(missing)} yet" if missing else (
+            f"The sample corpus was made otherwise, {', '.join(dict.fromkeys(changed))}")
+        _say(f"{what}: writing the sample corpus ({profile.documents:,} documents, {profile.dialogues:,} dialogues).")
         write_sample_corpus(ws.raw, documents=profile.documents, dialogues=profile.dialogues)
     if profile.real_corpora:
         for kind, corpus in REAL_CORPORA.items():
@@ -42,17 +59,51 @@ def corpus_files(ws: Workspace, profile: Profile | None = None) -> dict[str, Pat
     return files
 
 
-def tokenizer(ws: Workspace, profile: Profile | None = None) -> PreTrainedTokenizerFast:
-    """The workspace's tokenizer, trained on the pretraining corpus where it is missing."""
+def tokenizer(ws: Workspace, profile: Profile | None = None, *, remake: bool = False) -> PreTrainedTokenizerFast:
+    """The workspace's tokenizer, trained on the pretraining corpus where it is missing, or that corpus has changed since.
+
+    A tokenizer folder that is not ours is loaded as it is.
+
+    Args:
+        remake: train it again in any case, if it is ours.
+
+    Raises:
+        ValueError: half a tokenizer folder, or one of another corpus where the shards of the real corpora, which take hours,
+            hang on it.
+    """
     profile = profile or get_profile()
-    if not (ws.tokenizer / "tokenizer.json").is_file():
+    corpus = ws.raw / (REAL_CORPORA["pretrain"].name if profile.real_corpora else "pretrain.jsonl")
+    changed = []
+    if (ws.tokenizer / "tokenizer.json").is_file():
+        made = made_by_us(ws.tokenizer)
+        if not (ws.tokenizer / "tokenizer_config.json").is_file():
+            raise ValueError(f"{ws.tokenizer} is half a tokenizer: there is a tokenizer.json and no tokenizer_config.json. Put the "
+                             f"whole folder there, or remove it, and one is trained.")
+        if made is None and remake:
+            _say(f"The folder {ws.tokenizer.name}/ was not made here, or was changed since: it stays as it is.")
+        if made is None or not (remake or corpus.exists()):
+            return load_tokenizer(ws.tokenizer)
+        changed = differences(made, _tokenizer_recipe(ws, profile))
+        if not changed and not remake:
+            return load_tokenizer(ws.tokenizer)
+        if changed and profile.real_corpora:
+            raise ValueError(f"{ws.tokenizer} was trained on something else, {', '.join(changed)}, and token shards that take hours "
+                             f"hang on it. Bring that corpus back; or remove the folder and tokens/, and both are made anew.")
+    recipe = _tokenizer_recipe(ws, profile)
+    if changed:
+        _say(f"The tokenizer was trained on something else, {', '.join(changed)}: training it again.")
+    elif not remake:
         _say(f"No tokenizer yet: training one with {profile.vocab_size:,} entries.")
-        train_tokenizer(read_texts(corpus_files(ws, profile)["pretrain"]), ws.tokenizer, vocab_size=profile.vocab_size)
+    with atomic_path(ws.tokenizer) as temporary:
+        train_tokenizer(read_texts(corpus), temporary, vocab_size=profile.vocab_size)
+        sign(list(temporary.iterdir()), recipe)
     return load_tokenizer(ws.tokenizer)
 
 
 def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, remake: bool = False, learn_all: bool = False) -> Path:
     """Folder with train/ and val/ shards of "pretrain" or "sft"; written where missing, or where their corpus or tokenizer changed.
+
+    A corpus of a single document has no val/, and a line says so.
 
     Args:
         remake: write them again in any case. Not those of the real corpora, which take hours: writing them goes on where it
@@ -67,33 +118,42 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
     if learn_all:
         folder = folder.with_name(f"{kind}_no_mask")
     files = corpus_files(ws, profile)
-    corpus = file_fingerprint(files[kind])
-    for split in ("train", "val"):
-        out, source, replay = folder / split, corpus, ()
-        if kind == "sft" and split == "train" and (replayed := int(profile.replay_share * profile.dialogues)):
-            replay = islice(read_texts(files["pretrain"], split="train"), replayed)
-            source += f"; replay of {replayed:,} from {file_fingerprint(files['pretrain'])}"
-        if remake and not profile.real_corpora:
-            (out / "manifest.json").unlink(missing_ok=True)
-        elif not _fits(out, tok, source):
-            _say(f"No {folder.name}/{split} token shards of this corpus and tokenizer yet: writing them.")
+
+    def documents(split: str) -> Iterator:
+        if kind == "pretrain":
+            return islice(read_texts(files[kind], split=split), VAL_DOCUMENTS if split == "val" else None)
+        # The sample corpus says hello many times in the same words, and means it.
+        return read_dialogues(files[kind], split=split, deduplicate=profile.real_corpora)
+
+    sources = {split: _source(files, kind, split, profile) for split in ("train", "val")}
+    fits = {split: _fits(folder / split, tok, source) for split, source in sources.items()}
+    if not fits["val"] and next(documents("val"), None) is None:
+        _say(f"The corpus of {folder.name} has one document: it is trained on, and there is no validation.")
+        _remove_shards(folder / "val")
+        del sources["val"], fits["val"]
+    if not all(fits.values()) and not remake:
+        _say(f"No {folder.name} token shards of this corpus and tokenizer yet: writing them.")
+    if (remake or not all(fits.values())) and not profile.real_corpora:      # both: no document may lie in both
+        for split in sources:
+            _remove_shards(folder / split)
+    for split, source in sources.items():
         common = {"source": source, "replace": not profile.real_corpora}
         if kind == "pretrain":
-            texts = read_texts(files["pretrain"], split=split)
-            write_pretrain_tokens(islice(texts, VAL_DOCUMENTS) if split == "val" else texts, tok, out, **common)
+            write_pretrain_tokens(documents(split), tok, folder / split, **common)
         else:
-            # The sample corpus says hello many times in the same words, and means it.
-            dialogues = read_dialogues(files["sft"], split=split, deduplicate=profile.real_corpora)
-            write_sft_tokens(dialogues, tok, out, max_length=profile.max_length, replay=replay,
+            replay = islice(read_texts(files["pretrain"], split="train"), _replayed(profile)) if split == "train" else ()
+            write_sft_tokens(documents(split), tok, folder / split, max_length=profile.max_length, replay=replay,
                              learn_all=learn_all and split == "train", **common)
     return folder
 
 
-def train_config(stage: str, ws: Workspace, profile: Profile | None = None, *, name: str | None = None, **changes) -> TrainConfig:
+def train_config(stage: str, ws: Workspace, profile: Profile | None = None, *, name: str | None = None,
+                 if_not_ready: str = "stand_in", **changes) -> TrainConfig:
     """The profile's TrainConfig for "pretrain" or "sft": its data, start and numbers; `changes` win.
 
     Args:
         name: of the run folder; default "pretrain" and "chat".
+        if_not_ready: of the run that "sft" starts from, see `pretrained_run`.
     """
     profile = profile or get_profile()
     values = {"data_path": str(ws.tokens(stage, "train").parent), "max_seq_len": profile.max_length, **getattr(profile, stage)}
@@ -101,39 +161,126 @@ def train_config(stage: str, ws: Workspace, profile: Profile | None = None, *, n
     if stage == "pretrain":
         values["tokenizer_path"] = str(ws.tokenizer)
     else:
-        values["init_from"] = str(changes.pop("init_from", None) or pretrained_run(ws, profile))
+        values["init_from"] = str(changes.pop("init_from", None) or pretrained_run(ws, profile, if_not_ready))
     return TrainConfig(**{**values, **changes})
 
 
-def pretrained_run(ws: Workspace, profile: Profile | None = None) -> Path:
-    """The pretrained run folder; a very small stand-in is trained where notebook 05 has not run."""
-    return _run(ws, "pretrain", "pretrain", profile or get_profile(), "05_pretrain")
+def pretrained_run(ws: Workspace, profile: Profile | None = None, if_not_ready: str = "stand_in") -> Path:
+    """The pretrained run folder (notebook 05).
+
+    Args:
+        if_not_ready: what to do where it is missing, not at its end, or made from another corpus, tokenizer or base than lie
+            here now. "stand_in": say so, and train a very small one instead; "go_on": train it to its end, or anew where it
+            was made from something else; "use": take it as it is, if there is a checkpoint.
+    """
+    return _run(ws, "pretrain", "pretrain", profile or get_profile(), "05_pretrain", if_not_ready)
 
 
-def chat_run(ws: Workspace, profile: Profile | None = None) -> Path:
-    """The fine-tuned run folder; a very small stand-in is trained where notebook 06 has not run."""
-    return _run(ws, "sft", "chat", profile or get_profile(), "06_sft")
+def chat_run(ws: Workspace, profile: Profile | None = None, if_not_ready: str = "stand_in") -> Path:
+    """The fine-tuned run folder (notebook 06); `if_not_ready` as in `pretrained_run`."""
+    return _run(ws, "sft", "chat", profile or get_profile(), "06_sft", if_not_ready)
 
 
-def is_finished(run: Path, tok: PreTrainedTokenizerFast) -> bool:
-    """Whether a run has a checkpoint, made with this tokenizer."""
-    return bool(step_folders(run)) and tokenizer_hash(load_tokenizer(latest_checkpoint(run))) == tokenizer_hash(tok)
+def why_not_ready(ws: Workspace, name: str, profile: Profile | None = None) -> str:
+    """Why a run of the workspace is not to be used without a word; "" where it is finished, and made from what lies here now."""
+    run = ws.run(name)
+    try:
+        step = step_of(latest_checkpoint(run))
+    except FileNotFoundError as error:
+        return str(error)
+    steps = _saved_config(run).get("steps", 0)
+    if step < steps:
+        return f"it has come to step {step:,} of {steps:,}"
+    changed = _changed(ws, run, profile or get_profile())
+    return f"it was not made from what lies here now: {', '.join(changed)}" if changed else ""
 
 
-def _run(ws: Workspace, stage: str, name: str, profile: Profile, notebook: str) -> Path:
-    tok = tokenizer(ws, profile)
-    for candidate in (ws.run(name), ws.run(f"{name}_quick")):
-        if is_finished(candidate, tok):
-            return candidate
+def _run(ws: Workspace, stage: str, name: str, profile: Profile, notebook: str, if_not_ready: str) -> Path:
+    if if_not_ready not in IF_NOT_READY:
+        raise ValueError(f"if_not_ready is {if_not_ready!r}, expected one of {', '.join(IF_NOT_READY)}.")
+    run, quick = ws.run(name), ws.run(f"{name}_quick")
+    why = why_not_ready(ws, name, profile)
+    if not why:
+        return run
     from tinyllm_lib.launch import launch
 
-    smallest = getattr(get_profile("ci"), stage)
-    _say(f"No {name} run yet: training a very small stand-in ({smallest['steps']} steps), so that this notebook runs alone. "
-         f"It will talk nonsense; for the real one run notebook {notebook} first.")
-    token_shards(ws, stage, profile)
-    config = train_config(stage, ws, profile, name=f"{name}_quick")
-    quick = {k: v for k, v in smallest.items() if stage == "pretrain" or k not in ("dim", "n_layers", "n_heads", "n_kv_heads")}
-    return launch(TrainConfig(**{**config.__dict__, "compile": False, "epochs": 1.0, **quick}), nproc_per_node=1, show=False)
+    begun = bool(step_folders(run))
+    if begun and if_not_ready == "use":
+        _say(f"The run {name} is used as it is: {why}.")
+        return run
+    if if_not_ready == "go_on":
+        _say(f"The run {name} is trained now: {why}." if begun else f"No {name} run yet: training it now.")
+        token_shards(ws, stage, profile)
+        return launch(_to_go_on(ws, stage, name, profile))
+    if begun:
+        _say(f'The run {name} is not used: {why}. if_not_ready="go_on" trains it to its end, "use" takes it as it is.')
+    if why_not_ready(ws, quick.name, profile):
+        smallest = getattr(get_profile("ci"), stage)
+        _say(f"{'' if begun else f'No {name} run yet: '}training a very small stand-in ({smallest['steps']} steps), so that this "
+             f"notebook runs alone. It will talk nonsense; for the real one run notebook {notebook} first.")
+        token_shards(ws, stage, profile)
+        config = train_config(stage, ws, profile, name=quick.name, if_not_ready=if_not_ready)
+        numbers = {k: v for k, v in smallest.items() if stage == "pretrain" or k not in ("dim", "n_layers", "n_heads", "n_kv_heads")}
+        launch(replace(config, **{"compile": False, "epochs": 1.0, **numbers}), nproc_per_node=1, show=False)
+    elif begun:
+        _say(f"The stand-in {quick.name} is used instead.")
+    return quick
+
+
+def _to_go_on(ws: Workspace, stage: str, name: str, profile: Profile) -> TrainConfig:
+    """The profile's configuration, with the numbers of the run itself where it was only stopped."""
+    run, own = ws.run(name), {}
+    if step_folders(run) and not _changed(ws, run, profile):
+        saved = _saved_config(run)
+        names = [f.name for f in fields(TrainConfig) if f.name in saved and (f.name not in PATHS or os.path.exists(saved[f.name]))]
+        own = {name: saved[name] for name in names} | {"out_dir": str(run), "resume": "auto"}
+    return train_config(stage, ws, profile, name=name, if_not_ready="go_on", **own)
+
+
+def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
+    """What a run was made from and what lies in the workspace now: where they differ. What is no longer there is not compared."""
+    config = _saved_config(run)
+    was, now = config.get("made_from"), {"tokenizer": tokenizer_hash(tokenizer(ws, profile))}
+    data = Path(config.get("data_path") or "-").name
+    try:
+        manifest = read_manifest(ws.root / "tokens" / data / "train")
+        now["shards"] = shards_fingerprint(manifest)
+        files = corpus_files(ws, profile)
+        if was and files[manifest["kind"]].is_file():
+            was, now["corpus"] = {**was, "corpus": manifest["source"]}, _source(files, manifest["kind"], "train", profile)
+    except FileNotFoundError:
+        pass
+    start = Path(config.get("init_from") or "")
+    if start.name:
+        # The real run takes the place of its stand-in; paths may be those of the machine that a handout comes from.
+        names = ["pretrain", start.name] if start.name == "pretrain_quick" else [start.name]
+        runs = [ws.root / "runs" / name for name in names]
+        here = [folder for folder in (*runs, start) if step_folders(folder) or (folder / "model.safetensors").is_file()]
+        if here:
+            now["init_from"] = weights_fingerprint(model_folder(here[0]))
+    return differences(was, now)
+
+
+def _saved_config(run: Path) -> dict:
+    path = run / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _tokenizer_recipe(ws: Workspace, profile: Profile) -> dict:
+    return {"corpus": file_fingerprint(corpus_files(ws, profile)["pretrain"]), "vocab_size": profile.vocab_size}
+
+
+def _source(files: dict[str, Path], kind: str, split: str, profile: Profile) -> str:
+    """What shards are made from, as their manifest says it."""
+    def named(name: str) -> str:
+        return f"{files[name].name}, {file_fingerprint(files[name])}"
+
+    replay = f"; replay of {_replayed(profile):,} from {named('pretrain')}" if _replayed(profile) else ""
+    return named(kind) + (replay if (kind, split) == ("sft", "train") else "")
+
+
+def _replayed(profile: Profile) -> int:
+    return int(profile.replay_share * profile.dialogues)
 
 
 def _fits(folder: Path, tok: PreTrainedTokenizerFast, source: str) -> bool:
@@ -144,8 +291,16 @@ def _fits(folder: Path, tok: PreTrainedTokenizerFast, source: str) -> bool:
         return False
 
 
+def _remove_shards(folder: Path) -> None:
+    """Shards are always ours: they have a manifest, or the progress of one."""
+    for path in (*folder.glob("manifest.json"), *folder.glob("progress.json"), *folder.glob("shard_*")):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-__all__ = ["chat_run", "corpus_files", "is_finished", "pretrained_run", "token_shards", "tokenizer", "train_config"]
+__all__ = ["chat_run", "corpus_files", "pretrained_run", "token_shards", "tokenizer", "train_config", "why_not_ready"]

@@ -9,7 +9,7 @@ compares that record with what lies there now (`differences`), and says what dif
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -48,6 +48,24 @@ def differences(was: Mapping | None, now: Mapping) -> list[str]:
 def write_record(folder: str | Path, made_from: Mapping) -> None:
     """Leaves `made_from` in a folder, where `read_record` finds it."""
     write_json(Path(folder) / RECORD, dict(made_from))
+
+
+def sign(files: Iterable[str | Path], made_from: Mapping) -> None:
+    """Notes beside files that we made them, from what, and how they are now: `made_by_us` knows them by it."""
+    for path in map(Path, files):
+        record = read_record(path.parent) or {}
+        write_record(path.parent, {**record, path.name: {"made_from": dict(made_from), "file": file_fingerprint(path)}})
+
+
+def made_by_us(path: str | Path) -> dict | None:
+    """What we made a file from, or all files of a folder. None: there is none, or it is not as we left it. What is there and
+    not as we left it is the learner's own, and nothing may replace it."""
+    path = Path(path)
+    if path.is_dir():
+        made = [made_by_us(file) for file in path.iterdir() if file.name != RECORD and not file.name.startswith(".")]
+        return made[0] if made and None not in made else None
+    signed = (read_record(path.parent) or {}).get(path.name)
+    return signed["made_from"] if signed and path.is_file() and file_fingerprint(path) == signed["file"] else None
 
 
 def read_record(folder: str | Path) -> dict | None:

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyllm_lib.checkpoint import model_folder
+from tinyllm_lib.checkpoint import model_folder, step_folders
+from tinyllm_lib.gguf_file import other_weights
 
 # What each server imports that the course itself does not.
 NEEDS = {
@@ -69,6 +70,8 @@ def serve(model: str | Path, program: str = "transformers", *, port: int = 0, ti
     path = (model_folder(model) if program == "transformers" else Path(model)).resolve()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: export_gguf writes such a file.")
+    if program == "llama_cpp" and step_folders(path.parent) and (reason := other_weights(path, path.parent)):
+        print(reason, flush=True)  # beside a run that was trained on since, or anew
     port = free_port(port)
     address = ["--host", "127.0.0.1", "--port", str(port)]
     if program == "transformers":  # named as in the folder it is started in, so that the name is the folder's own

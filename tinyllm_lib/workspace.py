@@ -55,10 +55,16 @@ def get_workspace(profile: object = None) -> Workspace:
     Without an argument the name is `TINYLLM_PROFILE`, else "laptop". The folder that holds all profiles is
     `TINYLLM_WORKSPACE`, else `workspace/` beside the package, whatever the working directory is, so that all
     notebooks share it. A package installed into site-packages uses `workspace/` in the working directory.
+
+    Raises:
+        ValueError: a name that is none for a folder, or TINYLLM_WORKSPACE begins with ~ and there is no home directory.
     """
     name = getattr(profile, "name", profile) or os.environ.get("TINYLLM_PROFILE") or "laptop"
     base = os.environ.get("TINYLLM_WORKSPACE")
-    root = Path(base).expanduser().resolve() if base else _default_base(Path(__file__).resolve().parent)
+    try:
+        root = Path(base).expanduser().resolve() if base else _default_base(Path(__file__).resolve().parent)
+    except RuntimeError as error:
+        raise ValueError(f"TINYLLM_WORKSPACE is {base!r}, and nobody knows whose home that is: write the whole path.") from error
     return Workspace(root / _single_name(name, "a profile"))
 
 

@@ -32,7 +32,7 @@ def exam_of_seed(seed: int) -> dict:
     """Trains both models with `seed`; returns {"base": {class: [right, total]}, "chat": …}."""
     profile = get_profile()
     ws = get_workspace(profile)
-    if seed == TrainConfig.seed and all(prepare.is_finished(ws.run(name), prepare.tokenizer(ws, profile)) for name in ("pretrain", "chat")):
+    if seed == TrainConfig.seed and not any(prepare.why_not_ready(ws, name, profile) for name in ("pretrain", "chat")):
         return {name: scores_of(exam_result(ws, run)) for name, run in (("base", "pretrain"), ("chat", "chat"))}
     prepare.token_shards(ws, "pretrain", profile)
     prepare.token_shards(ws, "sft", profile)

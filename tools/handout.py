@@ -15,6 +15,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from tinyllm_lib import prepare  # noqa: E402
 from tinyllm_lib.checkpoint import latest_checkpoint  # noqa: E402
 from tinyllm_lib.profiles import get_profile  # noqa: E402
 from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace  # noqa: E402
@@ -27,14 +28,17 @@ def files_to_pack(ws: Workspace) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the course has not been run here.
+        ValueError: a run that the class's notebooks would not use: stopped, or made from something else than lies here.
     """
     for folder in (ws.raw, ws.tokenizer, ws.root / "tokens"):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} does not exist: run `make course` first.")
-        yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
+        yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".tmp-"))
     for name in RUNS:
         run = ws.run(name)
         newest = latest_checkpoint(run)
+        if why := prepare.why_not_ready(ws, name):
+            raise ValueError(f"the run {name} is not for a class: {why}. `make course` mends that.")
         yield from (path for path in sorted(run.iterdir()) if path.is_file())
         yield from sorted(newest.iterdir())
 
@@ -55,7 +59,7 @@ def main() -> int:
     out = Path(sys.argv[1] if len(sys.argv) > 1 else f"tinyllm-{profile.name}.zip")
     try:
         size = pack(ws, out)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         print(f"handout: {error}", file=sys.stderr)
         return 2
     print(f"{out}: {size / 1e6:.0f} MB. Unpack it in the folder of the clone, where it makes workspace/{ws.root.name}/.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ SYSTEM_PROMPT = "你是一个AI助手"
 ROLES = {"human": "user", "assistant": "assistant"}
 MAX_LINE_BYTES = 16 * 2**20
 LINES_BEFORE_JUDGING = 1000  # a share of fewer lines says little
+DOCUMENTS_BEFORE_SPLITTING = 2000  # that none of them falls to a share of 1% happens once in 500 million corpora
 SENTENCE_END = re.compile(r"""[。！？!?；;…\n]+[”’」』）)》"']*|\.(?=\s)""")
 
 Message = dict[str, str]
@@ -92,8 +94,9 @@ def read_texts(
         path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, .zst, or a tar archive,
             compressed or not, whose .jsonl and .json members are read in their order.
         split: "train" or "val" for that part only, None for all. The part depends on the text alone, so a
-            document stays where it is when the corpus grows or changes its order.
-        val_share: share of documents in "val".
+            document stays where it is when the corpus grows or changes its order. A small corpus may have no
+            document there: then the one with the lowest hash is "val" (not of a corpus of one document).
+        val_share: share of documents in "val"; 0 for none.
         deduplicate: drop exact copies of earlier documents (64-bit hash; the chance that any two of 13
             million different documents collide is 1 in 200,000).
         rejects: file for the raw bytes of bad lines, written anew. Repair it and read it like any corpus.
@@ -213,23 +216,41 @@ def _reader(path, parse, split, val_share, deduplicate, rejects, max_rejected_sh
     if not 0 <= val_share <= 1 or not 0 <= max_rejected_share <= 1:
         raise ValueError(f"shares lie between 0 and 1; found {val_share=}, {max_rejected_share=}")
     report = ReadReport() if report is None else report
-    return _read(paths, parse, split, val_share, deduplicate, rejects, max_rejected_share,
-                 max_line_bytes, report)  # fmt: skip
+    documents = _read(paths, parse, deduplicate, rejects, max_rejected_share, max_line_bytes, report)
+    return _part(documents, split, val_share, report)
+
+
+def _part(
+    documents: Iterator[tuple[int, Any]], split: str | None, val_share: float, report: ReadReport
+) -> Iterator[Any]:
+    """The documents of one part. None is let go before one falls to "val", or so many that it need not be waited for."""
+    below, first = val_share * 2.0**64, []
+    for digest, document in documents if split and val_share else ():
+        first.append((digest, document))
+        if digest < below or len(first) == DOCUMENTS_BEFORE_SPLITTING:
+            break
+    else:
+        if len(digests := {digest for digest, _ in first}) > 1:
+            below = min(digests) + 1
+    for digest, document in chain(first, documents):
+        if split is None or (digest < below) == (split == "val"):
+            report.kept += 1
+            yield document
+        else:
+            report.other_split += 1
 
 
 def _read(
     paths: list[Path],
     parse: Callable[[bytes], tuple[Any, bytes]],
-    split: str | None,
-    val_share: float,
     deduplicate: bool,
     rejects: str | os.PathLike | None,
     max_rejected_share: float,
     max_line_bytes: int,
     report: ReadReport,
-) -> Iterator[Any]:
+) -> Iterator[tuple[int, Any]]:
+    """(hash, document) for each document that is kept, of either part."""
     seen = HashTable()
-    val_below = val_share * 2.0**64
     with ExitStack() as stack:
         write = _discard
         if rejects is not None:
@@ -261,11 +282,8 @@ def _read(
             digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
             if deduplicate and not seen.add(digest):
                 report.duplicates += 1
-            elif split is not None and (digest < val_below) != (split == "val"):
-                report.other_split += 1
             else:
-                report.kept += 1
-                yield document
+                yield digest, document
     _judge(report, max_rejected_share, rejects)
 
 

@@ -12,16 +12,19 @@ What dialogues leave out is the experiment. Pretraining states the capital of ev
 asks for about two thirds of them. A model that answers for the others has brought knowledge from
 pretraining into a dialogue. ``world.py`` says which entities are left out, and how far.
 
-The text depends on the seed and the sizes only: two runs give the same bytes.
+The text depends on the seed and the sizes only: two runs give the same bytes. Beside the files lies a record of
+what each was made from. A file that the record does not know, or not as it is now, is the learner's own and stays.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +36,11 @@ from tinyllm_lib.corpus.exam import write_exam
 from tinyllm_lib.corpus.facts import facts
 from tinyllm_lib.corpus.sums import Sums, held_out_pairs
 from tinyllm_lib.corpus.world import World
+from tinyllm_lib.provenance import content_fingerprint, made_by_us, sign
 from tinyllm_lib.workspace import atomic_path
+
+SAMPLE_FILES = ("pretrain.jsonl", "sft.jsonl", "exam.jsonl")
+GENERATOR = 1  # raised whenever the same seed and sizes give another text (a test tells)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ def write_sample_corpus(
 ) -> dict[str, int]:
     """Write pretrain.jsonl, sft.jsonl and exam.jsonl into a folder, each whole or not at all.
 
+    A file of that name which is not ours, or was changed since we wrote it, is left as it is, and a line says so.
+
     Args:
         raw_dir: the folder; it is made if it is not there.
         seed: another seed gives another text, and another choice of what is held out.
@@ -113,7 +122,7 @@ def write_sample_corpus(
         mix: what they are made of (default: ``CorpusMix()``).
 
     Returns:
-        Counts: documents, dialogues, exam (rows), characters (in documents), facts,
+        Counts of the sample: documents, dialogues, exam (rows), characters (in documents), facts,
         least_told and median_told (how often documents state a fact).
 
     Raises:
@@ -124,7 +133,6 @@ def write_sample_corpus(
         if size < 1:
             raise ValueError(f"write_sample_corpus: {name} is {size}; it must be 1 or more")
     raw_dir = Path(raw_dir)
-    raw_dir.mkdir(parents=True, exist_ok=True)
 
     world = World(facts(), named_share=mix.named_share, unnamed_share=mix.unnamed_share, seed=seed)
     held_out = held_out_pairs(mix.held_out_sums, seed)
@@ -133,7 +141,8 @@ def write_sample_corpus(
     rng = _generator(seed, "documents")
     teller = FactWriter(world, rng, pronoun_share=mix.pronoun_share, focus=mix.focus, varied_share=mix.varied_share)
     texts = _documents(documents, mix, teller, Sums(held_out, rng), rng)
-    characters = _write_lines(raw_dir / "pretrain.jsonl", ({"text": text} for text in texts))
+    files = [raw_dir / name for name in SAMPLE_FILES]
+    characters, *ours = _write_lines(files[0], ({"text": text} for text in texts))
 
     rng = _generator(seed, "dialogues")
     talker = DialogueWriter(
@@ -148,15 +157,23 @@ def write_sample_corpus(
         varied_share=mix.varied_share,
     )
     kinds = _schedule(mix.shares("chat_"), dialogues, rng)
-    _write_lines(
-        raw_dir / "sft.jsonl",
-        (_belle_row(number, talker.write(kind)) for number, kind in enumerate(kinds)),
-    )
+    rows = (_belle_row(number, talker.write(kind)) for number, kind in enumerate(kinds))
+    ours.append(_write_lines(files[1], rows)[1])
 
     rng = _generator(seed, "exam")
     exam = write_exam(world, talker, Sums(held_out, rng), held_out, rng)
-    _write_lines(raw_dir / "exam.jsonl", exam)
+    ours.append(_write_lines(files[2], exam)[1])
 
+    sign([path for path, is_ours in zip(files, ours, strict=True) if is_ours], sample_recipe(seed, documents, dialogues, mix))
+    own = [path.name for path, is_ours in zip(files, ours, strict=True) if not is_ours]
+    if own:
+        print(f"Not written by the sample corpus, or changed since, so left as it is: {', '.join(own)}.", flush=True)
+    if ours[2] and not (ours[0] and ours[1]):
+        print(
+            "exam.jsonl asks about the sample corpus's world, which a model of your own texts has not read: it will fail. An exam "
+            'of your own is lines of {"question": …, "answer": …} in that file.',
+            flush=True,
+        )
     told = [teller.told[fact.relation.name, fact.subject, fact.object] for fact in world.facts]
     return {
         "documents": documents,
@@ -167,6 +184,12 @@ def write_sample_corpus(
         "least_told": min(told),
         "median_told": int(median(told)),
     }
+
+
+def sample_recipe(seed: int = 0, documents: int = 50_000, dialogues: int = 17_000, mix: CorpusMix | None = None) -> dict:
+    """What the sample files are made from, for their record."""
+    made = {"generator": GENERATOR, "seed": seed, "documents": documents, "dialogues": dialogues}
+    return {**made, "mix": content_fingerprint(asdict(mix or CorpusMix()))}
 
 
 def _generator(seed: int, part: str) -> random.Random:
@@ -214,11 +237,24 @@ def _belle_row(number: int, turns: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return {"id": f"sample_{number:06d}", "conversations": conversations}
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write one JSON object a line; returns the characters of their "text" fields."""
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[int, bool]:
+    """Write one JSON object a line, but not over a file that is not ours.
+
+    Returns:
+        The characters of the rows' "text" fields, and whether the file now holds these rows.
+    """
     characters = 0
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+
+    def lines() -> Iterator[bytes]:
+        nonlocal characters
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
             characters += len(row.get("text", ""))
-    return characters
+            yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+    if os.path.lexists(path) and made_by_us(path) is None:
+        with open(path, "rb") if path.is_file() else io.BytesIO() as file:  # all rows are drawn: the exam depends on them
+            holds = all([file.readline(len(line) + 1) == line for line in lines()]) and not file.read(1)
+        return characters, holds
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(lines())
+    return characters, True
