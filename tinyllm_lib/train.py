@@ -41,7 +41,7 @@ from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.memory import advice_after_out_of_memory, is_out_of_memory
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.optim import make_optimizers
-from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
+from tinyllm_lib.tokenizer import check_size, load_tokenizer, token_byte_lengths
 from tinyllm_lib.torchrun import Lifeline, failure_reported
 from tinyllm_lib.trackers import open_tracker
 from tinyllm_lib.workspace import atomic_path, write_json
@@ -113,13 +113,11 @@ class Trainer:
         return max(1, math.ceil(config.tokens / per_step if config.tokens else config.epochs * len(self.train_data) / config.batch_size))
 
     def _build_model(self, config: TrainConfig, folder: Path | None) -> Transformer:
-        size = len(self.tokenizer)
         if folder is None:
-            return Transformer(ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, size, config.max_seq_len))
+            return Transformer(ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, len(self.tokenizer),
+                                           config.max_seq_len))
         model = Transformer.from_pretrained(folder)
-        if model.config.vocab_size != size:
-            raise ValueError(f"{folder} has a vocabulary of {model.config.vocab_size}, the tokenizer one of {size}: a checkpoint "
-                             f"works with its own tokenizer only. Leave tokenizer_path empty to use it.")
+        check_size(self.tokenizer, model.config.vocab_size, folder)
         if model.config.max_seq_len < config.max_seq_len:
             raise ValueError(f"{folder} knows {model.config.max_seq_len} positions, max_seq_len is {config.max_seq_len}: lower it.")
         return model
