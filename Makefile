@@ -54,7 +54,7 @@ help:
 	@echo "TORCH_INDEX=URL           where torch comes from, e.g. the small build without CUDA:"
 	@echo "                          https://download.pytorch.org/whl/cpu"
 	@echo "EXTRAS=hub,serve,llama    more packages, by the groups of pyproject.toml"
-	@echo "SAVE=1                    make bench: renew figures/bench/ too, which README shows"
+	@echo "SAVE=1                    make bench: renew figures/bench/ too, which docs/speed.md shows"
 	@echo "FROM=05                   make course: go on from this notebook"
 	@echo "HOST=0.0.0.0 PORT=8866    make demo: the address to listen on (127.0.0.1: this machine alone) and the port"
 	@echo "TINYLLM_PROFILE=ci        ci, laptop (default), gpu or full: sizes of data and model"

@@ -63,6 +63,6 @@ def test_the_table_has_every_profile_that_a_gpu_runs():
     assert {line.count("|") for line in table.splitlines()} == {5}
 
 
-def test_the_table_in_readme_is_the_computed_one():
-    readme = Path(__file__).resolve().parent.parent / "README.md"
-    assert memory_table() in readme.read_text(encoding="utf-8")
+def test_the_table_in_docs_is_the_computed_one():
+    page = Path(__file__).resolve().parent.parent / "docs/gpus.md"
+    assert memory_table() in page.read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 from tinyllm_lib.bench.harness import table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DOCS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CHANGELOG.md"]
 CONDA_NAMES = {"torch": "pytorch"}  # where conda-forge's name is another one
 ENVIRONMENT_GROUPS = ("course", "dev", "fast-io")
 
@@ -96,14 +97,11 @@ def make_targets():
     return set(re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)[1].split())
 
 
-def test_every_make_target_named_in_the_readme_exists():
-    readme = REPOSITORY / "README.md"
-    if not readme.exists():
-        pytest.skip("no README.md yet")
-    text = readme.read_text(encoding="utf-8")
+def test_every_make_target_named_in_the_docs_exists():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCS)
     named = set(re.findall(r"(?:^|`)(?:[A-Z_]+=\S+ )*make ([a-z-]+)", text, flags=re.MULTILINE))
     missing = named - make_targets()
-    assert not missing, f"README.md names targets that the Makefile lacks: {missing}"
+    assert not missing, f"the docs name targets that the Makefile lacks: {missing}"
 
 
 def test_make_help_explains_every_target_and_its_python_command():
@@ -187,17 +185,24 @@ def test_the_exam_that_readme_and_notebook_show_is_the_measured_one():
     assert any(table in "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
 
 
-def test_the_rates_that_readme_shows_are_the_measured_ones():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_the_rates_that_docs_show_are_the_measured_ones():
+    page = (REPOSITORY / "docs/speed.md").read_text(encoding="utf-8")
     for path in sorted((REPOSITORY / "figures/bench").glob("*.json")):
         rows = json.loads(path.read_text(encoding="utf-8"))
-        assert table(rows) in readme, path.name
-        assert f"{rows[0]['hardware']}, {rows[0]['date']}" in readme
+        assert table(rows) in page, path.name
+        assert f"{rows[0]['hardware']}, {rows[0]['date']}" in page
+
+
+def test_the_readme_is_read_in_five_minutes_and_leads_to_every_page_of_docs():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
+    for path in DOCS[1:]:
+        assert f"]({path.relative_to(REPOSITORY).as_posix()})" in readme, path.name
 
 
 def markdown_pages():
-    """(path, text) of every page with links: README, glossary, the Markdown cells of the notebooks."""
-    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "notebooks").glob("*.md"))):
+    """(path, text) of every page with links: README, docs, glossary, the Markdown cells of the notebooks."""
+    for path in (*DOCS, *sorted((REPOSITORY / "notebooks").glob("*.md"))):
         yield path, path.read_text(encoding="utf-8")
     for path in sorted((REPOSITORY / "notebooks").rglob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

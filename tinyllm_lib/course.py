@@ -36,7 +36,7 @@ Where to go next
   Take it to transformers, llama.cpp, Ollama     make lab, then notebooks/08_share.ipynb
   Read what you just ran, with its pictures      {executed}
   The same cells with the 82.6M model, one GPU   TINYLLM_PROFILE=gpu make course
-  The real corpora and the 215M model            README.md, "Going to a GPU and to the real corpora"
+  The real corpora and the 215M model            docs/gpus.md
 """
 
 

@@ -1,6 +1,6 @@
 """How much memory a GPU needs for training: computed from the shapes, the activations by estimate.
 
-python -m tinyllm_lib.memory        the table by profile, micro-batch and number format, as README shows it
+python -m tinyllm_lib.memory        the table by profile, micro-batch and number format, as docs/gpus.md shows it
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python tools/website.py [--out build/site]
 
-Sphinx reads README, the notebooks with their stored outputs (nothing is run) and the solutions. This file is its extension, too:
+Sphinx reads README, docs, the notebooks with their stored outputs (nothing is run) and the solutions. This file is its extension, too:
 formulas as MathML, and a search that finds Chinese, where no space tells words apart.
 """
 
@@ -29,6 +29,15 @@ CONTENTS = """
 
 notebooks/0*
 notebooks/glossary
+```
+
+```{toctree}
+:hidden:
+:glob:
+:caption: Beside the course
+
+docs/*
+CHANGELOG
 ```
 
 ```{toctree}
@@ -98,11 +107,13 @@ def setup(app: Sphinx) -> dict:
 
 
 def copy_sources(folder: Path) -> None:
-    """README as the first page, and what it links to, where it expects it."""
+    """README as the first page, docs and notebooks, and what they link to, where they expect it."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     first = next((REPOSITORY / "notebooks" / "solutions").glob("01*")).name
     readme = readme.replace("](notebooks/solutions/)", f"](notebooks/solutions/{first})")    # a site has no folders to look into
     (folder / "index.md").write_text(readme + CONTENTS, encoding="utf-8")
+    shutil.copytree(REPOSITORY / "docs", folder / "docs")
+    shutil.copy(REPOSITORY / "CHANGELOG.md", folder)
     shutil.copytree(REPOSITORY / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.json"))
     for path in sorted((REPOSITORY / "notebooks").glob("**/0*.ipynb")):
         copy = folder / path.relative_to(REPOSITORY)

@@ -1,4 +1,4 @@
-"""What all benches share: ours and a peer take turns, each run in a process of its own; a table, and JSON that README shows.
+"""What all benches share: ours and a peer take turns, each run in a process of its own; a table, and JSON that docs/speed.md shows.
 
 A bench is a list of `Case` and one call of `main`. Run it on an idle machine: taking turns evens out slow drifts, nothing
 evens out a neighbour.
@@ -51,7 +51,7 @@ def main(name: str, cases: Callable[[], Sequence[Case]], packages: Sequence[str]
     parser = argparse.ArgumentParser(prog=f"python -m tinyllm_lib.bench.{name}", description=f"Measures {name}: ours against a peer.")
     parser.add_argument("--runs", type=int, default=5, help="of each of the two (default 5)")
     parser.add_argument("--only", metavar="CASE", help="cases whose name holds this; stores nothing")
-    parser.add_argument("--save", action="store_true", help="renew figures/bench/ too, from which README takes its numbers")
+    parser.add_argument("--save", action="store_true", help="renew figures/bench/ too, from which docs/speed.md takes its numbers")
     options = parser.parse_args()
     about = {"hardware": ", ".join(filter(None, (machine(), hardware))), "date": time.strftime("%Y-%m-%d"),
              "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}}}
@@ -140,7 +140,7 @@ def machine() -> str:
 
 
 def table(results: Sequence[dict]) -> str:
-    """The results as a Markdown table, as README shows them."""
+    """The results as a Markdown table, as docs/speed.md shows them."""
     lines = ["| what | ours | peer | ours / peer | memory, ours and peer |", "|---|---|---|---|---|"]
     for row in results:
         low, high = row["spread"]
