@@ -42,7 +42,7 @@ class ModelConfig:
     """Everything that decides the shape of the model. `dim=1024, n_layers=18` is the 215M model.
 
     `hidden_dim` is the width of the SwiGLU: two thirds of 4*dim, rounded up to a multiple of 64, unless it is given. `head_dim` is
-    dim/n_heads, unless it is given.
+    dim/n_heads, unless it is given. (`dataclasses.replace` keeps both; 0 has them worked out anew.)
     """
 
     dim: int = 1024
@@ -388,8 +388,9 @@ class Transformer(nn.Module):
         files = weight_files(folder)
         for name in ("config.json", *(files or [WEIGHTS])):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}. Expected a step folder such as "
-                                        f"runs/<name>/checkpoints/step_000500, or a Hugging Face Llama folder.")
+                found = ", ".join(sorted(p.name for p in folder.glob("*"))[:9]) or "nothing"
+                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name} (found: {found}). Expected a step folder such "
+                                        f"as runs/<name>/checkpoints/step_000500, or a Hugging Face Llama folder with safetensors.")
         try:
             hf = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:

@@ -39,7 +39,7 @@ from tinyllm_lib.dataset import DataOrder, PackedDataset, PackedRow, collate
 from tinyllm_lib.devices import Processes, choose_dtype, compile_pays, peak_flops
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.memory import advice_after_out_of_memory, is_out_of_memory
-from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.model import ModelConfig, Transformer, weight_files
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.tokenizer import check_size, load_tokenizer, token_byte_lengths
 from tinyllm_lib.torchrun import Lifeline, failure_reported
@@ -193,7 +193,7 @@ class Trainer:
         if not self.run.exists():
             return
         source = self.config.init_from and Path(self.config.init_from).resolve()
-        if (self.run / "model.safetensors").exists() or source and source.is_relative_to(self.run.resolve()):
+        if weight_files(self.run) or source and source.is_relative_to(self.run.resolve()):
             raise ValueError(f"out_dir {self.run} holds the model to start from, or another one; a new run would begin by moving it away: "
                              f"choose another out_dir.")
         if step_folders(self.run):
