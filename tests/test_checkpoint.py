@@ -2,11 +2,12 @@
 
 import errno
 import json
+import os
 import pickle
 
 import pytest
 import torch
-from helpers.tiny import TEXTS
+from helpers.tiny import TEXTS, foreign, random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_lib.checkpoint import (
@@ -53,6 +54,36 @@ def test_transformers_loads_a_checkpoint_as_it_is(save, model, tokenizer):
     assert auto_tokenizer.chat_template == tokenizer.chat_template
     reply = auto.generate(ids[:, :8], max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert reply.shape == (1, 11)
+
+
+@pytest.mark.parametrize("eos", ["<|im_end|>", "</s>"])
+def test_a_reply_ends_in_transformers_where_the_tokenizer_from_elsewhere_says(eos, tokenizer_folder, tmp_path):
+    """<|im_end|> is 60 there; the model writes it, made likely, and nothing behind it."""
+    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", eos_token=eos, pad_token="<unk>"))
+    model = random_model(ModelConfig(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=400, max_seq_len=64))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[60] = 3 * model.model.embed_tokens.weight.abs().amax() * torch.ones(32).sign()
+    folder = save_checkpoint(tmp_path / "run", 1, model, theirs, {})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (None, theirs.eos_token_id, 56)
+    auto = AutoModelForCausalLM.from_pretrained(folder)
+    assert auto.generation_config.eos_token_id == [60, 58] and auto.generation_config.pad_token_id == 56
+    starts = torch.arange(100, 130)[:, None]
+    rows = auto.generate(starts, max_new_tokens=20, do_sample=False, temperature=None, top_k=None)[:, 1:].tolist()
+    ended = [row for row in rows if 60 in row]
+    assert ended and all({*row[row.index(60) + 1 :]} <= {56} for row in ended)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_what_is_written_has_the_mode_of_other_files(umask, save):
+    before = os.umask(umask)
+    try:
+        folder = save(1)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir() if path.stat().st_mode & 0o777 != 0o666 & ~umask} == {}
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_a_checkpoint_holds_the_weights_bit_for_bit(save, model):

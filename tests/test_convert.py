@@ -1,13 +1,15 @@
 """Every door: what Hugging Face's own programs make of a checkpoint folder, and the command line."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 from helpers.old_model import OldModel
-from helpers.tiny import DIALOGUES, TEXTS, random_model
+from helpers.tiny import DIALOGUES, ROOT, TEXTS, random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from tinyllm_lib import convert
@@ -121,7 +123,6 @@ def test_a_llama_written_by_transformers_loads(tied, tmp_path):
         ({"attention_bias": True}, "biases in attention or MLP"),
         ({"mlp_bias": True}, "biases in attention or MLP"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
-        ({"intermediate_size": 256}, "intermediate_size"),
     ],
 )
 def test_a_llama_of_another_shape_is_refused_by_name(change, message, tmp_path):
@@ -158,10 +159,27 @@ def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, worksp
     assert convert.main(["import", str(tmp_path / "old.pth"), str(tokenizer_folder), str(new), *heads]) == 0
     assert capsys.readouterr().out.strip() == str(new)
     assert convert.main(["gguf", "old", "--dtype", "q8_0"]) == 0
-    assert capsys.readouterr().out.split() == [str(new / "old-q8_0.gguf"), str(new / "Modelfile")]
+    assert capsys.readouterr().out.split() == [str(new / "old-q8_0.gguf"), str(new / "old-q8_0.Modelfile")]
     assert (new / "old-q8_0.gguf").read_bytes()[:4] == b"GGUF"
     assert convert.main(["card", "old", "--license", "mit"]) == 0
     assert "license: mit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk"])
+def test_what_it_prints_is_utf_8_whatever_the_console_speaks(encoding, folder, tmp_path):
+    """`convert card chat > README.md` where the locale is another; a path with a space and Chinese characters."""
+    pytest.importorskip("gguf", reason="gguf is not installed: make setup")
+    mine = tmp_path / "我的 模型" / "step_000005"
+    shutil.copytree(folder, mine)
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    said = []
+    for arguments in (["card", mine], ["gguf", mine, mine / "小 f16.gguf"], ["gguf", mine / "没有"]):
+        done = subprocess.run([sys.executable, "-m", "tinyllm_lib.convert", *map(str, arguments)], capture_output=True, env=env)
+        said.append((done.returncode, (done.stdout or done.stderr).decode("utf-8")))
+    (card, text), (gguf, paths), (error, why) = said
+    assert (card, gguf, error) == (0, 0, 2)
+    assert "你是一个AI助手" in text and paths.splitlines() == [str(mine / "小 f16.gguf"), str(mine / "小 f16.Modelfile")]
+    assert why.startswith("error: ") and "没有" in why
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys):

@@ -501,6 +501,21 @@ def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generat
     assert "".join(other.stream_ids(ids, 12, Sampling(temperature=0))) == reply.text
 
 
+def test_rows_that_no_token_has_are_never_text(tokenizer):
+    """Some models round their vocabulary up; such an id may be drawn, and transformers writes nothing for it either."""
+    model = make_model(len(tokenizer) + 4, context=96)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[-4:] *= 3
+    bot = TextGenerator.from_model(model, tokenizer)
+    written = generate(model, [encode_text(tokenizer, "法国")], max_new_tokens=24, stop_ids=bot.stop_ids, **GREEDY)[0].ids
+    assert max(written) >= len(tokenizer)
+    real = [i for i in written if i < len(tokenizer)]
+    assert bot.complete("法国", max_new_tokens=24, temperature=0) == tokenizer.decode(real, errors="ignore").replace("\ufffd", "")
+    assert any("no token" in token for token in bot.next_token_distribution("法国", top=404)[0])
+    with pytest.raises(ValueError, match="the tokenizer has 300 tokens, the model was made for 320.*take that one"):
+        TextGenerator.from_model(make_model(320, context=96), tokenizer)
+
+
 # ---- the terminal
 
 

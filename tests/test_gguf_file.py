@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import DIALOGUES, ROOT, TEXTS, random_model
+from helpers.tiny import DIALOGUES, ROOT, TEXTS, foreign, random_model
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from tinyllm_lib.checkpoint import model_folder, save_checkpoint
-from tinyllm_lib.gguf_file import check_tokenizer, export_gguf, modelfile, plain_chat_template
-from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.gguf_file import check_tokenizer, export_gguf, modelfile, modelfile_path, write_unless_edited
+from tinyllm_lib.model import Llama3Rope, ModelConfig, Transformer
 from tinyllm_lib.old_layout import to_half_split
 from tinyllm_lib.sampling import generate
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, train_tokenizer
@@ -84,6 +84,8 @@ def test_the_fields_say_what_the_model_and_the_tokenizer_are(run, tokenizer, tmp
         "llama.block_count": 2,
         "llama.attention.head_count": 4,
         "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 16,
+        "llama.attention.value_length": 16,
         "llama.rope.dimension_count": 16,
         "llama.rope.freq_base": 10000.0,
         "llama.vocab_size": 400,
@@ -91,6 +93,7 @@ def test_the_fields_say_what_the_model_and_the_tokenizer_are(run, tokenizer, tmp
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.bos_token_id": 3,
         "tokenizer.ggml.eos_token_id": 4,
+        "tokenizer.ggml.eot_token_id": 4,
         "tokenizer.ggml.padding_token_id": 0,
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.ggml.add_bos_token": False,
@@ -112,20 +115,54 @@ def test_the_chat_template_in_the_file_writes_the_same_text(run, tokenizer, tmp_
     for add in (False, True):
         rendered = Environment().from_string(template).render(messages=DIALOGUES[1], add_generation_prompt=add)
         assert rendered == tokenizer.apply_chat_template(DIALOGUES[1], tokenize=False, add_generation_prompt=add)
-    assert plain_chat_template("{%- generation -%}x{% endgeneration %}{% if a %}") == "x{% if a %}"
 
 
-def test_a_modelfile_for_ollama_lies_beside_it(run, tmp_path):
-    export_gguf(run, tmp_path / "out" / "chat.gguf")
-    text = (tmp_path / "out" / "Modelfile").read_text(encoding="utf-8")
-    assert text == modelfile("chat.gguf", 128)
-    assert "FROM ./chat.gguf\n" in text and "PARAMETER stop <|im_end|>\n" in text and "PARAMETER num_ctx 128\n" in text
+def test_a_model_of_other_widths_a_longer_rope_and_unused_rows(tokenizer_folder, tmp_path):
+    """Head size and hidden width of its own, Llama 3's rope, 5 rows more than tokens; ids are the foreign tokenizer's."""
+    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", eos_token="</s>", pad_token="<unk>"))
+    rope = Llama3Rope(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+    shape = {**SHAPE, "hidden_dim": 96, "head_dim": 24, "rope_scaling": rope, "rope_base": 100.0}
+    save_checkpoint(tmp_path / "run", 1, random_model(ModelConfig(vocab_size=405, **shape)), theirs, {})
+    fields, tensors = read(export_gguf(tmp_path / "run", tmp_path / "m.gguf", "f16"))
+    assert [fields[f"llama.{name}"] for name in ("attention.key_length", "attention.value_length", "rope.dimension_count")] == [24] * 3
+    assert fields["llama.feed_forward_length"] == 96 and tensors["blk.1.attn_q.weight"][1].shape == (96, 64)
+    kind, slower = tensors["rope_freqs.weight"]  # what llama.cpp divides each frequency by
+    assert kind == "F32" and slower.shape == (12,) and slower[0] == 1 and slower[-1] == 8
+    assert fields["llama.vocab_size"] == 405 == len(fields["tokenizer.ggml.tokens"])
+    assert fields["tokenizer.ggml.token_type"][400:] == [5] * 5  # unused
+    ids = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "padding", "unknown")]
+    assert ids == [None, 58, 60, 56, None]
+
+
+def test_a_modelfile_for_ollama_lies_beside_it(run, tokenizer, tmp_path):
+    export_gguf(run, tmp_path / "我的 模型" / "chat f16.gguf")
+    text = (tmp_path / "我的 模型" / "chat f16.Modelfile").read_text(encoding="utf-8")
+    assert text.startswith(modelfile("chat f16.gguf", 128, tokenizer))
+    for line in ('# ollama create NAME -f "chat f16.Modelfile", then ollama run NAME', "FROM ./chat f16.gguf", "PARAMETER stop <|im_end|>",
+                 "PARAMETER stop </s>", "PARAMETER num_ctx 128"):  # fmt: skip
+        assert line in text.splitlines()
     # Ollama's template language, carried out by hand for one message and the generation prompt
     template = text.split('TEMPLATE """')[1].split('"""')[0]
     body = template.removeprefix("{{- range .Messages }}").split("{{ end }}")
     message = body[0].replace("{{ .Role }}", "user").replace("{{ .Content }}", "你好")
     assert message + body[1] == "<|im_start|>user\n你好<|im_end|>\n<|im_start|>assistant\n"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["Modelfile", "chat.gguf"]
+    assert sorted(p.name for p in (tmp_path / "我的 模型").iterdir()) == ["chat f16.Modelfile", "chat f16.gguf"]
+
+
+def test_an_edited_modelfile_is_never_replaced(run, tokenizer, tmp_path, capsys):
+    one, two = export_gguf(run, tmp_path / "a.gguf"), export_gguf(run, tmp_path / "b.gguf", "q8_0")
+    first, second = modelfile_path(one), modelfile_path(two)
+    assert "FROM ./a.gguf\n" in first.read_text(encoding="utf-8") and "FROM ./b.gguf\n" in second.read_text(encoding="utf-8")
+    first.write_text(first.read_text(encoding="utf-8").replace("temperature 0.7", "temperature 0.2"), encoding="utf-8")
+    (tmp_path / "c.Modelfile").write_text("FROM ./c.gguf\n", encoding="utf-8")  # somebody's own
+    assert capsys.readouterr().out == ""
+    export_gguf(run, one), export_gguf(run, tmp_path / "c.gguf")
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(" was edited")[0] for line in out] == [str(first), str(tmp_path / "c.Modelfile")]
+    assert "temperature 0.2" in first.read_text(encoding="utf-8")
+    assert (tmp_path / "c.Modelfile").read_text(encoding="utf-8") == "FROM ./c.gguf\n"
+    write_unless_edited(second, modelfile("b.gguf", 64, tokenizer))  # not edited: ours to renew, without a word
+    assert "num_ctx 64\n" in second.read_text(encoding="utf-8") and capsys.readouterr().out == ""
 
 
 # ---- what is refused
@@ -144,9 +181,13 @@ def test_what_cannot_be_exported_is_refused(run, tmp_path, monkeypatch):
 def test_q8_0_needs_rows_of_32(tokenizer, tmp_path):
     model = Transformer(ModelConfig(dim=48, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=len(tokenizer)))
     save_checkpoint(tmp_path / "run", 1, model, tokenizer, {})
-    with pytest.raises(ValueError, match="blocks of 32, and the rows here have 48"):
+    with pytest.raises(ValueError, match="blocks of 32, and rows here have 48 numbers"):
         export_gguf(tmp_path / "run", tmp_path / "m.gguf", "q8_0")
     assert not list(tmp_path.glob("*.gguf"))
+    model = Transformer(ModelConfig(vocab_size=len(tokenizer), hidden_dim=200, head_dim=12, **SHAPE))
+    save_checkpoint(tmp_path / "other", 1, model, tokenizer, {})
+    with pytest.raises(ValueError, match="rows here have 48 and 200 numbers"):
+        export_gguf(tmp_path / "other", tmp_path / "m.gguf", "q8_0")
 
 
 def altered(folder, change):

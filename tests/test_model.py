@@ -10,15 +10,19 @@ import torch.nn.functional as F
 from helpers.tiny import random_model
 from safetensors.torch import load_file, save_file
 
-from tinyllm_lib.model import KVCache, ModelConfig, Transformer
+from tinyllm_lib.model import KVCache, Llama3Rope, ModelConfig, Transformer, rope_frequencies, weight_files
 
 TINY = ModelConfig(dim=64, n_layers=3, n_heads=8, n_kv_heads=2, vocab_size=97, max_seq_len=48)
+UNUSUAL = replace(TINY, hidden_dim=200, head_dim=12)
+LLAMA3 = Llama3Rope(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
 VARIANTS = {
     "grouped queries, tied": TINY,
     "grouped queries, untied": replace(TINY, tie_embeddings=False),
     "as many keys as queries": replace(TINY, n_kv_heads=8),
     "one key head": replace(TINY, n_kv_heads=1),
     "another base and eps": replace(TINY, rope_base=500_000.0, norm_eps=1e-3),
+    "other widths": UNUSUAL,
+    "a longer context, as Llama 3.2 has it": replace(TINY, rope_base=100.0, rope_scaling=LLAMA3),
 }
 
 
@@ -79,9 +83,10 @@ def test_untrained_loss_is_that_of_a_fair_die():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dim": 65}, "dim=65 is not a multiple of n_heads=8"),
+        ({"dim": 65, "head_dim": 0}, "dim=65 is not a multiple of n_heads=8"),
         ({"n_kv_heads": 3}, "n_heads=8 is not a multiple of n_kv_heads=3"),
-        ({"dim": 72}, "is odd"),
+        ({"dim": 72, "head_dim": 0}, "is odd"),
+        ({"head_dim": 7}, "head_dim=7 is odd"),
     ],
 )
 def test_impossible_shapes_are_refused(change, message):
@@ -89,10 +94,17 @@ def test_impossible_shapes_are_refused(change, message):
         replace(TINY, **change)
 
 
-def test_flops_are_those_of_the_structure():
-    c, model = TINY, make_model(TINY)
+@pytest.mark.parametrize(("dim", "hidden_dim", "width"), [(1024, 0, 2752), (64, 0, 192), (4096, 0, 10944), (4096, 11008, 11008)])
+def test_the_hidden_width_is_a_field_that_prints_as_it_is(dim, hidden_dim, width):
+    config = ModelConfig(dim=dim, n_heads=8, hidden_dim=hidden_dim)
+    assert config.hidden_dim == width and f"hidden_dim={width}" in str(config) and f"head_dim={dim // 8}" in str(config)
+
+
+@pytest.mark.parametrize("c", [TINY, UNUSUAL], ids=["as usual", "other widths"])
+def test_flops_are_those_of_the_structure(c):
+    model = make_model(c)
     in_blocks = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n)
-    expected = 6 * (in_blocks + c.vocab_size * c.dim) + 12 * c.n_layers * c.dim * 32
+    expected = 6 * (in_blocks + c.vocab_size * c.dim) + 12 * c.n_layers * c.n_heads * c.head_dim * 32
     assert model.flops_per_token(32) == make_model(replace(c, tie_embeddings=False)).flops_per_token(32) == expected
 
 
@@ -296,10 +308,14 @@ def test_a_folder_that_transformers_saved_loads(tmp_path):
         ({"attention_bias": True}, "biases"),
         ({"mlp_bias": True}, "biases"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling .* lacks one of factor, low_freq_factor"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling"),
-        ({"intermediate_size": 100}, "intermediate_size"),
-        ({"head_dim": 32}, "head_dim"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, "rope scaling .*yarn.* \\(only 'llama3'\\)"),
+        ({"intermediate_size": 100}, r"mlp.gate_proj.weight, expected .*\[100, 64\]\), found .*\[192, 64\]"),
+        ({"head_dim": 32}, r"q_proj.weight, expected .*\[256, 64\]\), found .*\[64, 64\]"),
+        ({"head_dim": 7}, "head_dim=7 is odd"),
+        ({"intermediate_size": None}, "intermediate_size None, no whole number"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized weights"),
         ({"vocab_size": None}, "vocab_size None, no whole number"),
     ],
 )
@@ -310,6 +326,76 @@ def test_other_architectures_are_refused_by_name(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         Transformer.from_pretrained(tmp_path)
     assert "config.json" in str(error.value)
+
+
+# What stands in these models' config.json, and how many parameters their pages say they have.
+LLAMA = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "attention_bias": False}
+SHAPES = {
+    "Llama-2-7B": (
+        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+         "vocab_size": 32000, "max_position_embeddings": 4096, "rope_scaling": None, "tie_word_embeddings": False,
+         "torch_dtype": "float16"},
+        6_738_415_616,
+    ),
+    "TinyLlama-1.1B": (
+        {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
+         "vocab_size": 32000, "max_position_embeddings": 2048, "rope_scaling": None, "torch_dtype": "bfloat16"},
+        1_100_048_384,
+    ),
+    "Llama-3.2-1B": (
+        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+         "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 131072, "tie_word_embeddings": True, "rope_theta": 500000.0,
+         "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+                          "rope_type": "llama3"}},
+        1_235_814_400,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_shapes_of_known_llamas_load(name):
+    """All of them on the meta device, which allocates nothing; the turning of their rope as transformers computes it."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    hf, parameters = SHAPES[name]
+    config = ModelConfig.from_hf(LLAMA | hf)
+    with torch.device("meta"):
+        assert Transformer(config).num_parameters() == parameters
+    frequencies, share = rope_frequencies(config)
+    torch.testing.assert_close(frequencies * share, LlamaRotaryEmbedding(LlamaConfig(**LLAMA | hf)).inv_freq, rtol=1e-6, atol=0)
+    written = config.to_hf()
+    assert {key: written[key] for key in hf if key not in ("torch_dtype", "rope_scaling")}.items() <= hf.items()
+    assert ModelConfig.from_hf(written) == config
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_llama_in_several_files_and_half_precision_gives_transformers_logits(dtype, shards, tmp_path):
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 200, "head_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 8,
+             "num_key_value_heads": 4, "vocab_size": 97, "max_position_embeddings": 48, "initializer_range": 0.1}  # fmt: skip
+    rope = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16}  # fmt: skip
+    theirs = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope)).to(dtype)
+    theirs.save_pretrained(tmp_path, max_shard_size="10GB" if shards == 1 else "60KB")
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config.pop("tie_word_embeddings")  # then they are not
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert len(weight_files(tmp_path)) >= shards and ((tmp_path / "model.safetensors").exists() == (shards == 1))
+    ours = Transformer.from_pretrained(tmp_path)
+    ids = some_ids(2, 48)
+    with torch.no_grad():
+        close(ours(ids), AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(ids).logits)
+    if shards > 1:
+        (tmp_path / weight_files(tmp_path)[-1]).unlink()
+        with pytest.raises(FileNotFoundError, match="it has no model-000"):
+            Transformer.from_pretrained(tmp_path)
+        (tmp_path / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"index\.json is damaged"):
+            Transformer.from_pretrained(tmp_path)
 
 
 def rewrite(folder, change):

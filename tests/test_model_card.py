@@ -7,13 +7,14 @@ import shutil
 
 import pytest
 from helpers.local_hub import HubHandler, serving
-from helpers.tiny import sign_run
+from helpers.tiny import foreign, sign_run
 
-from tinyllm_lib.checkpoint import latest_checkpoint, step_folders, weights_fingerprint
+from tinyllm_lib.checkpoint import latest_checkpoint, save_checkpoint, step_folders, weights_fingerprint
 from tinyllm_lib.exam import Answer, ExamResult
 from tinyllm_lib.gguf_file import export_gguf, other_weights
-from tinyllm_lib.model import Transformer
+from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.model_card import FILES, PublishError, model_card, publish, read_stages
+from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.tokens import read_manifest
 from tinyllm_lib.train import train
 
@@ -78,6 +79,13 @@ def test_the_metadata_is_what_a_hub_reads(trained):
                         "tags": ["tinyllm", "llama"], **({"license": license} if license else {})}  # fmt: skip
     assert "No licence was chosen" in model_card(trained)
     assert "No licence was chosen" not in model_card(trained, license="mit")
+
+
+def test_the_ids_in_the_card_are_the_tokenizer_s(tokenizer_folder, tmp_path):
+    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", eos_token="</s>"))
+    model = Transformer(ModelConfig(dim=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=400, hidden_dim=72))
+    card = model_card(save_checkpoint(tmp_path / "run", 1, model, theirs, {}))
+    assert "| first, last and padding token (id) | none, `</s>` (58), none |" in card and "| SwiGLU width | 72 |" in card
 
 
 def test_every_table_has_rows_as_long_as_its_head(trained):

@@ -139,7 +139,7 @@ def changed(state, change):
         (lambda s: s.update({"norm.weight": torch.full((64,), torch.nan)}), "not finite, first norm.weight"),
         (lambda s: s.pop("tok_embeddings.weight"), "tok_embeddings.weight is missing"),
         (lambda s: s.update({"module.norm.weight": torch.ones(64)}), "norm.weight twice"),
-        (lambda s: s.update({"layers.0.feed_forward.w1.weight": torch.ones(128, 64)}), "128 wide, this library's is 192"),
+        (lambda s: s.update({"layers.0.feed_forward.w1.weight": torch.ones(128, 64)}), r"w2.weight \(64, 192\) instead of \(64, 128\)"),
         (lambda s: s.clear(), "no state dict"),
         (lambda s: s.update({"epoch": 3}), "no state dict"),
     ],
@@ -165,7 +165,7 @@ def test_head_counts_that_contradict_the_shapes_are_refused(heads, message, old,
 def test_the_tokenizer_must_be_the_model_s(old, tmp_path):
     train_tokenizer(TEXTS, tmp_path / "other", vocab_size=280)
     torch.save(old.state_dict(), tmp_path / "old.pth")
-    with pytest.raises(ValueError, match="280 tokens, the weights were made for 300"):
+    with pytest.raises(ValueError, match="other: the tokenizer has 280 tokens, the model was made for 300"):
         import_checkpoint(tmp_path / "old.pth", tmp_path / "other", tmp_path / "new", **HEADS)
 
 

@@ -1,11 +1,14 @@
 """The tokenizer: text comes back unchanged, tags in text stay text, ids and mask grow together."""
 
 import json
+import os
 import re
+import subprocess
 import unicodedata
 
+import numpy as np
 import pytest
-from helpers.tiny import DIALOGUES, ROOT, SYSTEM, TEXTS, dialogue
+from helpers.tiny import DIALOGUES, ROOT, SYSTEM, TEXTS, dialogue, foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -26,11 +29,18 @@ from tinyllm_lib.tokenizer import (
     encode_texts,
     eval_tokenizer,
     load_tokenizer,
+    marked_template,
+    plain_template,
+    save_tokenizer,
+    stop_ids,
+    text_start,
     token_byte_lengths,
     token_bytes,
+    token_ids,
     tokenizer_hash,
     train_tokenizer,
 )
+from tinyllm_lib.tokens import write_pretrain_tokens
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -60,7 +70,8 @@ tagged_text = st.lists(st.one_of(st.text(), st.sampled_from([*SPECIAL_TOKENS, *H
 
 def template_ids_and_mask(tokenizer, messages):
     """What transformers makes of the chat template in the same folder."""
-    out = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    marked = marked_template(tokenizer.chat_template)
+    out = tokenizer.apply_chat_template(messages, chat_template=marked, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     return out["input_ids"], out["assistant_masks"]
 
 
@@ -277,6 +288,148 @@ def test_a_folder_that_holds_no_tokenizer_of_ours(tmp_path, tokenizer):
     (tmp_path / "tokenizer.json").write_text(broken, encoding="utf-8")
     with pytest.raises(ValueError, match=r"no <\|im_start\|> and no <\|im_end\|>"):
         load_tokenizer(tmp_path)
+
+
+# ---- a folder for other programs, and one from elsewhere
+
+
+def test_the_folder_says_what_transformers_4_and_5_both_understand(tokenizer_folder, tmp_path):
+    """4 knows neither the class nor the field that 5 would write; `slow` loads it in a 4 where there is one."""
+    save_tokenizer(load_tokenizer(tokenizer_folder), tmp_path)
+    for folder in (tokenizer_folder, tmp_path):
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert config["additional_special_tokens"] == ["<s>", "</s>"] and "extra_special_tokens" not in config
+        assert "local" not in " ".join(config), "how it was loaded here"
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / name).read_bytes() == (tokenizer_folder / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_transformers_4_gives_the_same_ids(tokenizer, tokenizer_folder):
+    python = os.environ.get("TINYLLM_PYTHON_TRANSFORMERS_4")  # an interpreter that has one
+    if not python:
+        pytest.skip("TINYLLM_PYTHON_TRANSFORMERS_4 names no interpreter")
+    ids = [*(encode_text(tokenizer, text) for text in TEXTS), *(encode_chat(tokenizer, messages).ids for messages in DIALOGUES)]
+    program = """if True:
+        import json, sys, transformers
+        folder, texts, dialogues = json.load(sys.stdin)
+        assert transformers.__version__.startswith("4.")
+        t = transformers.AutoTokenizer.from_pretrained(folder)
+        json.dump([*(t(text)["input_ids"] for text in texts), *map(t.apply_chat_template, dialogues)], sys.stdout)"""
+    given = json.dumps([str(tokenizer_folder), TEXTS, DIALOGUES])
+    done = subprocess.run([python, "-c", program], input=given, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ids
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["as 0.1 wrote it", "as it is now"])
+def test_the_template_that_is_handed_on_renders_in_plain_jinja(marked, tokenizer_folder, tmp_path):
+    from jinja2 import Environment
+
+    tokenizer = load_tokenizer(tokenizer_folder)
+    if marked:
+        tokenizer.chat_template = marked_template(tokenizer.chat_template)
+        assert "{% generation %}" in tokenizer.chat_template
+    save_tokenizer(tokenizer, tmp_path)
+    handed_on = Environment().from_string((tmp_path / "chat_template.jinja").read_text(encoding="utf-8"))
+    for messages in DIALOGUES[:4]:
+        for add in (False, True):
+            wanted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add)
+            assert handed_on.render(messages=messages, add_generation_prompt=add) == wanted
+
+
+@pytest.mark.parametrize("open_, close", [("{%- ", " -%}"), ("{%", "%}"), ("{%- ", " %}"), ("{% ", "-%}")])
+def test_a_template_without_marks_renders_the_same_line_ends(open_, close, tokenizer):
+    template = (
+        "{% for m in messages %}\n  {{ m['role'] }}\n  MARK\n {{ m['content'] }} ENDMARK\n{% endfor %} ."
+        .replace("ENDMARK", f"{open_}endgeneration{close}").replace("MARK", f"{open_}generation{close}")
+    )  # fmt: skip
+    plain = plain_template(template)
+    assert "generation -%}" not in plain and "{%" + open_[2:] + "gen" not in plain
+    texts = [tokenizer.apply_chat_template(DIALOGUES[0], chat_template=t, tokenize=False) for t in (template, plain)]
+    assert texts[0] == texts[1]
+
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+ZEPHYR = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] + eos_token }}\n{% endfor %}<|assistant|>\n"
+CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{{ '\n' }}{% endfor %}"
+ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (LLAMA3, "start_header_id"),
+        (ZEPHYR, r"<\|system\|>"),
+        ("{{ bos_token }}" + CHATML + ASK, "'<s><"),
+        (CHATML.replace("{{ '\n' }}", "") + ASK, r"<\|im_end\|><\|im_start\|>"),
+        (CHATML.replace("m['content']", "m['content'] | trim") + ASK, "说<"),
+        (CHATML, "expected ChatML"),
+        ("{{ raise_exception('no system') }}", "no system"),
+    ],
+    ids=["Llama 3's", "Zephyr's", "a token before it", "no line end", "trimmed", "no prompt for the reply", "one that refuses"],
+)
+def test_a_template_that_is_not_chatml_is_refused_wherever_it_would_be_used(template, said, tokenizer_folder, tmp_path):
+    folder = foreign(tokenizer_folder, tmp_path / "theirs", template, bos_token="<s>", eos_token="</s>")
+    with pytest.raises(ValueError, match=rf"theirs: the tokenizer's chat template writes .*{said}.*take the template out"):
+        load_tokenizer(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)  # not by our door
+    with pytest.raises(ValueError, match="chats by no other"):
+        encode_chat(theirs, DIALOGUES[0])
+
+
+def test_a_chatml_template_in_other_words_is_taken_and_none_is_ours(tokenizer_folder, tmp_path):
+    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", CHATML + ASK, eos_token="<|im_end|>"))
+    bare = load_tokenizer(foreign(tokenizer_folder, tmp_path / "bare", eos_token="<|im_end|>"))
+    assert bare.chat_template == tinyllm_lib.tokenizer.CHAT_TEMPLATE
+    for messages in DIALOGUES[:4]:
+        ids = encode_chat(theirs, messages).ids
+        assert ids == theirs.apply_chat_template(messages, return_dict=False) == encode_chat(bare, messages).ids
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tokenizer_folder, tmp_path):
+    """As Llama 2's: words begin with ▁, bytes are written <0xE4>."""
+    folder = foreign(tokenizer_folder, tmp_path / "theirs")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    content["decoder"] = json.loads(decoders.Metaspace().__getstate__())
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="theirs: the tokenizer's decoder is Metaspace, expected ByteLevel"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ids", "stops"),
+    [
+        ({}, (None, 60, None), [60, 58]),
+        ({"eos_token": "</s>"}, (None, 58, None), [60, 58]),
+        ({"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<unk>"}, (57, 60, 56), [60, 58]),
+        ({"eos_token": "<s>", "pad_token": "<|im_end|>"}, (None, 57, 60), [60, 58, 57]),
+    ],
+)
+def test_ids_are_the_tokenizer_s_own(tokens, ids, stops, tokenizer_folder, tmp_path):
+    """What it has not is not made up, but for the end of a text: without one, texts end with <|im_end|>."""
+    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", **tokens))
+    assert tuple(token_ids(theirs).values()) == ids and stop_ids(theirs) == stops
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_token(tokenizer_folder, tmp_path):
+    """As Llama's do: documents and prompts begin with it, dialogues do not, for ChatML has no such token."""
+    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", bos="<s>", eos_token="<|im_end|>"))
+    assert text_start(theirs) == [57] and theirs("法国")["input_ids"] == [57, *encode_text(theirs, "法国")]
+    write_pretrain_tokens(["法国"], theirs, tmp_path / "tokens")
+    assert np.fromfile(tmp_path / "tokens" / "shard_00000.bin", np.uint16).tolist() == [57, *encode_text(theirs, "法国"), 60]
+    assert encode_chat(theirs, DIALOGUES[0]).ids == theirs.apply_chat_template(DIALOGUES[0], return_dict=False)
+    assert encode_chat(theirs, DIALOGUES[0]).ids[0] == 59
+
+
+def test_an_added_token_is_its_own_text(tokenizer_folder, tmp_path):
+    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs"))
+    theirs.add_tokens(["春 天"])
+    assert encode_text(theirs, "春 天") == [400] and token_bytes(theirs, 400) == "春 天".encode()
 
 
 # ---- dialogues

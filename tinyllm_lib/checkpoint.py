@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from tinyllm_lib.model import weight_files
 from tinyllm_lib.provenance import content_fingerprint
+from tinyllm_lib.tokenizer import save_tokenizer, stop_ids, token_ids
 from tinyllm_lib.workspace import atomic_path, write_json
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})$")
@@ -62,7 +64,7 @@ def latest_checkpoint(run: str | Path) -> Path:
 def model_folder(folder: str | Path) -> Path:
     """`folder` itself if it holds a model (a step folder, a Hugging Face folder), else the newest checkpoint of that run."""
     folder = Path(folder)
-    return folder if (folder / "model.safetensors").is_file() else latest_checkpoint(folder)
+    return folder if weight_files(folder) else latest_checkpoint(folder)
 
 
 def run_folder(folder: Path) -> Path:
@@ -73,7 +75,7 @@ def run_folder(folder: Path) -> Path:
 def weights_fingerprint(folder: str | Path) -> str:
     """What decides a model folder's outputs, its weights and its shape, as 16 hex digits. Quick where checkpoint.json has the sums."""
     folder = Path(folder)
-    names = ("config.json", "model.safetensors")
+    names = ("config.json", *weight_files(folder))
     try:
         sums = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
         found = {name: sums[name] for name in names}
@@ -129,9 +131,10 @@ def save_checkpoint(run: str | Path, step: int, model, tokenizer, state: dict, *
 
 def write_model(folder: Path, model, tokenizer) -> None:
     """Writes what any program reads: config.json, model.safetensors, generation_config.json, the tokenizer and its chat template."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(str(folder))
-    generation = {"bos_token_id": 3, "eos_token_id": [4, 2], "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 50}
+    ids = token_ids(tokenizer)
+    model.save_pretrained(folder, ids)
+    save_tokenizer(tokenizer, folder)
+    generation = {**ids, "eos_token_id": stop_ids(tokenizer), "do_sample": True, "temperature": 0.7, "top_k": 50}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinyllm_lib.gguf_file import DTYPES, export_gguf
+from tinyllm_lib.gguf_file import DTYPES, export_gguf, modelfile_path
 from tinyllm_lib.model_card import model_card, publish
 from tinyllm_lib.old_layout import import_checkpoint
 from tinyllm_lib.serve import NEEDS, ServeError, serve
@@ -52,7 +52,7 @@ def _import(o: argparse.Namespace) -> None:
 def _gguf(o: argparse.Namespace) -> None:
     run = _run(o.run)
     out = export_gguf(run, o.out or run / f"{run.name}-{o.dtype}.gguf", o.dtype)
-    print(f"{out}\n{out.with_name('Modelfile')}")
+    print(out, modelfile_path(out), sep="\n")
 
 
 def _card(o: argparse.Namespace) -> None:

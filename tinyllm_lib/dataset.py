@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.tokenizer import PAD_ID, encode_chat, encode_text, tokenizer_hash
+from tinyllm_lib.tokenizer import PAD_ID, encode_chat, encode_text, text_start, tokenizer_hash
 from tinyllm_lib.tokens import read_manifest
 
 
@@ -36,7 +36,8 @@ class PretrainDataset(Dataset):
     """One text a sample, padded: item -> (X, Y, loss_mask), int64, each (max_length-1,). `cut_tokens` counts what did not fit."""
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int = 512):
-        self.samples = [[*encode_text(tokenizer, text), tokenizer.eos_token_id] for text in texts]
+        start = text_start(tokenizer)
+        self.samples = [[*start, *encode_text(tokenizer, text), tokenizer.eos_token_id] for text in texts]
         self.max_length = max_length
         self.cut_tokens = sum(max(0, len(ids) - max_length) for ids in self.samples)
 

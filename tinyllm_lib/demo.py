@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tinyllm_lib.checkpoint import step_folders
 from tinyllm_lib.generate import TextGenerator, Written
+from tinyllm_lib.model import weight_files
 from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.terminal import Chat
 from tinyllm_lib.widgets import views
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     workspace = get_workspace()
     run = Path(options.run) if Path(options.run).exists() else workspace.run(options.run)
-    if not step_folders(run) and not (run / "model.safetensors").is_file():
+    if not step_folders(run) and not weight_files(run):
         print(f"demo: there is no chat run yet: {run} holds no checkpoint. Run `make course` (or notebooks 05 and 06) first, set "
               f"TINYLLM_PROFILE to the profile that you ran, or name another run: python -m tinyllm_lib.demo RUN.", file=sys.stderr)
         return 2

@@ -22,7 +22,7 @@ from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.memory import explaining_out_of_memory
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.sampling import Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
-from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, token_bytes
+from tinyllm_lib.tokenizer import check_size, encode_chat, encode_text, load_tokenizer, stop_ids, text_start, token_bytes
 
 __all__ = ["ContextWarning", "Generated", "Reply", "TextGenerator", "TextStream", "Written", "generate"]
 
@@ -39,21 +39,21 @@ class TextStream:
     """Tokens in, text out, as soon as it is certain: never half a character, never the beginning of a stop string.
 
     A Chinese character has three bytes, which may lie in three tokens: bytes wait here until their character is whole.
-    Bytes that never form a character, and special tokens, give no text.
+    Bytes that never form a character, special tokens, and ids of the model that no token has, give no text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()):
         if isinstance(stop, str) or "" in stop:
             raise ValueError(f"stop is {stop!r}, expected a list of strings, none of them empty.")
         self.tokenizer, self.stop = tokenizer, tuple(stop)
-        self.special = set(tokenizer.all_special_ids)
+        self.special, self.size = set(tokenizer.all_special_ids), len(tokenizer)
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self.held = ""  # text that may turn out to begin a stop string
         self.stopped = False
 
     def feed(self, token: int) -> str:
         """The text that this token completes, often empty; `stopped` is set when a stop string was found."""
-        if self.stopped or token in self.special:
+        if self.stopped or token in self.special or token >= self.size:
             return ""
         self.held += self.decoder.decode(token_bytes(self.tokenizer, token))
         found = [at for at in map(self.held.find, self.stop) if at >= 0]
@@ -127,15 +127,10 @@ class TextGenerator:
         return generator
 
     def _use(self, model: Transformer, tokenizer: PreTrainedTokenizerFast) -> None:
-        if len(tokenizer) != model.config.vocab_size:
-            raise ValueError(
-                f"{self.folder or 'the model'}: the tokenizer has {len(tokenizer)} tokens, the model was made for "
-                f"{model.config.vocab_size}. Put the tokenizer that the model was trained with beside it."
-            )
+        check_size(tokenizer, model.config.vocab_size, self.folder or "the model")
         self.model, self.tokenizer = model, tokenizer
         self.context = model.config.max_seq_len
-        ids = tokenizer.get_vocab()  # in a tokenizer from elsewhere they need not be those of `sampling.STOP_IDS`
-        self.stop_ids = tuple(ids[name] for name in {"<|im_end|>", "</s>", tokenizer.eos_token} if name in ids)
+        self.stop_ids = tuple(stop_ids(tokenizer))
 
     # ---- chat
 
@@ -358,8 +353,8 @@ class TextGenerator:
         return len(encode_text(self.tokenizer, text))
 
     def _text_prompt(self, prompt: str) -> list[int]:
-        ids = encode_text(self.tokenizer, prompt)
-        if not ids:
+        ids = [*text_start(self.tokenizer), *encode_text(self.tokenizer, prompt)]
+        if not prompt:
             raise ValueError("the prompt is empty: give the first word of a text at least, for example 从前.")
         if len(ids) > self.context:
             raise ValueError(f"the prompt has {len(ids)} tokens, the context holds {self.context}: shorten it.")
@@ -418,6 +413,8 @@ class TextGenerator:
 
 def visible_token(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
     """A token for the eye: its text, spaces and line ends made visible, or its bytes where they are no whole text."""
+    if token >= len(tokenizer):
+        return f"<no token {token}>"
     data = token_bytes(tokenizer, token)
     try:
         return data.decode().replace(" ", "␣").replace("\n", "⏎")

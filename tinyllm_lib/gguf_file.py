@@ -1,4 +1,4 @@
-"""A checkpoint -> one GGUF file for llama.cpp and what is built on it (Ollama, LM Studio, …), with a Modelfile beside it.
+"""A checkpoint -> one GGUF file for llama.cpp and what is built on it (Ollama, LM Studio, …), with Ollama's Modelfile beside it.
 
 Two things need care. llama.cpp rotates adjacent pairs, so the rows of the query and key matrices change places. And it cuts text
 into words by rules of its own, which have names: ours is the one called `gpt-2`. A tokenizer that no name fits is refused, for
@@ -8,7 +8,7 @@ with other ids the model would read another text than the one written.
 from __future__ import annotations
 
 import json
-import re
+from hashlib import blake2b
 from pathlib import Path
 
 from torch import Tensor
@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.checkpoint import model_folder, weights_fingerprint
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
-from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.model import ModelConfig, Transformer, rope_frequencies
 from tinyllm_lib.old_layout import to_adjacent_pairs
-from tinyllm_lib.tokenizer import load_tokenizer
+from tinyllm_lib.tokenizer import check_size, load_tokenizer, plain_template, stop_ids, token_ids
 from tinyllm_lib.workspace import atomic_path
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}  # with the names of GGUF's file types
@@ -31,14 +31,14 @@ TENSORS = {
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 MODELFILE = '''\
-# ollama create NAME -f Modelfile, then ollama run NAME
+# ollama create NAME -f "{name}", then ollama run NAME
 FROM ./{file}
 TEMPLATE """{{{{- range .Messages }}}}<|im_start|>{{{{ .Role }}}}
 {{{{ .Content }}}}<|im_end|>
 {{{{ end }}}}<|im_start|>assistant
 """
 SYSTEM {system}
-PARAMETER stop <|im_end|>
+{stops}
 PARAMETER num_ctx {context}
 PARAMETER temperature 0.7
 PARAMETER top_k 50
@@ -46,7 +46,9 @@ PARAMETER top_k 50
 
 
 def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path:
-    """Writes `out` (….gguf) for llama.cpp from a run or checkpoint folder, and an Ollama `Modelfile` beside it.
+    """Writes `out` (….gguf) for llama.cpp from a run or checkpoint folder, and Ollama's Modelfile beside it (`modelfile_path`).
+
+    A Modelfile that somebody edited is left as it is, and that is said.
 
     Args:
         dtype: of the matrices: "f32" (the same numbers), "f16", "bf16", or "q8_0" (8 bits and a scale for each 32 numbers).
@@ -69,25 +71,25 @@ def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path
     tokenizer = load_tokenizer(folder)
     check_tokenizer(tokenizer, str(folder))
     model = Transformer.from_pretrained(folder)
-    if len(tokenizer) != model.config.vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model was made for {model.config.vocab_size}.")
-    if dtype == "q8_0" and model.config.dim % Q8_BLOCK:
-        raise ValueError(f"q8_0 cuts rows into blocks of {Q8_BLOCK}, and the rows here have {model.config.dim} numbers: take f16.")
+    check_size(tokenizer, model.config.vocab_size, folder)
+    tensors = gguf_tensors(model)
+    rows = {tensor.shape[1] for tensor in tensors.values() if tensor.dim() == 2}
+    if dtype == "q8_0" and (odd := [str(n) for n in sorted(rows) if n % Q8_BLOCK]):
+        raise ValueError(f"q8_0 cuts rows into blocks of {Q8_BLOCK}, and rows here have {' and '.join(odd)} numbers: take f16.")
 
     with atomic_path(out) as temporary:
         writer = gguf.GGUFWriter(temporary, "llama")
         _add_model(writer, model.config, folder, getattr(gguf.LlamaFileType, DTYPES[dtype]))
-        _add_tokenizer(writer, tokenizer, gguf.TokenType)
+        _add_tokenizer(writer, tokenizer, model.config.vocab_size, gguf.TokenType)
         kind = gguf.GGMLQuantizationType[dtype.upper()]
-        for name, tensor in gguf_tensors(model).items():
+        for name, tensor in tensors.items():
             one = kind if tensor.dim() == 2 else gguf.GGMLQuantizationType.F32
             writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), one), raw_dtype=one)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    with atomic_path(out.with_name("Modelfile")) as temporary:
-        temporary.write_text(modelfile(out.name, model.config.max_seq_len), encoding="utf-8")
+    write_unless_edited(modelfile_path(out), modelfile(out.name, model.config.max_seq_len, tokenizer))
     return out
 
 
@@ -112,6 +114,8 @@ def gguf_tensors(model: Transformer) -> dict[str, Tensor]:
     tensors = {"token_embd.weight": state["model.embed_tokens.weight"], "output_norm.weight": state["model.norm.weight"]}
     if not c.tie_embeddings:
         tensors["output.weight"] = state["lm_head.weight"]
+    if c.rope_scaling:
+        tensors["rope_freqs.weight"] = 1 / rope_frequencies(c)[1]
     heads = {"attn_q": c.n_heads, "attn_k": c.n_kv_heads}
     for i in range(c.n_layers):
         for ours, theirs in TENSORS.items():
@@ -143,6 +147,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
         (sloppy, f"tokens that swallow the spaces beside them: {', '.join(sloppy)}"),
         (unknown, f"added tokens that are not special: {', '.join(unknown)}"),
         (tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"], "tokens put around every text"),
+        (not isinstance(tokenizer.chat_template, str), "more than one chat template"),
     ]  # fmt: skip
     if found := [text for bad, text in problems if bad]:
         raise ValueError(f"{where}: this tokenizer cannot be written as GGUF, it has {'; '.join(found)}.")
@@ -153,14 +158,31 @@ def _kind(part: dict | None) -> str:
     return f"{part['type']} of {', '.join(map(_kind, inner))}" if inner else (part or {}).get("type", "none")
 
 
-def plain_chat_template(template: str) -> str:
-    """The chat template without `{% generation %}` tags, which mark what training learns and which llama.cpp's programs need not know."""
-    return re.sub(r"{%-?\s*(?:end)?generation\s*-?%}", "", template)
+def modelfile_path(gguf: str | Path) -> Path:
+    """chat-f16.gguf -> chat-f16.Modelfile: each GGUF file has its own."""
+    return Path(gguf).with_suffix(".Modelfile")
 
 
-def modelfile(file: str, context: int, system: str = SYSTEM_PROMPT) -> str:
-    """What `ollama create` reads: the GGUF file's name, the ChatML template, the stop token and the context."""
-    return MODELFILE.format(file=file, context=context, system=system)
+def modelfile(file: str, context: int, tokenizer: PreTrainedTokenizerFast, system: str = SYSTEM_PROMPT) -> str:
+    """What `ollama create` reads: the GGUF file's name (to the end of its line, spaces too), ChatML, what stops, the context."""
+    stops = "\n".join(f"PARAMETER stop {token}" for token in tokenizer.convert_ids_to_tokens(stop_ids(tokenizer)))
+    return MODELFILE.format(file=file, name=modelfile_path(file).name, context=context, system=system, stops=stops)
+
+
+def write_unless_edited(path: Path, text: str) -> None:
+    """Writes a text file that its reader may edit. The last line is a sum of the others: while it holds, the text is ours to replace."""
+
+    def sealed(text: str) -> str:
+        total = blake2b(text.encode(), digest_size=8).hexdigest()
+        return f"{text}# {total}: the sum of the lines above. Edit them, and no export touches this file again.\n"
+
+    if path.exists():
+        found = path.read_text(encoding="utf-8", errors="replace")
+        if found != sealed("".join(found.splitlines(keepends=True)[:-1])):
+            print(f"{path} was edited: it stays as it is. (Move it away, and the next export writes a new one.)", flush=True)
+            return
+    with atomic_path(path) as temporary:
+        temporary.write_text(sealed(text), encoding="utf-8")
 
 
 def _add_model(writer, config: ModelConfig, folder: Path, file_type: int) -> None:
@@ -174,24 +196,26 @@ def _add_model(writer, config: ModelConfig, folder: Path, file_type: int) -> Non
     writer.add_feed_forward_length(config.hidden_dim)
     writer.add_head_count(config.n_heads)
     writer.add_head_count_kv(config.n_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_base)
     writer.add_layer_norm_rms_eps(config.norm_eps)
 
 
-def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, kinds) -> None:
-    special = set(tokenizer.all_special_ids)
+def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, vocab_size: int, kinds) -> None:
+    special, unused = set(tokenizer.all_special_ids), range(len(tokenizer), vocab_size)
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_tokenizer_model("gpt2")  # llama.cpp's word for byte-level BPE
     writer.add_tokenizer_pre(PRE_TOKENIZER)
-    writer.add_token_list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
-    writer.add_token_types([kinds.CONTROL if i in special else kinds.NORMAL for i in range(len(tokenizer))])
+    writer.add_token_list([*tokenizer.convert_ids_to_tokens(range(len(tokenizer))), *(f"[unused {i}]" for i in unused)])
+    kind = [kinds.CONTROL if i in special else kinds.NORMAL for i in range(len(tokenizer))]
+    writer.add_token_types([*kind, *(kinds.UNUSED for _ in unused)])
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
-    ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "unk": tokenizer.unk_token_id, "pad": tokenizer.pad_token_id}
+    ids = {**token_ids(tokenizer), "unk_token_id": tokenizer.unk_token_id, "eot_token_id": stop_ids(tokenizer)[0]}
     for name, token_id in ids.items():
         if token_id is not None:
-            getattr(writer, f"add_{name}_token_id")(token_id)
+            getattr(writer, f"add_{name}")(token_id)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
-    if tokenizer.chat_template:
-        writer.add_chat_template(plain_chat_template(tokenizer.chat_template))
+    writer.add_chat_template(plain_template(tokenizer.chat_template))

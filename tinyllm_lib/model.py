@@ -2,7 +2,7 @@
 
 ids (B, T) -> embedding -> n_layers x [x + attention(norm(x)); x + swiglu(norm(x))] -> norm -> logits (B, T, V)
 
-Shapes in comments: B batch, T positions, S keys (cached + new), D dim, H heads, K key/value heads, d = D/H, V vocab.
+Shapes in comments: B batch, T positions, S keys (cached + new), D dim, H heads, K key/value heads, d numbers a head, V vocab.
 Parameter names are those of transformers' `LlamaForCausalLM`, so that a saved folder is an ordinary Hugging Face model.
 """
 
@@ -10,19 +10,40 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIZES = "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"      # what a `config.json` must say
+SIZES = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"   # what a `config.json` must say
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"             # one file, or the list of several
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """How Llama 3.1 and 3.2 reach further than they were pretrained: pairs that turn slowly are slowed by `factor`.
+
+    Pairs that turn more than `high_freq_factor` times within the original context stay, those that turn less than
+    `low_freq_factor` times are slowed, and between the two the one passes into the other.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the shape of the model. `dim=1024, n_layers=18` is the 215M model."""
+    """Everything that decides the shape of the model. `dim=1024, n_layers=18` is the 215M model.
+
+    `hidden_dim` is the width of the SwiGLU: two thirds of 4*dim, rounded up to a multiple of 64, unless it is given. `head_dim` is
+    dim/n_heads, unless it is given. (`dataclasses.replace` keeps both; 0 has them worked out anew.)
+    """
 
     dim: int = 1024
     n_layers: int = 18
@@ -33,65 +54,73 @@ class ModelConfig:
     norm_eps: float = 1e-5
     rope_base: float = 10000.0
     tie_embeddings: bool = True
+    hidden_dim: int = 0
+    head_dim: int = 0
+    rope_scaling: Llama3Rope | None = None
 
     def __post_init__(self) -> None:
-        if self.dim % self.n_heads:
+        if not self.head_dim and self.dim % self.n_heads:
             raise ValueError(f"dim={self.dim} is not a multiple of n_heads={self.n_heads}: choose dim = heads x head size.")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}.")
+        object.__setattr__(self, "head_dim", self.head_dim or self.dim // self.n_heads)
+        object.__setattr__(self, "hidden_dim", self.hidden_dim or 64 * math.ceil((8 * self.dim // 3) / 64))
         if self.head_dim % 2:
-            raise ValueError(f"dim/n_heads={self.head_dim} is odd: RoPE turns pairs of numbers, so it must be even.")
+            raise ValueError(f"head_dim={self.head_dim} is odd: RoPE turns pairs of numbers, so it must be even.")
 
-    @property
-    def head_dim(self) -> int:
-        return self.dim // self.n_heads
+    def to_hf(self, token_ids: Mapping[str, int | None] | None = None) -> dict:
+        """The `config.json` that transformers reads.
 
-    @property
-    def hidden_dim(self) -> int:
-        """Width of the SwiGLU: two thirds of 4*dim, rounded up to a multiple of 64."""
-        return 64 * math.ceil((8 * self.dim // 3) / 64)
-
-    def to_hf(self) -> dict:
-        """The `config.json` that transformers reads."""
+        Args:
+            token_ids: bos_token_id, eos_token_id and pad_token_id, which are the tokenizer's (`tokenizer.token_ids`); without
+                them the file says that none are known.
+        """
+        rope = {"rope_type": "llama3", **asdict(self.rope_scaling)} if self.rope_scaling else {"rope_type": "default"}
+        rope = {**rope, "rope_theta": self.rope_base}
         return {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
             "hidden_size": self.dim, "intermediate_size": self.hidden_dim, "num_hidden_layers": self.n_layers,
             "num_attention_heads": self.n_heads, "num_key_value_heads": self.n_kv_heads, "head_dim": self.head_dim,
             "vocab_size": self.vocab_size, "max_position_embeddings": self.max_seq_len, "rms_norm_eps": self.norm_eps,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_base}, "rope_theta": self.rope_base,
+            "rope_parameters": rope, "rope_theta": self.rope_base,            # transformers 5; 4 reads rope_theta and rope_scaling
+            **({"rope_scaling": rope} if self.rope_scaling else {}),
             "tie_word_embeddings": self.tie_embeddings, "attention_bias": False, "mlp_bias": False,
-            "initializer_range": 0.02, "bos_token_id": 3, "eos_token_id": 4, "pad_token_id": 0, "dtype": "float32",
+            "initializer_range": 0.02, "dtype": "float32",
+            **(token_ids or dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))),
         }
 
     @classmethod
     def from_hf(cls, hf: dict, where: str = "config.json") -> ModelConfig:
-        """Reads a Llama `config.json`; refuses by name what this model does not have.
+        """Reads a Llama `config.json`; refuses by name what this model does not have. What it leaves out is as transformers has it.
 
         Raises:
-            ValueError: another architecture, biases, rope scaling or activation, or a size that is missing.
+            ValueError: another architecture, biases, rope scaling, activation or quantized weights, or a size that is missing.
         """
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        scaling = {f.name: rope.get(f.name) for f in fields(Llama3Rope)} if kind == "llama3" else None
         refused = [
             *((not isinstance(hf.get(name), int), f"{name} {hf.get(name)!r}, no whole number") for name in SIZES),
             (hf.get("model_type") != "llama", f"model_type {hf.get('model_type')!r} (only 'llama')"),
             (hf.get("attention_bias") or hf.get("mlp_bias"), "biases in attention or MLP"),
             (hf.get("hidden_act", "silu") != "silu", f"activation {hf.get('hidden_act')!r} (only 'silu')"),
-            (rope.get("rope_type", rope.get("type", "default")) != "default", f"rope scaling {rope}"),
+            (kind not in ("default", "llama3"), f"rope scaling {rope} (only 'llama3')"),
+            (scaling and None in scaling.values(), f"rope scaling {rope}, which lacks one of {', '.join(scaling or ())}"),
+            (hf.get("quantization_config"), "quantized weights (only fp32, fp16 and bf16)"),
         ]
         if reasons := [text for bad, text in refused if bad]:
             raise ValueError(f"{where}: cannot be loaded into Transformer: {'; '.join(reasons)}.")
-        config = cls(
-            dim=hf["hidden_size"], n_layers=hf["num_hidden_layers"], n_heads=hf["num_attention_heads"],
-            n_kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"], vocab_size=hf["vocab_size"],
-            max_seq_len=hf.get("max_position_embeddings", 512), norm_eps=hf.get("rms_norm_eps", 1e-5),
-            rope_base=hf.get("rope_theta") or rope.get("rope_theta") or 10000.0,
-            tie_embeddings=hf.get("tie_word_embeddings", False),
-        )
-        found = hf.get("intermediate_size"), hf.get("head_dim") or config.head_dim
-        if found != (config.hidden_dim, config.head_dim):
-            raise ValueError(f"{where}: intermediate_size and head_dim are {found}, "
-                             f"this model has {(config.hidden_dim, config.head_dim)} for dim {config.dim}.")
-        return config
+        try:
+            return cls(
+                dim=hf["hidden_size"], n_layers=hf["num_hidden_layers"], n_heads=hf["num_attention_heads"],
+                n_kv_heads=hf.get("num_key_value_heads") or hf["num_attention_heads"], vocab_size=hf["vocab_size"],
+                max_seq_len=hf.get("max_position_embeddings", 2048), norm_eps=hf.get("rms_norm_eps", 1e-6),
+                rope_base=hf.get("rope_theta") or rope.get("rope_theta") or 10000.0,
+                tie_embeddings=hf.get("tie_word_embeddings", False), hidden_dim=hf["intermediate_size"],
+                head_dim=hf.get("head_dim") or 0, rope_scaling=Llama3Rope(**scaling) if scaling else None,
+            )
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
 
 class RMSNorm(nn.Module):
@@ -106,10 +135,21 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
 
 
-def rope_angles(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin of position x frequency, each (max_seq_len, head_dim/2): pair i turns by base^(-2i/d) a position."""
+def rope_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """(head_dim/2,) how far each pair turns from one position to the next, base^(-2i/d), and `Llama3Rope`'s share of that."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    angles = torch.outer(torch.arange(config.max_seq_len).float(), 1.0 / config.rope_base**exponents)
+    frequencies = 1.0 / config.rope_base**exponents
+    if (scaling := config.rope_scaling) is None:
+        return frequencies, torch.ones_like(frequencies)
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+    kept = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+    return frequencies, kept + (1 - kept) / scaling.factor
+
+
+def rope_angles(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin of position x frequency, each (max_seq_len, head_dim/2)."""
+    frequencies, share = rope_frequencies(config)
+    angles = torch.outer(torch.arange(config.max_seq_len).float(), frequencies * share)
     return angles.cos(), angles.sin()
 
 
@@ -146,11 +186,11 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim = config.head_dim
-        kv_dim = config.n_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.dim, config.dim, bias=False)
+        q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.dim, q_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, kv_dim, bias=False)
         self.v_proj = nn.Linear(config.dim, kv_dim, bias=False)
-        self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.o_proj = nn.Linear(q_dim, config.dim, bias=False)
 
     def queries_keys_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D) -> rotated q (B, H, T, d), rotated k and plain v (B, K, T, d)."""
@@ -159,17 +199,17 @@ class Attention(nn.Module):
         return apply_rope(q, cos, sin).transpose(1, 2), apply_rope(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        B, T, D = x.shape
+        B, T, _ = x.shape
         q, k, v = self.queries_keys_values(x, cos, sin)
         if cache is not None:
             k, v = cache.append(layer, k, v)                                     # (B, K, S, d)
         if T == 1:                                       # the H/K queries that share a key head go through it together,
             q = q.reshape(B, k.shape[1], -1, self.head_dim)                      # (B, K, H/K, d): each key is read once
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)        # a single position sees every key
-            return self.o_proj(out.reshape(B, T, D))
+            return self.o_proj(out.reshape(B, T, -1))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,
                                              enable_gqa=q.shape[1] != k.shape[1])  # (B, H, T, d)
-        return self.o_proj(out.transpose(1, 2).reshape(B, T, D))
+        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
 
 
 class SwiGLU(nn.Module):
@@ -316,14 +356,14 @@ class Transformer(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self, context: int | None = None) -> int:
-        """Training FLOPs (forward + backward) of one token: 6 per weight that multiplies, 12*T*D per layer of attention."""
+        """Training FLOPs (forward + backward) of one token: 6 per weight that multiplies, 12*T*H*d per layer of attention."""
         c = self.config
         matrices = sum(p.numel() for n, p in self.named_parameters() if p.dim() == 2 and "embed_tokens" not in n)
         head = c.vocab_size * c.dim if c.tie_embeddings else 0
-        return 6 * (matrices + head) + 12 * c.n_layers * c.dim * (context or c.max_seq_len)
+        return 6 * (matrices + head) + 12 * c.n_layers * c.n_heads * c.head_dim * (context or c.max_seq_len)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes `config.json` and `model.safetensors` as transformers expects them."""
+    def save_pretrained(self, folder: str | Path, token_ids: Mapping[str, int | None] | None = None) -> None:
+        """Writes `config.json` and `model.safetensors` as transformers expects them; `token_ids` as in `ModelConfig.to_hf`."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -331,33 +371,38 @@ class Transformer(nn.Module):
         state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
         if self.config.tie_embeddings:
             del state["lm_head.weight"]
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(self.config.to_hf(), indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(self.config.to_hf(token_ids), indent=2) + "\n", encoding="utf-8")
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / WEIGHTS)                # safetensors makes files that only their owner may read
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device=None) -> Transformer:
         """Loads a Llama folder of Hugging Face's; every tensor must be there with the right shape, and none left over.
 
         Raises:
-            FileNotFoundError: no config.json or model.safetensors.  ValueError: another architecture, or tensors that do not fit.
+            FileNotFoundError: no config.json or no weights.  ValueError: another architecture, or tensors that do not fit.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        for name in ("config.json", "model.safetensors"):
+        files = weight_files(folder)
+        for name in ("config.json", *(files or [WEIGHTS])):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}. Expected a step folder such as "
-                                        f"runs/<name>/checkpoints/step_000500, or a Hugging Face Llama folder.")
+                found = ", ".join(sorted(p.name for p in folder.glob("*"))[:9]) or "nothing"
+                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name} (found: {found}). Expected a step folder such "
+                                        f"as runs/<name>/checkpoints/step_000500, or a Hugging Face Llama folder with safetensors.")
         try:
             hf = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{folder / 'config.json'} is damaged ({error}): use an earlier checkpoint.") from error
         config = ModelConfig.from_hf(hf, str(folder / "config.json"))
-        try:
-            state = load_file(folder / "model.safetensors")
-        except SafetensorError as error:
-            raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}): use an earlier checkpoint.") from error
+        state: dict[str, Tensor] = {}
+        for name in files:
+            try:
+                state |= load_file(folder / name)
+            except SafetensorError as error:
+                raise ValueError(f"{folder / name} is damaged ({error}): use an earlier checkpoint.") from error
         with torch.device("meta"):
             model = cls(config)
         wanted = {n: t.shape for n, t in model.state_dict().items() if not (config.tie_embeddings and n == "lm_head.weight")}
@@ -387,6 +432,17 @@ class Transformer(nn.Module):
         if not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
             raise ValueError(f"token ids run from {int(ids.min())} to {int(ids.max())}, the model knows 0 to "
                              f"{self.config.vocab_size - 1}: was the text encoded with another tokenizer?")
+
+
+def weight_files(folder: str | Path) -> list[str]:
+    """The names of a model folder's files of weights: one, or those its index lists; empty if it holds no model."""
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return [WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    try:
+        return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX} is damaged ({error!r}): fetch it again.") from error
 
 
 def attention_mask(T: int, past: int, document_ids: Tensor | None, key_mask: Tensor | None, device) -> Tensor | None:

@@ -19,7 +19,7 @@ from tinyllm_lib.corpus.download import BELLE, SEQ_MONKEY
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.exam import CLASS_MEANING, ExamResult, exam_of
 from tinyllm_lib.gguf_file import other_weights
-from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.model import INDEX, ModelConfig, Transformer, weight_files
 from tinyllm_lib.provenance import differences
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.tokens import read_manifest, shards_fingerprint
@@ -184,11 +184,14 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _model(c: ModelConfig, folder: Path) -> str:
+    t = load_tokenizer(folder)
+    ends = ", ".join(f"`{x}` ({t.convert_tokens_to_ids(x)})" if x else "none" for x in (t.bos_token, t.eos_token, t.pad_token))
     tied = "tied" if c.tie_embeddings else "separate"
     return _table([
         ("what", "value"), ("parameters", f"{count_parameters(c):,}"), ("width, layers", f"{c.dim}, {c.n_layers}"),
         ("heads, key/value heads", f"{c.n_heads}, {c.n_kv_heads}"), ("SwiGLU width", c.hidden_dim), ("context", f"{c.max_seq_len} tokens"),
-        ("vocabulary", f"{len(load_tokenizer(folder)):,} tokens, byte-level BPE"), ("embedding and head", tied),
+        ("vocabulary", f"{len(t):,} tokens, byte-level BPE"), ("first, last and padding token (id)", _cell(ends)),
+        ("embedding and head", tied),
         ("RoPE base, RMSNorm eps", f"{c.rope_base:g}, {c.norm_eps:g}"), ("weights", "float32"), ("checkpoint", folder.name),
         ("fingerprint of the weights", f"`{weights_fingerprint(folder)}`"),
     ])  # fmt: skip
@@ -307,7 +310,8 @@ def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, priva
             raise ValueError(reason)
     card = model_card(folder, repo_id, license=license)
     with tempfile.TemporaryDirectory(prefix="tinyllm-publish-") as staged:
-        for path in (*(folder / name for name in FILES if (folder / name).is_file()), *map(Path, extra_files)):
+        names = dict.fromkeys((*FILES, INDEX, *weight_files(folder)))
+        for path in (*(folder / name for name in names if (folder / name).is_file()), *map(Path, extra_files)):
             shutil.copyfile(path, Path(staged) / path.name)
         (Path(staged) / "README.md").write_text(card, encoding="utf-8")
         try:

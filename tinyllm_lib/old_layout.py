@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tinyllm_lib.checkpoint import seal, write_model
 from tinyllm_lib.model import ModelConfig, Transformer
-from tinyllm_lib.tokenizer import CHAT_TEMPLATE, IM_END_ID, IM_START_ID, PAD_ID, load_tokenizer
+from tinyllm_lib.tokenizer import check_size, load_tokenizer
 from tinyllm_lib.workspace import atomic_path
 
 PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")  # left by torch.compile and by DistributedDataParallel
@@ -75,15 +75,15 @@ def import_checkpoint(
     config = config_of(old, n_heads, n_kv_heads, max_seq_len, path.name)
     state = renamed(old, config, path.name)
     tokenizer = load_tokenizer(tokenizer_dir)
-    _check_tokenizer(tokenizer, config, Path(tokenizer_dir))
+    check_size(tokenizer, config.vocab_size, tokenizer_dir)
 
     with torch.device("meta"):
         model = Transformer(config)
     model.load_state_dict(state, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(PAD_ID)  # <|im_end|> as padding would never be learned
-    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
+    if tokenizer.pad_token == "<|im_end|>":  # then other programs would never learn it
+        tokenizer.pad_token = tokenizer.unk_token
     with atomic_path(out_dir) as temporary:
         write_model(temporary, model, tokenizer)
         seal(temporary, step=0)
@@ -137,10 +137,11 @@ def config_of(old: dict[str, Tensor], n_heads: int, n_kv_heads: int, max_seq_len
     vocab_size, dim = old["tok_embeddings.weight"].shape
     kv_dim = old["layers.0.attention.wk.weight"].shape[0]
     n_layers = 1 + max(int(found[1]) for name in old if (found := re.match(r"layers\.(\d+)\.", name)))
+    hidden_dim = old["layers.0.feed_forward.w1.weight"].shape[0]
     output = old.get("output.weight")
     tied = output is None or torch.equal(output, old["tok_embeddings.weight"])
     try:
-        config = ModelConfig(dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, tie_embeddings=tied)
+        config = ModelConfig(dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len, tie_embeddings=tied, hidden_dim=hidden_dim)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if kv_dim != n_kv_heads * config.head_dim:
@@ -151,9 +152,6 @@ def config_of(old: dict[str, Tensor], n_heads: int, n_kv_heads: int, max_seq_len
             f"numbers make {n_kv_heads * config.head_dim}: {hint}. Shapes cannot tell the head count; pass n_heads and n_kv_heads "
             f"as the model was trained."
         )
-    if (hidden := old["layers.0.feed_forward.w1.weight"].shape[0]) != config.hidden_dim:
-        raise ValueError(f"{where}: the feed-forward part is {hidden} wide, this library's is {config.hidden_dim} for dim {dim}: "
-                         f"another model.")
     return config
 
 
@@ -186,13 +184,3 @@ def renamed(old: dict[str, Tensor], config: ModelConfig, where: str) -> dict[str
         state[names[name]] = to_half_split(tensor, heads[matrix]) if matrix in heads else tensor
     state["lm_head.weight"] = state["model.embed_tokens.weight"] if config.tie_embeddings else state["lm_head.weight"]
     return state
-
-
-def _check_tokenizer(tokenizer, config: ModelConfig, folder: Path) -> None:
-    if len(tokenizer) != config.vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the weights were made for {config.vocab_size}. "
-                         f"Take the tokenizer that the model was trained with.")
-    ids = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    if ids != [IM_START_ID, IM_END_ID]:
-        raise ValueError(f"{folder}: <|im_start|> and <|im_end|> have the ids {ids}, expected [{IM_START_ID}, {IM_END_ID}]: "
-                         f"config.json and generation_config.json of this library name these.")

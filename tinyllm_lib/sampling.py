@@ -17,8 +17,9 @@ from torch import Tensor
 
 from tinyllm_lib.memory import explaining_out_of_memory
 from tinyllm_lib.model import KVCache, Transformer
+from tinyllm_lib.tokenizer import EOS_TEXT_ID, IM_END_ID
 
-STOP_IDS = (4, 2)  # <|im_end|> and </s>
+STOP_IDS = (IM_END_ID, EOS_TEXT_ID)  # of this library's own tokenizers; `tokenizer.stop_ids` knows those of any
 SMALLEST = 1e-12  # divided by less, logits run over into infinity, and infinities cannot be told apart
 WRITE_LESS = "ask for fewer texts at once (batch_size, num_samples) or shorter ones, or load the model with device='cpu'."
 

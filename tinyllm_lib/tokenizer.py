@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ ROLES = ("system", "user", "assistant")
 
 SAMPLE_BYTES = 10**9     # of text to train on: more would hardly change the merges
 MAX_HAN = 6
+ROUNDED_UP = 0.02        # of a model's vocabulary may have no token: some are rounded up to a multiple of 64 or 128
 ROLE_COUNT = 20_000      # so often does training count each role's name, for it to become one token
 FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
 NUMERALS = "零一二三四五六七八九十百千万亿两"
@@ -43,7 +45,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{# generation #}{{ message['content'] + '<|im_end|>' }}{# endgeneration #}{{ '\n' }}"
     "{% else %}{{ message['content'] + '<|im_end|>\n' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -110,15 +112,43 @@ def train_tokenizer(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<unk>",
         additional_special_tokens=["<s>", "</s>"], clean_up_tokenization_spaces=False, add_prefix_space=False)
     fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(str(out_dir))
+    save_tokenizer(fast, out_dir)
     return load_tokenizer(out_dir)
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Writes a tokenizer folder that transformers 4 and 5 load alike, with a chat template that any Jinja renders."""
+    tokenizer.save_pretrained(str(folder))
+    file = Path(folder) / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"        # 5 would name a class, and a field, that 4 does not know
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    for local in ("is_local", "local_files_only"):               # how it was loaded here is nobody else's concern
+        config.pop(local, None)
+    file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    for file in Path(folder).glob("**/*.jinja"):
+        file.write_text(plain_template(file.read_text(encoding="utf-8")), encoding="utf-8", newline="")
+
+
+def plain_template(template: str) -> str:
+    """A chat template whose `{% generation %}` tags, which only transformers knows, are comments; it renders the same text."""
+    return re.sub(r"{%(-?)\s*((?:end)?generation)\s*(-?)%}", r"{#\1 \2 \3#}", template)
+
+
+def marked_template(template: str) -> str:
+    """The way back: with the tags from which transformers makes `assistant_masks`."""
+    return re.sub(r"{#(-?) ((?:end)?generation) (-?)#}", r"{%\1 \2 \3%}", template)
+
+
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Loads a tokenizer folder and checks that the ChatML tokens are in it.
+    """Loads a tokenizer folder for a library that speaks ChatML and knows tokens as bytes.
+
+    One without a chat template gets `CHAT_TEMPLATE`, one without an end token ends texts with `<|im_end|>`.
 
     Raises:
-        FileNotFoundError: no tokenizer.json there.  ValueError: a damaged file, `<|im_start|>` or `<|im_end|>` missing.
+        FileNotFoundError: no tokenizer.json there.
+        ValueError: a damaged file, another kind of tokenizer, `<|im_start|>` or `<|im_end|>` missing, another chat template.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
@@ -128,12 +158,70 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:                                   # tokenizers raises bare ones
         raise ValueError(f"{folder}: the tokenizer's files are damaged ({error}): copy them from another checkpoint.") from error
-    missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
-    if missing:
-        raise ValueError(f"{folder}: the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it needs both.")
+    try:
+        check_chatml(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    if not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel):
+        found = type(tokenizer.backend_tokenizer.decoder).__name__
+        raise ValueError(f"{folder}: the tokenizer's decoder is {found}, expected ByteLevel: this library reads tokens as bytes. A model "
+                         f"with such a tokenizer can be trained from its weights with a tokenizer of this library only.")
+    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
+    tokenizer.eos_token = tokenizer.eos_token or "<|im_end|>"
     # Texts longer than the context are normal here: they are packed or cut later, and counted.
     logging.getLogger("transformers.tokenization_utils_base").addFilter(_no_length_warning)      # adding it twice is adding it once
     return tokenizer
+
+
+def check_chatml(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Passes a tokenizer whose chat template, if it has one, writes the text that `encode_chat` writes.
+
+    Raises:
+        ValueError: `<|im_start|>` or `<|im_end|>` missing, or another template: a model learned to chat by that one.
+    """
+    missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
+    if missing:
+        raise ValueError(f"the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it needs both.")
+    if not tokenizer.chat_template:
+        return
+    messages = [{"role": role, "content": f" {role} 说 "} for role in (*ROLES, "user")]
+    wanted = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages) + "<|im_start|>assistant\n"
+    try:
+        found = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:                                   # jinja's own, and whatever a template raises
+        found = f"{type(error).__name__}: {error}"
+    if found != wanted:
+        raise ValueError(f"the tokenizer's chat template writes {found!r}, expected ChatML, {wanted!r}: this library chats by no other. To "
+                         f"teach the model ChatML, take the template out of a copy of the folder (chat_template.jinja, and "
+                         f"chat_template in tokenizer_config.json).")
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    """What `config.json` says of the tokenizer: the ids of its first, last and padding token, None where it has none."""
+    return {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The ids that end what a model writes: `<|im_end|>` first, `</s>` and the tokenizer's own end token."""
+    vocabulary = tokenizer.get_vocab()
+    return [vocabulary[name] for name in dict.fromkeys(("<|im_end|>", "</s>", tokenizer.eos_token)) if name in vocabulary]
+
+
+def text_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """What a tokenizer puts before every text by itself, as Llama's do with `<s>`; those of this library put nothing."""
+    ids = tokenizer.backend_tokenizer.encode("a").ids
+    return ids[: ids.index(encode_text(tokenizer, "a")[0])]
+
+
+def check_size(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> None:
+    """Passes a tokenizer that fits a model's vocabulary: as large, or a little smaller, for some models round theirs up.
+
+    Raises:
+        ValueError: more tokens than the model knows, or so many fewer that it must be another tokenizer.
+    """
+    if not (1 - ROUNDED_UP) * vocab_size <= len(tokenizer) <= vocab_size:
+        raise ValueError(f"{where}: the tokenizer has {len(tokenizer)} tokens, the model was made for {vocab_size}. A model works "
+                         f"only with the tokenizer it was trained with: take that one (in training: leave tokenizer_path empty).")
 
 
 def _no_length_warning(record: logging.LogRecord) -> bool:
@@ -278,6 +366,7 @@ def _frame(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, list[int]], in
     """What stands around contents: each role's header, `<|im_end|>`, and the newline after it."""
     frame = getattr(tokenizer, "_chat_frame", None)
     if frame is None:
+        check_chatml(tokenizer)
         im_start, im_end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
         headers = {role: [im_start, *encode_text(tokenizer, f"{role}\n")] for role in ROLES}
         frame = tokenizer._chat_frame = headers, im_end, encode_text(tokenizer, "\n")
@@ -293,14 +382,14 @@ def _byte_of_char() -> dict[str, int]:
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast, token_id: int) -> bytes:
-    """The raw bytes of one token, which may be a part of a character; special tokens give their name's bytes."""
+    """The raw bytes of one token, which may be a part of a character; special and added tokens give their name's bytes."""
     token = tokenizer.convert_ids_to_tokens(int(token_id))
     if token is None:
         raise ValueError(f"token id {token_id} is not in the vocabulary of {len(tokenizer)}.")
     if int(token_id) in tokenizer.all_special_ids:
         return token.encode()
     table = _byte_of_char()
-    return bytes(table[c] for c in token)
+    return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()  # an added token is its own text
 
 
 def token_byte_lengths(tokenizer: PreTrainedTokenizerFast) -> list[int]:

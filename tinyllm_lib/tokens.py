@@ -24,7 +24,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.provenance import content_fingerprint
-from tinyllm_lib.tokenizer import encode_chats, encode_texts, tokenizer_hash
+from tinyllm_lib.tokenizer import encode_chats, encode_texts, text_start, tokenizer_hash
 from tinyllm_lib.workspace import atomic_path, write_json
 
 BATCH_DOCUMENTS = 1024
@@ -68,10 +68,10 @@ def write_pretrain_tokens(
     Raises:
         ValueError: the folder holds shards made otherwise, and not `replace`; a text that cannot be encoded; no text at all.
     """
-    eos = tokenizer.eos_token_id
+    start, eos = text_start(tokenizer), tokenizer.eos_token_id
 
     def encode(batch: list[str], first: int) -> Encoded:
-        return Encoded([[*ids, eos] for ids in encode_texts(tokenizer, batch, first=first)])
+        return Encoded([[*start, *ids, eos] for ids in encode_texts(tokenizer, batch, first=first)])
 
     return _write("pretrain", texts, encode, tokenizer, out_dir, source, {}, shard_tokens, replace, progress)
 
@@ -100,7 +100,7 @@ def write_sft_tokens(
 
     The other arguments, the result and the errors are those of `write_pretrain_tokens`.
     """
-    eos = tokenizer.eos_token_id
+    start, eos = text_start(tokenizer), tokenizer.eos_token_id
     nothing = dict.fromkeys(("dialogues", "shortened_dialogues", "dropped_messages", "cut_tokens", "cut_supervised_tokens",
                              "without_supervised_token", "replayed_documents", "shortened_documents"), 0)
 
@@ -119,12 +119,13 @@ def write_sft_tokens(
             else:
                 counts["without_supervised_token"] += 1
         for ids in encode_texts(tokenizer, texts, first=first + len(dialogues)):
-            cut = max(0, len(ids) + 1 - max_length)
+            ids = [*start, *ids, eos]
+            cut = max(0, len(ids) - max_length)
             counts["replayed_documents"] += 1
             counts["shortened_documents"] += bool(cut)
             counts["cut_tokens"] += cut
             counts["cut_supervised_tokens"] += cut
-            out.ids.append([*ids, eos][:max_length])
+            out.ids.append(ids[:max_length])
             out.masks.append([1] * len(out.ids[-1]))
         return out._replace(counts={**nothing, **counts})
 

@@ -40,11 +40,11 @@ from tinyllm_lib.dataset import DataOrder, PackedDataset, PackedRow, collate
 from tinyllm_lib.devices import DTYPES, Processes, choose_dtype, compile_pays, peak_flops
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.memory import accumulation_that_fits, advice_for_model, advice_for_rows, device_gigabytes, explaining_out_of_memory
-from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.model import ModelConfig, Transformer, weight_files
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.provenance import differences
 from tinyllm_lib.score import score
-from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
+from tinyllm_lib.tokenizer import check_size, load_tokenizer, token_byte_lengths
 from tinyllm_lib.tokens import shards_fingerprint
 from tinyllm_lib.torchrun import Lifeline, failure_reported
 from tinyllm_lib.trackers import open_tracker
@@ -161,13 +161,11 @@ class Trainer:
         return replace(self.config, dtype="fp32" if self.dtype == torch.float32 else "bf16", grad_accumulation_steps=micro_batches)
 
     def _build_model(self, config: TrainConfig, folder: Path | None) -> Transformer:
-        size = len(self.tokenizer)
         if folder is None:
-            return Transformer(ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, size, config.max_seq_len))
+            return Transformer(ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, len(self.tokenizer),
+                                           config.max_seq_len))
         model = Transformer.from_pretrained(folder)
-        if model.config.vocab_size != size:
-            raise ValueError(f"{folder} has a vocabulary of {model.config.vocab_size}, the tokenizer one of {size}: a checkpoint "
-                             f"works with its own tokenizer only. Leave tokenizer_path empty to use it.")
+        check_size(self.tokenizer, model.config.vocab_size, folder)
         if model.config.max_seq_len < config.max_seq_len:
             raise ValueError(f"{folder} knows {model.config.max_seq_len} positions, max_seq_len is {config.max_seq_len}: lower it.")
         return model
@@ -254,7 +252,7 @@ class Trainer:
         if not self.run.exists():
             return
         source = self.config.init_from and Path(self.config.init_from).resolve()
-        if (self.run / "model.safetensors").exists() or source and source.is_relative_to(self.run.resolve()):
+        if weight_files(self.run) or source and source.is_relative_to(self.run.resolve()):
             raise ValueError(f"out_dir {self.run} holds the model to start from, or another one; a new run would begin by moving it away: "
                              f"choose another out_dir.")
         if step_folders(self.run):

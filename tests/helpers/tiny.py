@@ -111,6 +111,25 @@ def sign_run(run):
     return run
 
 
+def foreign(tokenizer_folder, folder, template=None, bos=None, **tokens):
+    """The tokenizer as others would save it: `<|im_end|>` at id 60, a template of its own, tokens in other roles, `bos` before texts."""
+    from tokenizers import processors
+
+    content = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = {name: (i + 56) % 400 for name, i in content["model"]["vocab"].items()}
+    content["model"]["vocab"] = vocabulary
+    content["added_tokens"] = [{**token, "id": vocabulary[token["content"]]} for token in content["added_tokens"]]
+    if bos:
+        before = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])])
+        content["post_processor"] = json.loads(before.__getstate__())
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+    config |= {"chat_template": template} if template else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
 def random_model(config, *, seed=0, scale=8.0, norm_spread=0.0):
     """Random weights, larger than at the start of training, so that logits differ and depend on the text."""
     import torch

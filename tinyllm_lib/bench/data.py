@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from tinyllm_lib.bench.harness import Case, main
 from tinyllm_lib.corpus import read_dialogues, read_texts, write_sample_corpus
-from tinyllm_lib.tokenizer import SPECIAL_TOKENS, WORDS, load_tokenizer, text_encoder, train_tokenizer
+from tinyllm_lib.tokenizer import SPECIAL_TOKENS, WORDS, load_tokenizer, marked_template, text_encoder, train_tokenizer
 from tinyllm_lib.tokens import BATCH_DOCUMENTS, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.workspace import get_workspace
 
@@ -153,10 +153,11 @@ def chat_ours(path: Path, tokenizer_folder: Path) -> Work:
 
 def chat_bare(path: Path, tokenizer_folder: Path) -> Work:
     dialogues, tokenizer = list(islice(read_dialogues(path), 4000)), load_tokenizer(tokenizer_folder)
+    template = marked_template(tokenizer.chat_template)
 
     def work() -> float:
         for messages in dialogues:
-            tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+            tokenizer.apply_chat_template(messages, chat_template=template, return_dict=True, return_assistant_tokens_mask=True)
         return mega(contents(dialogues))
 
     return work
