@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -264,6 +265,7 @@ def exam_table(base, chat) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
+    utf8_output()
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--from", dest="first", default="", metavar="NN", help="first notebook, e.g. 05")
