@@ -60,25 +60,25 @@ help:
 	@echo "TINYLLM_PROFILE=ci        ci, laptop (default), gpu or full: sizes of data and model"
 
 setup:
-	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
+	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
 
 course: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from $(FROM))
+	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from "$(FROM)")
 
 lab: setup
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
 # Only if given on the command line: some shells and conda set HOST to something else.
 demo: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.demo $(if $(filter command,$(firstword $(origin HOST))),--host $(HOST)) $(if $(PORT),--port $(PORT))
+	@$(VENV_PYTHON) -m tinyllm_lib.demo $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") $(if $(PORT),--port "$(PORT)")
 
 # The group `site` is installed the first time that it is wanted.
 slides:
-	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
+	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
 	@$(VENV_PYTHON) tools/slides.py
 
 site:
-	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
+	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
 	@$(VENV_PYTHON) tools/website.py
 
 test: setup
@@ -105,4 +105,4 @@ bench-soak: setup
 	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/test_train.py
 
 clean:
-	@$(PYTHON) tools/clean.py
+	@"$(PYTHON)" tools/clean.py

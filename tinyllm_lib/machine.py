@@ -89,9 +89,7 @@ def ensure_home() -> None:
     Jupyter, IPython and matplotlib keep their files there and do not start without.
     """
     with suppress(RuntimeError):                               # no HOME, and a user whom the system does not know
-        home = Path.home()
-        with suppress(OSError):
-            home.mkdir(exist_ok=True)
+        home = Path.home()                                     # not made: where it is missing, nobody wanted it
         if os.access(home, os.W_OK | os.X_OK):
             return
     home = tempfile.mkdtemp(prefix="tinyllm-home-", dir=temporary_folder())

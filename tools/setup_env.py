@@ -152,6 +152,9 @@ def set_up(venv, extras, torch_index):
 
 def main(argv=None):
     """Command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a folder's name may be one that the console cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--venv", default=str(REPOSITORY / ".venv"), help="default: .venv in the repository")
