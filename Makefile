@@ -12,6 +12,9 @@ else
 VENV_PYTHON := .venv/bin/python
 endif
 
+# Names of folders and redirected output are UTF-8, whatever the locale is.
+export PYTHONUTF8 := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak clean
 

@@ -158,7 +158,7 @@ def _this_python():
 def _kernel_environment() -> dict[str, str]:
     paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
     pythonpath = os.pathsep.join(path for path in paths if path)
-    return {**os.environ, "PYTHONPATH": pythonpath, "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
+    return {**os.environ, "PYTHONPATH": pythonpath, "PYTHONUTF8": "1", "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
 
 
 def _save_copies(notebook, path: Path) -> None:

@@ -69,7 +69,7 @@ class Torchrun:
         self._tail: collections.deque[str] = collections.deque(maxlen=200)
         env = {**os.environ, **(env or {})}
         env |= {"TINYLLM_LAUNCHER_PID": str(os.getpid()), "TINYLLM_SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1",
-                "PYTHONIOENCODING": "utf-8",                   # as `_read` expects it, whatever the terminal or Windows speaks
+                "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1",          # as `_read` expects it, and names of folders as they are
                 "TOKENIZERS_PARALLELISM": "false", "TMPDIR": str(temporary_folder(scratch.parent)),
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")]))}
         # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
