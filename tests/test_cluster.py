@@ -181,10 +181,10 @@ def test_a_machine_that_is_lost_and_comes_back(undisturbed, tiny_config, tmp_pat
 
     with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool:
         launched = pool.submit(launch, tiny_config(run, **STEPS), 1, nnodes=2, rdzv_endpoint=f"localhost:{free_port()}")
-        command = wait_until(lambda: re.search(r"^cd .*torchrun .*$", printed.getvalue(), flags=re.MULTILINE), "the command")[0]
+        command = wait_until(lambda: re.search(r"^cd .*torchrun agent .*$", printed.getvalue(), flags=re.MULTILINE), "the command")[0]
 
         def start():  # `exec`: the process is the torchrun agent itself
-            shell = ["bash", "-c", command.replace(" torchrun ", " exec torchrun ", 1)]
+            shell = ["bash", "-c", command.replace(" python3 ", " exec python3 ", 1)]
             return subprocess.Popen(shell, env=other_machine, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
         agent = start()
