@@ -57,9 +57,9 @@ def accumulation_that_fits(config: TrainConfig, vocab_size: int, gpus: int, giga
     return min(steps, math.ceil(config.batch_size / gpus))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a GPU or the CPU had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def advice_after_out_of_memory(config: TrainConfig, vocab_size: int, processes: int, gigabytes: float | None) -> str:
