@@ -15,7 +15,7 @@ import pytest
 from helpers.tiny import ROOT, wait_until
 from test_generate import TEXTS, make_model
 
-from tinyllm_lib.demo import LARGEST_REQUEST, Classroom, Server, main
+from tinyllm_lib.demo import Classroom, Server, main
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.tokenizer import train_tokenizer
 
@@ -41,7 +41,8 @@ def post(url, content):
     """(status, answer as text)"""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as answer:
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -137,7 +138,24 @@ def test_a_visitor_who_leaves_ends_the_reply(generator):
         ("/step", b"import os", "no JSON object"),
         ("/step", b"[" * 100_000, "no JSON object"),
         ("/step", b"[1]", "no JSON object"),
-        ("/step", b" " * (LARGEST_REQUEST + 1), "expected 1 to"),
+        ("/step", {"prompt": "你好", "chosen": [True, False]}, "token ids"),
+        ("/step", {"prompt": "你好", "chosen": {"0": 1}}, "token ids"),
+        ("/step", {"prompt": "你好", "chosen": [1.5]}, "token ids"),
+        ("/step", {"prompt": "你好", "take": True}, "a token id"),
+        ("/step", {"prompt": "你好", "draw": "ten"}, "how many tokens"),
+        ("/step", {"prompt": "\ud800"}, "surrogate"),
+        ("/step", {"prompt": "a" * 60_001}, "60,000"),
+        ("/step", {"prompt": "你好", "sampling": {"temperature": True}}, 'expected "sampling"'),
+        ("/step", {"prompt": "你好", "sampling": []}, 'expected "sampling"'),
+        ("/step", {"prompt": "你好", "sampling": {"temperature": float("nan")}}, "too large"),
+        ("/step", {"prompt": "你好", "sampling": {"top_k": 10**30}}, "too large"),
+        ("/chat", {"messages": "你好"}, 'expected "messages"'),
+        ("/chat", {"messages": ["你好"]}, 'expected "messages"'),
+        ("/chat", {"messages": [{"role": ["user"], "content": "你好"}]}, 'expected "messages"'),
+        ("/chat", {"messages": [{"role": "user", "content": "\udfff"}]}, "surrogate"),
+        ("/chat", {"messages": HELLO * 401}, "begin a new one"),
+        ("/chat", {"messages": [{"role": "user", "content": "a" * 60_001}]}, "begin a new one"),
+        ("/step", b'{"prompt": "\xff\xfe"}', "no JSON object"),
     ],
 )
 def test_a_request_that_cannot_be_answered_says_why(address, path, content, message):

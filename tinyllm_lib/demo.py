@@ -1,16 +1,17 @@
 """A web page for the classroom: the sampling explorer and a chat with the class's own model.
 
-    python -m tinyllm_lib.demo [RUN] [--host 127.0.0.1] [--port 8866]
+    python -m tinyllm_lib.demo [RUN] [--host 127.0.0.1] [--port 8866] [--allow-host NAME]
 
 One process holds one model, and every request brings all that it needs: the conversation, the tokens chosen so far, the
 settings. So visitors cannot disturb each other, and thirty of them need hardly more memory than one. The model computes one
 token at a time, for one visitor after the other, so that nobody waits for a neighbour's long reply. Visitors send text and
-numbers; there is no kernel behind the page, and no way to run code.
+numbers; there is no kernel behind the page, and no way to run code. The server is in `visitors.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import secrets
 import signal
@@ -20,27 +21,25 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from html import escape
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 
-from tinyllm_lib.checkpoint import step_folders
+from tinyllm_lib.checkpoint import step_folders, step_of
 from tinyllm_lib.generate import TextGenerator, Written
 from tinyllm_lib.machine import utf8_output
+from tinyllm_lib.memory import is_out_of_memory
 from tinyllm_lib.model import weight_files
 from tinyllm_lib.sampling import Sampling
-from tinyllm_lib.terminal import Chat
+from tinyllm_lib.visitors import Server, host_name, is_loopback
 from tinyllm_lib.widgets import views
 from tinyllm_lib.widgets.sampling import CANDIDATES, SLIDERS, steps_html
 from tinyllm_lib.widgets.steps import Steps, settings
 from tinyllm_lib.workspace import get_workspace
 
 PAGE = Path(__file__).resolve().parent / "page"
-LARGEST_REQUEST = 256 * 1024  # bytes; a conversation of a few hundred turns
+MOST_MESSAGES, MOST_CHARACTERS = 400, 60_000  # of one request; a context holds far less
 MOST_STEPS = 10  # tokens of one request of the explorer
 START = {"temperature": 0.7, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'"
-HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Content-Security-Policy": POLICY}
 
 
 class Classroom:
@@ -54,24 +53,28 @@ class Classroom:
         self.generator, self.max_new_tokens = generator, max_new_tokens
         self._model = threading.Lock()  # one computation at a time: two at once would only slow each other down
 
-    def chat(self, request: dict) -> Iterator[Written]:
-        """The reply to the last of `messages`, piece by piece; closing the iterator ends it.
+    def chat(self, request: dict) -> Iterator[dict]:
+        """The reply to the last of `messages`, piece by piece; the last row says end. Closing the iterator ends it, too.
 
         Raises:
             ValueError: a request that cannot be answered, before the first piece.
         """
-        messages = request.get("messages")
+        messages, sampling = request.get("messages"), _sampling(request)
         if not isinstance(messages, list) or not messages or not all(_is_message(m) for m in messages):
             raise ValueError('expected "messages": [{"role": "user" or "assistant", "content": text}, …].')
-        chat = Chat(self.generator, _sampling(request), max_new_tokens=self.max_new_tokens, seed=secrets.randbits(32),
-                    turns=messages[:-1])  # fmt: skip
-        with closing(chat.write(messages[-1]["content"])) as pieces:
+        if len(messages) > MOST_MESSAGES or sum(len(m["content"]) for m in messages) > MOST_CHARACTERS:
+            raise ValueError(f"the conversation has over {MOST_MESSAGES} messages or {MOST_CHARACTERS:,} characters: begin a new one.")
+        ids, limit, note = self.generator.chat_prompt(messages, self.max_new_tokens)
+        if note:
+            yield _row(Written("", note=note))
+        with closing(self.generator.write_ids(ids, limit, sampling, seed=secrets.randbits(32))) as pieces:
             while True:
-                with self._model:
+                with self._model:  # not while a piece is sent: a visitor who reads slowly keeps nobody waiting
                     piece = next(pieces, None)
                 if piece is None:
-                    return
-                yield piece
+                    break
+                yield _row(piece)
+        yield _row(Written("")) | {"end": True}
 
     def step(self, request: dict) -> dict:
         """One move of the sampling explorer: the text so far and the candidates for the next token.
@@ -84,16 +87,20 @@ class Classroom:
             ValueError: a request that cannot be answered.
         """
         prompt, chosen, sampling = request.get("prompt"), request.get("chosen", []), _sampling(request)
-        if not isinstance(prompt, str) or not isinstance(chosen, list) or not all(isinstance(t, int) for t in chosen):
+        draw, take = request.get("draw", 0), request.get("take")
+        if not isinstance(prompt, str) or not isinstance(chosen, list) or not all(type(t) is int for t in chosen):
             raise ValueError('expected "prompt": text and "chosen": [token ids].')
+        if type(draw) is not int or type(take) not in (int, type(None)):
+            raise ValueError('expected "draw": how many tokens, or "take": a token id.')
+        if len(prompt) > MOST_CHARACTERS:
+            raise ValueError(f"the prompt has {len(prompt):,} characters, expected at most {MOST_CHARACTERS:,}.")
         if not all(0 <= token < len(self.generator.tokenizer) for token in chosen):
             raise ValueError("a chosen token is not in the vocabulary.")
+        steps = Steps(self.generator, prompt, chat=bool(request.get("chat")), chosen=chosen, seed=secrets.randbits(32))
         with self._model:
-            steps = Steps(self.generator, prompt, chat=bool(request.get("chat")), chosen=chosen, seed=secrets.randbits(32))
-            if isinstance(take := request.get("take"), int):
+            if take is not None:
                 steps.take(take)
-            draw = request.get("draw")
-            for _ in range(min(draw, MOST_STEPS) if isinstance(draw, int) else 0):
+            for _ in range(min(draw, MOST_STEPS)):
                 if not steps.end:
                     steps.draw(sampling)
             best = [] if steps.end else steps.candidates(sampling, CANDIDATES)
@@ -102,15 +109,31 @@ class Classroom:
         rows = [{"token": c.token, "name": c.name, "bar": views.candidate_bar(c, largest)} for c in best]
         return {"chosen": steps.chosen, "text": text, "candidates": rows, "ended": bool(steps.end)}
 
-    def page(self) -> str:
-        """The page, with this model's name and the sliders."""
-        folder = self.generator.folder
-        name = f"{folder.parent.parent.name}, {folder.name}" if folder and folder.parent.name == "checkpoints" else "a model"
-        facts = f"{name}: {self.generator.model.num_parameters():,} parameters, context {self.generator.context} tokens"
+    def files(self) -> dict[str, tuple[str, bytes]]:
+        """Path -> (content type, content): the page, with this model's name and the sliders, and its script."""
+        generator = self.generator
+        facts = f"{model_name(generator.folder)}: {generator.model.num_parameters():,} parameters, context {generator.context} tokens"
         html = (PAGE / "demo.html").read_text(encoding="utf-8")
         for place, text in {"<!--css-->": f"<style>{views.CSS}</style>", "<!--model-->": escape(facts)}.items():
             html = html.replace(place, text)
-        return html.replace("<!--chat-sliders-->", _sliders("chat")).replace("<!--step-sliders-->", _sliders("step"))
+        html = html.replace("<!--chat-sliders-->", _sliders("chat")).replace("<!--step-sliders-->", _sliders("step"))
+        script = (PAGE / "demo.js").read_bytes()
+        return {"/": ("text/html; charset=utf-8", html.encode()), "/demo.js": ("text/javascript; charset=utf-8", script)}
+
+
+def model_name(folder: Path | None) -> str:
+    """Which model this is, for people: its run, and how far that had come when this checkpoint was written."""
+    if folder is None or folder not in step_folders(run := folder.parent.parent):
+        return folder.name if folder else "a model"
+    try:
+        planned = json.loads((run / "config.json").read_text(encoding="utf-8"))["steps"]
+    except (OSError, ValueError, LookupError, TypeError):
+        planned = "?"
+    return f"{run.name}, step {step_of(folder)} of {planned}"
+
+
+def _row(piece: Written) -> dict:
+    return {"text": piece.text, "html": views.written(piece), "note": piece.note}
 
 
 def _is_message(message: object) -> bool:
@@ -119,8 +142,10 @@ def _is_message(message: object) -> bool:
 
 def _sampling(request: dict) -> Sampling:
     given = request.get("sampling", {})
-    if not isinstance(given, dict) or set(given) - set(SLIDERS) or not all(isinstance(v, int | float) for v in given.values()):
+    if not isinstance(given, dict) or set(given) - set(SLIDERS) or not all(type(v) in (int, float) for v in given.values()):
         raise ValueError(f'expected "sampling": numbers for some of {", ".join(SLIDERS)}.')
+    if not all(abs(v) < 1e6 for v in given.values()):  # NaN is not, either
+        raise ValueError('a number of "sampling" is too large.')
     return settings(**{**START, **given})
 
 
@@ -132,116 +157,27 @@ def _sliders(group: str) -> str:
     )
 
 
-class Visit(BaseHTTPRequestHandler):
-    """One request of a visitor's browser."""
-
-    timeout = 60  # seconds that a visitor may keep silent in the middle of a request
-    server: Server
-
-    def do_GET(self) -> None:
-        """The page and its script; nothing else is there."""
-        if self.path == "/":
-            self._send(200, "text/html; charset=utf-8", self.server.classroom.page().encode())
-        elif self.path == "/demo.js":
-            self._send(200, "text/javascript; charset=utf-8", (PAGE / "demo.js").read_bytes())
-        else:
-            self._send(404, "text/plain; charset=utf-8", b"There is only one page here: /\n")
-
-    def do_POST(self) -> None:
-        """/chat streams a JSON object a line; /step answers with one."""
-        try:
-            if self.path == "/chat":
-                self._stream(self.server.classroom.chat(self._request()))
-            elif self.path == "/step":
-                self._send_json(200, self.server.classroom.step(self._request()))
-            else:
-                self._send_json(404, {"error": "no such address"})
-        except (ValueError, OverflowError) as mistake:
-            self._send_json(400, {"error": str(mistake)})
-        except OSError:
-            self.close_connection = True  # the visitor has gone
-
-    def _request(self) -> dict:
-        size = int(self.headers.get("Content-Length") or 0)
-        if not 0 < size <= LARGEST_REQUEST:
-            raise ValueError(f"a request of {size:,} bytes; expected 1 to {LARGEST_REQUEST:,}.")
-        try:
-            request = json.loads(self.rfile.read(size))
-        except (ValueError, RecursionError):
-            request = None
-        if not isinstance(request, dict):
-            raise ValueError("the request is no JSON object.")
-        return request
-
-    def _stream(self, pieces: Iterator[Written]) -> None:
-        with closing(pieces):
-            piece = next(pieces, None)  # before the status line: a request that cannot be answered raises here
-            self._head(200, "application/x-ndjson; charset=utf-8")
-            while piece is not None:
-                row = {"text": piece.text, "html": views.written(piece), "note": piece.note}
-                self.wfile.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-                piece = next(pieces, None)
-
-    def _send_json(self, status: int, content: dict) -> None:
-        self._send(status, "application/json; charset=utf-8", json.dumps(content, ensure_ascii=False).encode())
-
-    def _send(self, status: int, kind: str, body: bytes) -> None:
-        self._head(status, kind, len(body))
-        self.wfile.write(body)
-
-    def _head(self, status: int, kind: str, size: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        if size is not None:
-            self.send_header("Content-Length", str(size))
-        for name, value in HEADERS.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nobody's questions are written down."""
-
-
-class Server(ThreadingHTTPServer):
-    """The demo's server: a thread for each request, one model.
-
-    Args:
-        address: (host, port); port 0 takes a free one.
-    """
-
-    daemon_threads = True
-    request_queue_size = 128  # a class that opens the page at once
-
-    def __init__(self, address: tuple[str, int], classroom: Classroom):
-        self.classroom = classroom
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, Visit)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A visitor whose connection breaks is no news; anything else is."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     utf8_output()
     options = _parser().parse_args(argv)
-    workspace = get_workspace()
-    run = Path(options.run) if Path(options.run).exists() else workspace.run(options.run)
+    run = Path(options.run) if Path(options.run).exists() else get_workspace().run(options.run)
     if not step_folders(run) and not weight_files(run):
         print(f"demo: there is no chat run yet: {run} holds no checkpoint. Run `make course` (or notebooks 05 and 06) first, set "
               f"TINYLLM_PROFILE to the profile that you ran, or name another run: python -m tinyllm_lib.demo RUN.", file=sys.stderr)
         return 2
     try:
         classroom = Classroom(TextGenerator(run, device=options.device), max_new_tokens=options.max_new_tokens)
-        server = Server((options.host, options.port), classroom)
-    except (OSError, ValueError, OverflowError) as error:
+        server = Server((options.host, options.port), classroom, options.allow_host)
+    except (OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         print(f"demo: {error}" + _advice(error, options), file=sys.stderr)
         return 2
     host, port = server.server_address[:2]
-    print(f"The sampling explorer and a chat with {run.name} are at http://{_reachable(host)}:{port}/ (Ctrl-C ends it)", flush=True)
-    if not ip_address(host).is_loopback:
+    name = model_name(classroom.generator.folder)
+    print(f"The sampling explorer and a chat with {name} are at http://{_reachable(host)}:{port}/ (Ctrl-C ends it)", flush=True)
+    if not is_loopback(host):
         print("Everybody who can reach this machine can open it. They can talk to the model, and nothing else.", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -254,15 +190,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _advice(error: Exception, options: argparse.Namespace) -> str:
-    if isinstance(error, OSError) and "in use" in str(error):
+    if getattr(error, "errno", None) == errno.EADDRINUSE:
         return f". Port {options.port} is taken: is the demo running already? Choose another: make demo PORT={options.port + 1}."
-    return ""
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return f". --host is {options.host}, expected an address or name of this machine, or 0.0.0.0 for all of them."
+    return ". There is not enough memory for this model: end other programs, or try --device cpu." if is_out_of_memory(error) else ""
 
 
 def _reachable(host: str) -> str:
     if ip_address(host).is_unspecified:
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
+
+
+def _allowed_host(text: str) -> str:
+    if (name := host_name(text)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no host name: expected one like hub.example.org, without http:// and path")
+    return name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -272,6 +216,8 @@ def _parser() -> argparse.ArgumentParser:
     add("run", nargs="?", default="chat", metavar="RUN", help="a run of the workspace, or a run or model folder (default: %(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: the whole network may visit (default: %(default)s)")
     add("--port", type=int, default=8866, help="port; 0: any free one (default: %(default)s)")
+    add("--allow-host", action="append", default=[], type=_allowed_host, metavar="NAME",
+        help="a further name that visitors reach it by, such as a proxy's; may be given several times")  # fmt: skip
     add("--max-new-tokens", type=int, default=256, help="longest reply, in tokens (default: %(default)s)")
     add("--device", help="cpu, cuda or mps (default: cuda where there is one, else cpu)")
     return parser

@@ -7,8 +7,18 @@ function settings(group) {
   return Object.fromEntries([...sliders].map((slider) => [slider.name, Number(slider.value)]));
 }
 
-function post(address, content, signal) {
-  return fetch(address, { method: "POST", body: JSON.stringify(content), signal });
+async function post(address, content, signal) {
+  const headers = { "Content-Type": "application/json" };
+  try {
+    return await fetch(address, { method: "POST", headers, body: JSON.stringify(content), signal });
+  } catch (mistake) {
+    throw mistake.name === "AbortError" ? mistake : new Error(`The demo does not answer (${mistake.message}).`);
+  }
+}
+
+async function problem(response) {
+  const said = await response.json().catch(() => ({})); // a proxy's own pages are no JSON
+  return said.error || `the server answers with status ${response.status}`;
 }
 
 for (const slider of document.querySelectorAll("input[type=range]")) {
@@ -65,14 +75,18 @@ async function ask(question) {
   const answer = { role: "assistant", content: "" };
   chatButtons();
   try {
-    const response = await post("/chat", { messages: conversation, sampling: settings("chat") }, mine.signal);
-    if (!response.ok) throw new Error((await response.json()).error);
+    const response = await post("chat", { messages: conversation, sampling: settings("chat") }, mine.signal);
+    if (!response.ok) throw new Error(await problem(response));
+    let ended = false;
     for await (const line of lines(response)) {
       const piece = JSON.parse(line);
+      if (piece.error) throw new Error(piece.error);
       if (piece.note) remark(piece.note);
+      ended = Boolean(piece.end);
       answer.content += piece.text;
       reply.insertAdjacentHTML("beforeend", piece.html);
     }
+    if (!ended) throw new Error("The reply has broken off.");
   } catch (mistake) {
     if (mistake.name === "AbortError") {
       if (conversation === messages) remark("stopped");
@@ -116,17 +130,17 @@ async function send(move) {
   if (move && move.undo) chosen = chosen.slice(0, -1);
   const content = { prompt: at("prompt").value, chat: at("as-chat").checked, chosen, sampling: settings("step"), ...move };
   try {
-    const response = await post("/step", content);
+    const response = await post("step", content);
+    if (!response.ok) throw new Error(await problem(response));
     const answer = await response.json();
-    at("step-wrong").textContent = answer.error || "";
-    if (!response.ok) return;
+    at("step-wrong").textContent = "";
     chosen = answer.chosen;
     at("text").innerHTML = answer.text;
     show(answer.candidates);
     at("draw").disabled = at("draw-ten").disabled = answer.ended;
     at("undo").disabled = chosen.length === 0;
   } catch (mistake) {
-    at("step-wrong").textContent = `The model does not answer (${mistake.message}).`;
+    at("step-wrong").textContent = mistake.message;
   }
 }
 
