@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -216,7 +217,8 @@ def test_make_demo_takes_host_from_its_command_line_alone():
 
     def command(*arguments, **environment):
         make = ["make", "-n", "demo", *arguments]
-        return subprocess.run(make, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}).stdout
+        printed = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}).stdout
+        return " ".join(shlex.split(printed))  # as the shell takes it
 
     assert "--host" not in command() and "--host" not in command(HOST="x86_64-conda-linux-gnu")
     assert "--host 0.0.0.0 --port 9000" in command("HOST=0.0.0.0", "PORT=9000")
