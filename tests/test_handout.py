@@ -1,5 +1,6 @@
 """What a teacher hands out: unpacked elsewhere, it spares the class the training."""
 
+import json
 import sys
 import zipfile
 
@@ -32,7 +33,10 @@ def test_it_holds_both_runs_and_what_they_were_made_of(handout, workspace, tiny_
         folder.mkdir(parents=True)
         (folder / "file").write_text(folder.name)
     for name in ("pretrain", "chat", "chat_no_mask"):
-        train(tiny_config(workspace.run(name), save_interval=1, keep_last=3))
+        config = tiny_config(workspace.run(name), save_interval=1, keep_last=3, dtype="auto")
+        saved = json.loads((train(config) / "config.json").read_text("utf-8"))
+        saved["resolved"] |= {"dtype": "bfloat16", "device": "cuda"}  # the teacher's machine has a GPU, those of the class have none
+        (workspace.run(name) / "config.json").write_text(json.dumps(saved), "utf-8")
     assert len(step_folders(workspace.run("chat"))) > 1
     monkeypatch.setattr(sys, "argv", ["handout.py", str(tmp_path / "class.zip")])
     assert handout.main() == 0 and "Unpack it in the folder of the clone" in capsys.readouterr().out
@@ -45,7 +49,7 @@ def test_it_holds_both_runs_and_what_they_were_made_of(handout, workspace, tiny_
     assert sorted(path.name for path in (theirs.root / "runs").iterdir()) == ["chat", "pretrain"]
     for name in ("chat", "pretrain"):
         assert [latest_checkpoint(theirs.run(name)).name] == [f.name for f in step_folders(theirs.run(name))]
-    train(tiny_config(theirs.run("chat"), save_interval=1, keep_last=3))
+    train(tiny_config(theirs.run("chat"), save_interval=1, keep_last=3, dtype="auto"))
     assert "Finished" in capsys.readouterr().out.splitlines()[-1] and len(step_folders(theirs.run("chat"))) == 1, "it trained again"
 
 
