@@ -10,6 +10,7 @@ from tinyllm_lib.memory import (
     accumulation_that_fits,
     advice_for_model,
     advice_for_rows,
+    device_gigabytes,
     explaining_out_of_memory,
     is_out_of_memory,
     memory_table,
@@ -75,6 +76,11 @@ def test_an_error_for_want_of_memory_is_explained_once_where_it_came_and_others_
     assert str(raised.value) == "Out of memory while loading: take less. (MemoryError)"
     with pytest.raises(RuntimeError, match="^shapes$"), explaining_out_of_memory("outside", "nothing."):
         raise RuntimeError("shapes")
+
+
+def test_on_a_cpu_the_memory_is_what_may_be_used_shared_by_the_processes(monkeypatch):
+    monkeypatch.setattr("tinyllm_lib.memory.allowed_memory", lambda: 8 * 10**9)  # as of a container's limit
+    assert device_gigabytes(torch.device("cpu"), 2) == 4.0
 
 
 def test_auto_micro_batches_count_as_one():

@@ -685,7 +685,8 @@ def test_a_learning_rate_far_too_high_names_the_last_good_checkpoint(tiny_config
     assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
 
 
-def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path):
+def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinyllm_lib.train.device_gigabytes", lambda device, processes: 16.0)
     trainer = Trainer(tiny_config(tmp_path / "run", batch_size=8), ALONE)
 
     def too_large(*_, **__):
@@ -695,7 +696,8 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path):
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert str(raised.value) == (
-        "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit. grad_accumulation_steps=2 makes it 4; the result is the same. "
+        "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit. grad_accumulation_steps=2 makes it 4, with which "
+        "training by estimate needs 0.00102 of the 16 GB; the result is the same. "
         "Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     )
 
@@ -751,8 +753,12 @@ def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(tiny_c
     train(config)
     need = train_memory(replace(config, grad_accumulation_steps=1), 400)
     *rest, activations = need.values()
-    monkeypatch.setattr("tinyllm_lib.train.device_gigabytes", lambda device: (sum(rest) + 1.35 * activations / 4) / 0.9)
+    monkeypatch.setattr("tinyllm_lib.train.device_gigabytes", lambda *_: (sum(rest) + 1.35 * activations / 4) / 0.9)
     trainer = Trainer(replace(config, resume="must"), ALONE)  # the result is the same, so it is the same run
+    assert trainer.micro_batches == 1
+    trainer.device = torch.device("cuda")
+    trainer.micro_batches = trainer._micro_batches()
+    trainer.device = torch.device("cpu")
     assert len(trainer.load_step(0)[0]) == 4
     assert "grad_accumulation_steps is 4: " in (tmp_path / "run" / "train.log").read_text("utf-8")
     assert get_profile("full").pretrain["grad_accumulation_steps"] == get_profile("full").sft["grad_accumulation_steps"] == "auto"

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from tinyllm_lib.config import TrainConfig
-from tinyllm_lib.machine import utf8_output
+from tinyllm_lib.machine import allowed_memory, utf8_output
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 
@@ -62,9 +62,9 @@ def accumulation_that_fits(config: TrainConfig, vocab_size: int, gpus: int, giga
     return min(steps, math.ceil(config.batch_size / gpus))
 
 
-def device_gigabytes(device: torch.device) -> float | None:
-    """Memory of a GPU (1e9 bytes); None where it is that of the machine, which other programs use, too."""
-    return torch.cuda.get_device_properties(device).total_memory / 1e9 if device.type == "cuda" else None
+def device_gigabytes(device: torch.device, processes: int) -> float:
+    """Memory of a GPU (1e9 bytes); elsewhere what may be used of the machine's, of which each of its `processes` has a share."""
+    return torch.cuda.get_device_properties(device).total_memory / 1e9 if device.type == "cuda" else allowed_memory() / 1e9 / processes
 
 
 def is_out_of_memory(error: Exception) -> bool:

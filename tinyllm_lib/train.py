@@ -157,11 +157,14 @@ class Trainer:
         config = self.config
         if config.grad_accumulation_steps != "auto":
             return config.grad_accumulation_steps
-        if not (gigabytes := device_gigabytes(self.device)):
+        if self.device.type != "cuda":
             return 1
-        number = accumulation_that_fits(self._as_it_runs(1), len(self.tokenizer), self.processes.world_size, gigabytes)
-        self._log(f"grad_accumulation_steps is {number}: that many micro-batches should fit into {gigabytes:.3g} GB.")
+        number = accumulation_that_fits(self._as_it_runs(1), len(self.tokenizer), self.processes.world_size, self._gigabytes())
+        self._log(f"grad_accumulation_steps is {number}, by what should fit into {self._gigabytes():.3g} GB.")
         return number
+
+    def _gigabytes(self) -> float:
+        return device_gigabytes(self.device, math.ceil(self.processes.world_size / self.processes.machines))
 
     def _as_it_runs(self, micro_batches: int) -> TrainConfig:
         """The config as the estimates of memory take it."""
@@ -435,10 +438,10 @@ class Trainer:
 
     def _advice_for_rows(self, most: int | None = None) -> str:
         return advice_for_rows(self._as_it_runs(self.micro_batches), len(self.tokenizer), self.processes.world_size,
-                               device_gigabytes(self.device), self._rows_at_once(most))
+                               self._gigabytes(), self._rows_at_once(most))
 
     def _advice_for_model(self) -> str:
-        return advice_for_model(self._as_it_runs(1), len(self.tokenizer), device_gigabytes(self.device))
+        return advice_for_model(self._as_it_runs(1), len(self.tokenizer), self._gigabytes())
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
