@@ -14,7 +14,7 @@ from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.profiles import PROFILES, get_profile
 from tinyllm_lib.provenance import file_fingerprint
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
-from tinyllm_lib.tokens import read_manifest
+from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens
 from tinyllm_lib.train import train
 from tinyllm_lib.workspace import Workspace, get_workspace, write_json
 
@@ -279,6 +279,28 @@ def test_notebook_02_keeps_ones_own_tokenizer(workspace_root, profile, capsys):
         if cell["id"] in ("c02-02", "c02-16"):
             exec("".join(cell["source"]), names)
     assert unchanged(own)
+
+
+def test_ones_own_shards_are_not_written_over(ws, profile, capsys):
+    tok = prepare.tokenizer(ws, profile)
+    write_pretrain_tokens([row["text"] for row in OWN["pretrain"]], tok, ws.tokens("pretrain", "train"), source="my cats")
+    written = times(ws.root / "tokens")
+    for remake in (False, True):
+        prepare.token_shards(ws, "pretrain", profile, remake=remake)
+        assert "pretrain/train were not made from the corpus here: they stay as they are" in capsys.readouterr().out
+    assert times(ws.root / "tokens") == written
+
+
+def test_notebook_08_keeps_what_was_put_into_share(workspace_root, profile, in_this_process):
+    note = get_workspace("ci").root / "share" / "notes.md"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine", encoding="utf-8")
+    cells = json.loads((ROOT / "notebooks" / "08_share.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["id"] in ("c08-01", "c08-03"):
+            exec("".join(cell["source"]), names)
+    assert note.read_text(encoding="utf-8") == "mine"
 
 
 # ---- nothing stale, nothing half-made

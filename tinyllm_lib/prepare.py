@@ -125,6 +125,9 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
         # The sample corpus says hello many times in the same words, and means it.
         return read_dialogues(files[kind], split=split, deduplicate=profile.real_corpora)
 
+    if own := [split for split in ("train", "val") if not _shards_are_ours(folder / split)]:
+        _say(f"The token shards {folder.name}/{', '.join(own)} were not made from the corpus here: they stay as they are.")
+        return folder
     sources = {split: _source(files, kind, split, profile) for split in ("train", "val")}
     fits = {split: _fits(folder / split, tok, source) for split, source in sources.items()}
     if not fits["val"] and next(documents("val"), None) is None:
@@ -246,7 +249,7 @@ def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
         manifest = read_manifest(ws.root / "tokens" / data / "train")
         now["shards"] = shards_fingerprint(manifest)
         files = corpus_files(ws, profile)
-        if was and files[manifest["kind"]].is_file():
+        if was and _shards_are_ours(ws.root / "tokens" / data / "train"):
             was, now["corpus"] = {**was, "corpus": manifest["source"]}, _source(files, manifest["kind"], "train", profile)
     except FileNotFoundError:
         pass
@@ -291,8 +294,17 @@ def _fits(folder: Path, tok: PreTrainedTokenizerFast, source: str) -> bool:
         return False
 
 
+def _shards_are_ours(folder: Path) -> bool:
+    """Whether what lies in a folder may be written anew: its manifest names a corpus of the workspace, or there is none."""
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        return True
+    kind = manifest["kind"]
+    return manifest["source"].startswith((f"{kind}.jsonl, ", f"{REAL_CORPORA[kind].name}, "))
+
+
 def _remove_shards(folder: Path) -> None:
-    """Shards are always ours: they have a manifest, or the progress of one."""
     for path in (*folder.glob("manifest.json"), *folder.glob("progress.json"), *folder.glob("shard_*")):
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
