@@ -324,11 +324,14 @@ def test_where_the_shards_of_the_real_corpora_hang_on_a_tokenizer_it_is_not_repl
     assert times(ws.tokenizer) == written
 
 
-def test_half_a_tokenizer_folder_is_refused(ws, profile):
+@pytest.mark.parametrize("lost", ["tokenizer_config.json", "tokenizer.json"])
+def test_half_a_tokenizer_folder_is_refused_and_kept(ws, profile, lost):
     prepare.tokenizer(ws, profile)
-    (ws.tokenizer / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match="half a tokenizer.*no tokenizer_config.json"):
+    (ws.tokenizer / lost).unlink()
+    (ws.tokenizer / "tokenizer.model").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"no whole tokenizer: it holds .*tokenizer.model.*, and no {lost}"):
         prepare.tokenizer(ws, profile)
+    assert (ws.tokenizer / "tokenizer.model").read_bytes() == b"mine"
 
 
 @pytest.fixture
