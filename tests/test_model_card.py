@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+import socket
 
 import pytest
 from helpers.local_hub import HubHandler, serving
@@ -14,6 +15,7 @@ from tinyllm_lib.exam import Answer, ExamResult
 from tinyllm_lib.gguf_file import export_gguf, other_weights
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.model_card import FILES, PublishError, model_card, publish, read_stages
+from tinyllm_lib.serve import ServeError, serve
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.tokens import read_manifest
 from tinyllm_lib.train import train
@@ -141,6 +143,17 @@ def test_a_gguf_file_of_other_weights_is_not_published_beside_a_model(trained, r
     of_base.write_bytes(of_base.read_bytes()[:40])
     with pytest.raises(ValueError, match="chat.gguf cannot be read as GGUF"):
         publish(run, "me/my-model", extra_files=[of_base])
+
+
+def test_a_gguf_file_of_older_weights_beside_its_run_is_served_with_a_word(trained, run, monkeypatch, capsys):
+    older = export_gguf(trained.parent / "pretrain", run / "chat-f16.gguf")
+    monkeypatch.setattr("tinyllm_lib.serve.what_is_missing", lambda program: "")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ServeError, match="cannot be had"), serve(older, "llama_cpp", port=taken.getsockname()[1]):
+            pass
+    assert "chat-f16.gguf holds other weights" in capsys.readouterr().out
 
 
 def test_a_model_without_its_run_says_so(trained, tmp_path):

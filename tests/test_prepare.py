@@ -14,7 +14,7 @@ from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.profiles import PROFILES, get_profile
 from tinyllm_lib.provenance import file_fingerprint
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
-from tinyllm_lib.tokens import read_manifest
+from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens
 from tinyllm_lib.train import train
 from tinyllm_lib.workspace import Workspace, get_workspace, write_json
 
@@ -281,6 +281,28 @@ def test_notebook_02_keeps_ones_own_tokenizer(workspace_root, profile, capsys):
     assert unchanged(own)
 
 
+def test_ones_own_shards_are_not_written_over(ws, profile, capsys):
+    tok = prepare.tokenizer(ws, profile)
+    write_pretrain_tokens([row["text"] for row in OWN["pretrain"]], tok, ws.tokens("pretrain", "train"), source="my cats")
+    written = times(ws.root / "tokens")
+    for remake in (False, True):
+        prepare.token_shards(ws, "pretrain", profile, remake=remake)
+        assert "pretrain/train were not made from the corpus here: they stay as they are" in capsys.readouterr().out
+    assert times(ws.root / "tokens") == written
+
+
+def test_notebook_08_keeps_what_was_put_into_share(workspace_root, profile, in_this_process):
+    note = get_workspace("ci").root / "share" / "notes.md"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine", encoding="utf-8")
+    cells = json.loads((ROOT / "notebooks" / "08_share.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["id"] in ("c08-01", "c08-03"):
+            exec("".join(cell["source"]), names)
+    assert note.read_text(encoding="utf-8") == "mine"
+
+
 # ---- nothing stale, nothing half-made
 
 
@@ -302,11 +324,14 @@ def test_where_the_shards_of_the_real_corpora_hang_on_a_tokenizer_it_is_not_repl
     assert times(ws.tokenizer) == written
 
 
-def test_half_a_tokenizer_folder_is_refused(ws, profile):
+@pytest.mark.parametrize("lost", ["tokenizer_config.json", "tokenizer.json"])
+def test_half_a_tokenizer_folder_is_refused_and_kept(ws, profile, lost):
     prepare.tokenizer(ws, profile)
-    (ws.tokenizer / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match="half a tokenizer.*no tokenizer_config.json"):
+    (ws.tokenizer / lost).unlink()
+    (ws.tokenizer / "tokenizer.model").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"no whole tokenizer: it holds .*tokenizer.model.*, and no {lost}"):
         prepare.tokenizer(ws, profile)
+    assert (ws.tokenizer / "tokenizer.model").read_bytes() == b"mine"
 
 
 @pytest.fixture

@@ -68,36 +68,36 @@ def tokenizer(ws: Workspace, profile: Profile | None = None, *, remake: bool = F
         remake: train it again in any case, if it is ours.
 
     Raises:
-        ValueError: half a tokenizer folder, or one of another corpus where the shards of the real corpora, which take hours,
+        ValueError: a folder that is no whole tokenizer, or one of another corpus where the shards of the real corpora, which take hours,
             hang on it.
     """
-    profile = profile or get_profile()
+    profile, folder = profile or get_profile(), ws.tokenizer
     corpus = ws.raw / (REAL_CORPORA["pretrain"].name if profile.real_corpora else "pretrain.jsonl")
-    changed = []
-    if (ws.tokenizer / "tokenizer.json").is_file():
-        made = made_by_us(ws.tokenizer)
-        if not (ws.tokenizer / "tokenizer_config.json").is_file():
-            raise ValueError(f"{ws.tokenizer} is half a tokenizer: there is a tokenizer.json and no tokenizer_config.json. Put the "
-                             f"whole folder there, or remove it, and one is trained.")
-        if made is None and remake:
-            _say(f"The folder {ws.tokenizer.name}/ was not made here, or was changed since: it stays as it is.")
-        if made is None or not (remake or corpus.exists()):
-            return load_tokenizer(ws.tokenizer)
-        changed = differences(made, _tokenizer_recipe(ws, profile))
-        if not changed and not remake:
-            return load_tokenizer(ws.tokenizer)
-        if changed and profile.real_corpora:
-            raise ValueError(f"{ws.tokenizer} was trained on something else, {', '.join(changed)}, and token shards that take hours "
-                             f"hang on it. Bring that corpus back; or remove the folder and tokens/, and both are made anew.")
-    recipe = _tokenizer_recipe(ws, profile)
+    made, found = made_by_us(folder), [path.name for path in folder.glob("[!.]*")]
+    if found and made is None:
+        if missing := [name for name in ("tokenizer.json", "tokenizer_config.json") if name not in found]:
+            raise ValueError(f"{folder} is no whole tokenizer: it holds {', '.join(sorted(found))}, and no {' and no '.join(missing)}. "
+                             f"Put the whole folder there, or remove it, and one is trained.")
+        if remake:
+            _say(f"The folder {folder.name}/ was not made here, or was changed since: it stays as it is.")
+        return load_tokenizer(folder)
+    if made and not remake and not corpus.exists():
+        return load_tokenizer(folder)
+    recipe = {"corpus": file_fingerprint(corpus_files(ws, profile)["pretrain"]), "vocab_size": profile.vocab_size}
+    changed = differences(made, recipe) if made else []
+    if made and not changed and not remake:
+        return load_tokenizer(folder)
+    if changed and profile.real_corpora:
+        raise ValueError(f"{folder} was trained on something else, {', '.join(changed)}, and token shards that take hours hang on it. "
+                         f"Bring that corpus back; or remove the folder and tokens/, and both are made anew.")
     if changed:
         _say(f"The tokenizer was trained on something else, {', '.join(changed)}: training it again.")
-    elif not remake:
+    elif not made:
         _say(f"No tokenizer yet: training one with {profile.vocab_size:,} entries.")
-    with atomic_path(ws.tokenizer) as temporary:
+    with atomic_path(folder) as temporary:
         train_tokenizer(read_texts(corpus), temporary, vocab_size=profile.vocab_size)
         sign(list(temporary.iterdir()), recipe)
-    return load_tokenizer(ws.tokenizer)
+    return load_tokenizer(folder)
 
 
 def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, remake: bool = False, learn_all: bool = False) -> Path:
@@ -125,6 +125,9 @@ def token_shards(ws: Workspace, kind: str, profile: Profile | None = None, *, re
         # The sample corpus says hello many times in the same words, and means it.
         return read_dialogues(files[kind], split=split, deduplicate=profile.real_corpora)
 
+    if own := [split for split in ("train", "val") if not _shards_are_ours(folder / split)]:
+        _say(f"The token shards {folder.name}/{', '.join(own)} were not made from the corpus here: they stay as they are.")
+        return folder
     sources = {split: _source(files, kind, split, profile) for split in ("train", "val")}
     fits = {split: _fits(folder / split, tok, source) for split, source in sources.items()}
     if not fits["val"] and next(documents("val"), None) is None:
@@ -246,7 +249,7 @@ def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
         manifest = read_manifest(ws.root / "tokens" / data / "train")
         now["shards"] = shards_fingerprint(manifest)
         files = corpus_files(ws, profile)
-        if was and files[manifest["kind"]].is_file():
+        if was and _shards_are_ours(ws.root / "tokens" / data / "train"):
             was, now["corpus"] = {**was, "corpus": manifest["source"]}, _source(files, manifest["kind"], "train", profile)
     except FileNotFoundError:
         pass
@@ -264,10 +267,6 @@ def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
 def _saved_config(run: Path) -> dict:
     path = run / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _tokenizer_recipe(ws: Workspace, profile: Profile) -> dict:
-    return {"corpus": file_fingerprint(corpus_files(ws, profile)["pretrain"]), "vocab_size": profile.vocab_size}
 
 
 def _source(files: dict[str, Path], kind: str, split: str, profile: Profile) -> str:
@@ -291,8 +290,17 @@ def _fits(folder: Path, tok: PreTrainedTokenizerFast, source: str) -> bool:
         return False
 
 
+def _shards_are_ours(folder: Path) -> bool:
+    """Whether what lies in a folder may be written anew: its manifest names a corpus of the workspace, or there is none."""
+    try:
+        manifest = read_manifest(folder)
+    except FileNotFoundError:
+        return True
+    kind = manifest["kind"]
+    return manifest["source"].startswith((f"{kind}.jsonl, ", f"{REAL_CORPORA[kind].name}, "))
+
+
 def _remove_shards(folder: Path) -> None:
-    """Shards are always ours: they have a manifest, or the progress of one."""
     for path in (*folder.glob("manifest.json"), *folder.glob("progress.json"), *folder.glob("shard_*")):
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):

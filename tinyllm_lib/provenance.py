@@ -62,7 +62,8 @@ def made_by_us(path: str | Path) -> dict | None:
     not as we left it is the learner's own, and nothing may replace it."""
     path = Path(path)
     if path.is_dir():
-        made = [made_by_us(file) for file in path.iterdir() if file.name != RECORD and not file.name.startswith(".")]
+        names = {file.name for file in path.iterdir() if not file.name.startswith(".")} | set(read_record(path) or ())
+        made = [made_by_us(path / name) for name in sorted(names - {RECORD})]
         return made[0] if made and None not in made else None
     signed = (read_record(path.parent) or {}).get(path.name)
     return signed["made_from"] if signed and path.is_file() and file_fingerprint(path) == signed["file"] else None
