@@ -153,15 +153,17 @@ def test_help_names_every_command(capsys):
 def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, workspace_root, capsys):
     pytest.importorskip("gguf", reason="gguf is not installed: make setup")
     torch.manual_seed(0)
-    torch.save(OldModel(400).state_dict(), tmp_path / "old.pth")
-    new = workspace_root / "ci" / "runs" / "old"  # found by its name later
+    (tmp_path / "我的 模型").mkdir()
+    tokenizer_folder = shutil.copytree(tokenizer_folder, tmp_path / "我的 模型" / "tokenizer")
+    torch.save(OldModel(400).state_dict(), tmp_path / "我的 模型" / "old.pth")
+    new = workspace_root / "ci" / "runs" / "旧 old"  # found by its name later
     heads = ["--n-heads", "8", "--n-kv-heads", "2", "--max-seq-len", "64"]
-    assert convert.main(["import", str(tmp_path / "old.pth"), str(tokenizer_folder), str(new), *heads]) == 0
+    assert convert.main(["import", str(tmp_path / "我的 模型" / "old.pth"), str(tokenizer_folder), str(new), *heads]) == 0
     assert capsys.readouterr().out.strip() == str(new)
-    assert convert.main(["gguf", "old", "--dtype", "q8_0"]) == 0
-    assert capsys.readouterr().out.split() == [str(new / "old-q8_0.gguf"), str(new / "old-q8_0.Modelfile")]
-    assert (new / "old-q8_0.gguf").read_bytes()[:4] == b"GGUF"
-    assert convert.main(["card", "old", "--license", "mit"]) == 0
+    assert convert.main(["gguf", "旧 old", "--dtype", "q8_0"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(new / "旧 old-q8_0.gguf"), str(new / "旧 old-q8_0.Modelfile")]
+    assert (new / "旧 old-q8_0.gguf").read_bytes()[:4] == b"GGUF"
+    assert convert.main(["card", "旧 old", "--license", "mit"]) == 0
     assert "license: mit" in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """GGUF: the right tensors under llama.cpp's names, a tokenizer that gives the same ids or is refused, and llama.cpp itself."""
 
+import os
 import sys
 
 import numpy as np
@@ -163,6 +164,17 @@ def test_an_edited_modelfile_is_never_replaced(run, tokenizer, tmp_path, capsys)
     assert (tmp_path / "c.Modelfile").read_text(encoding="utf-8") == "FROM ./c.gguf\n"
     write_unless_edited(second, modelfile("b.gguf", 64, tokenizer))  # not edited: ours to renew, without a word
     assert "num_ctx 64\n" in second.read_text(encoding="utf-8") and capsys.readouterr().out == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_both_files_have_the_mode_of_other_files(umask, run, tmp_path):
+    before = os.umask(umask)
+    try:
+        file = export_gguf(run, tmp_path / "m.gguf")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (file, modelfile_path(file))] == [0o666 & ~umask] * 2
 
 
 # ---- what is refused

@@ -76,13 +76,13 @@ class ModelConfig:
                 them the file says that none are known.
         """
         rope = {"rope_type": "llama3", **asdict(self.rope_scaling)} if self.rope_scaling else {"rope_type": "default"}
-        rope = {**rope, "rope_theta": self.rope_base}
         return {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
             "hidden_size": self.dim, "intermediate_size": self.hidden_dim, "num_hidden_layers": self.n_layers,
             "num_attention_heads": self.n_heads, "num_key_value_heads": self.n_kv_heads, "head_dim": self.head_dim,
             "vocab_size": self.vocab_size, "max_position_embeddings": self.max_seq_len, "rms_norm_eps": self.norm_eps,
-            "rope_parameters": rope, "rope_theta": self.rope_base,            # transformers 5; 4 reads rope_theta and rope_scaling
+            "rope_parameters": {**rope, "rope_theta": self.rope_base},           # for transformers 5; 4 reads the two below
+            "rope_theta": self.rope_base,
             **({"rope_scaling": rope} if self.rope_scaling else {}),
             "tie_word_embeddings": self.tie_embeddings, "attention_bias": False, "mlp_bias": False,
             "initializer_range": 0.02, "dtype": "float32",
