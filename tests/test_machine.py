@@ -112,7 +112,8 @@ def test_a_home_that_is_there_stays_and_one_that_is_not_is_lent(tmp_path, monkey
     assert Path.home() == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "none"))
-    code = "from pathlib import Path; from tinyllm_lib.machine import ensure_home; ensure_home(); (Path.home() / 'x').touch(); print(Path.home())"
+    code = "from pathlib import Path; from tinyllm_lib.machine import ensure_home; ensure_home(); "
+    code += "(Path.home() / 'x').touch(); print(Path.home())"
     lent = Path(python(code).decode().strip())
     assert lent.name.startswith("tinyllm-home-") and not lent.exists(), "gone with the process"
 
