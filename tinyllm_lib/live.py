@@ -59,7 +59,8 @@ class Silence:
     """How long a run has written nothing. Its files' times are asked only once: another machine's clock may be wrong."""
 
     def __init__(self, run: Path):
-        self._run, self._files = run, self._times()
+        self._run = run
+        self._files = self._times()
         self._since = time.monotonic() - max(0.0, time.time() - max(self._files, default=time.time()))
 
     def _times(self) -> list[float]:
