@@ -9,6 +9,7 @@ import threading
 
 import nbformat
 import pytest
+from helpers.tiny import start_python
 
 from tinyllm_lib import course
 from tinyllm_lib.train import train
@@ -85,6 +86,56 @@ def test_a_kernel_that_dies_is_told_as_such(tmp_path, executed, capsys):
     assert not course.run_notebooks([path], executed)
     out = capsys.readouterr().out
     assert "stopped in cell 2" in out and "kernel died" in out and "memory" in out
+
+
+def test_widgets_of_another_run_are_left_out(tmp_path, executed, capsys):
+    path = write_notebook(tmp_path / "01_widgets.ipynb", "print('so far')")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"version_major": 2, "version_minor": 0}}
+    nbformat.write(notebook, path)
+    assert course.run_notebooks([path], executed)
+    assert "so far" in (executed / "01_widgets.html").read_text(encoding="utf-8")
+    assert "no HTML copy" not in capsys.readouterr().out
+
+
+def test_an_html_copy_that_cannot_be_made_stops_nothing(tmp_path, executed, capsys, monkeypatch):
+    monkeypatch.setattr("nbconvert.HTMLExporter.from_notebook_node", lambda *args, **kwargs: {}["state"])
+    path = write_notebook(tmp_path / "01_fine.ipynb", "print('so far')")
+    assert course.run_notebooks([path], executed)
+    assert "no HTML copy of 01_fine.ipynb (KeyError: 'state')" in capsys.readouterr().out
+    assert printed_by(executed / "01_fine.ipynb") == "so far\n"
+
+
+def test_a_kernel_that_does_not_come_up_is_told_as_such(tmp_path, executed, capsys, monkeypatch):
+    def no_kernel(self):
+        raise OSError("no room for the kernel")
+
+    monkeypatch.setattr("jupyter_client.manager.AsyncKernelManager.write_connection_file", no_kernel)
+    assert not course.run_notebooks([write_notebook(tmp_path / "01_fine.ipynb", "1")], executed)
+    out = capsys.readouterr().out
+    assert "01_fine.ipynb stopped before its first cell" in out and "OSError: no room for the kernel" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other systems have other homes")
+def test_the_course_runs_without_a_home_in_any_locale(tmp_path):
+    folder = tmp_path / "空 间"
+    folder.mkdir()
+    write_notebook(folder / "01_fine.ipynb", "from pathlib import Path; print('北京', Path.cwd().name); Path.home().joinpath('x').touch()",
+                   "raise ValueError('南京')")
+    strange = {"HOME": "/proc/nobody", "LC_ALL": "C", "PYTHONUTF8": "0", "TMPDIR": "/nowhere", "TINYLLM_WORKSPACE": str(tmp_path / "工 作"),
+               "ALL_PROXY": "socks5://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    process = start_python("-m", "tinyllm_lib.course", "--notebooks", folder, **strange)
+    assert "stopped in cell 3" in process.communicate()[0] and process.returncode == 1
+    executed = tmp_path / "工 作" / "ci" / "executed"
+    assert printed_by(executed / "01_fine.ipynb") == "北京 空 间\n"
+    assert "南京" in (executed / "01_fine.html").read_text(encoding="utf-8")
+
+
+def test_a_workspace_of_somebody_else_is_named_before_anything_runs(notebooks, workspace_root, monkeypatch, capsys):
+    workspace_root.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(workspace_root))
+    assert course.main(["--notebooks", str(notebooks)]) == 2
+    assert f"the folder {workspace_root} belongs to" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a test cannot press Ctrl-C there")

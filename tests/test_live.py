@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tinyllm_lib.live import GrowingFile, progress_html, progress_text, read_metrics, watch
+from tinyllm_lib.live import GrowingFile, Silence, progress_html, progress_text, read_metrics, watch
 
 
 def rows(last, every=1, evaluated=5):
@@ -115,6 +115,49 @@ def test_a_run_that_was_killed_is_told_once_and_followed_if_it_goes_on(tmp_path,
     assert shown[0] == "step 3" and shown[1].startswith("Nothing new for 5 min") and shown[2:] == ["step 4", "Finished: run, 500 steps."]
 
 
-def test_a_folder_without_a_run_cannot_be_watched(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no run folder"):
+def test_outside_a_notebook_what_is_waited_for_is_said_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinyllm_lib.live.REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr("tinyllm_lib.live.SILENCE_SECONDS", 0.0)
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3"])
+    printed = []
+    monkeypatch.setattr("builtins.print", lambda line, **_: printed.append(line))
+    ending = threading.Timer(0.5, lambda: printed.append("the end comes") or write_log(tmp_path, ["Finished: run, 500 steps."]))
+    ending.start()
+    watch(tmp_path)
+    ending.join()
+    before = printed[:printed.index("the end comes")]
+    assert before[0] == "step 3" and before[1].startswith("Nothing new for 0 min: a long step, or the run was killed.")
+
+
+def test_the_clock_of_another_machine_may_be_wrong(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("tinyllm_lib.live.time.monotonic", lambda: now)
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3"])
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() + 3600,) * 2)
+    silence = Silence(tmp_path)
+    assert silence.seconds() == 0
+    now += 200
+    assert silence.seconds() == 200, "killed, though its last sign of life lies in the future"
+    write_log(tmp_path, ["step 4"])
+    os.utime(tmp_path / "train.log", (time.time() - 3600,) * 2)
+    assert silence.seconds() == 0, "alive, though its last sign of life is an hour old"
+
+
+def test_a_run_that_is_set_aside_is_waited_for(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"steps": 500}))
+    silence = Silence(run)
+    run.rename(tmp_path / "run.old")
+    assert silence.seconds() >= 0
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"model_type": "llama"}', "[]", "{"])
+def test_a_folder_without_a_run_cannot_be_watched(tmp_path, config):
+    if config:  # of a model, or torn
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(FileNotFoundError, match="is no run folder .no config.json in it says how many steps"):
         watch(tmp_path)

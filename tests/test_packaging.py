@@ -1,7 +1,10 @@
 """The files that build the environment say the same thing, and the set-up helper explains itself."""
 
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -110,6 +113,29 @@ def test_make_help_explains_every_target_and_its_python_command():
         assert f'@echo "make {target} ' in text, target
     for tool in re.findall(r"tools/(\w+\.py)", text):
         assert (REPOSITORY / "tools" / tool).exists(), tool
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_make_hands_on_what_it_is_given_as_one_word():
+    given = ["FROM=0 5", "HOST=a b", "PORT=1 2", "PYTHON=/my python/bin/python3"]
+    commands = subprocess.run(["make", "-n", "course", "demo", *given], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    words = [shlex.split(line) for line in commands.splitlines() if line.strip()]
+    for word in ("0 5", "a b", "1 2", "/my python/bin/python3"):
+        assert any(word in line for line in words), commands
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows names folders in one way")
+def test_a_clone_is_the_same_under_every_locale(tmp_path):
+    clone = tmp_path / "我的 课"
+    (clone / "tools").mkdir(parents=True)
+    for name in ("tools/setup_env.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, clone / name)
+    found = set()
+    for env in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}):
+        code = "import setup_env as s; print(s.fingerprint(s.REPOSITORY, [], ''), s.name_of(s.REPOSITORY).encode())"
+        done = subprocess.run([sys.executable, "-c", code], cwd=clone / "tools", env={**os.environ, **env}, capture_output=True, check=True)
+        found.add(done.stdout)
+    assert len(found) == 1 and repr(str(clone).encode()) in found.pop().decode()
 
 
 def test_ci_runs_make_test():

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -5,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import tinyllm_lib
-from tinyllm_lib.workspace import Workspace, _default_base, atomic_path, get_workspace, require
+from tinyllm_lib.workspace import Workspace, _default_base, atomic_path, get_workspace, require, require_writable
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +105,54 @@ def test_atomic_path_that_nothing_was_written_to(tmp_path):
     with pytest.raises(FileNotFoundError, match="not written"), atomic_path(tmp_path / "x"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+# ---- other people's disks
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_a_file_system_that_cannot_sync_is_written_to(tmp_path, monkeypatch, code):
+    def sync(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "file").touch()
+    assert (tmp_path / "folder" / "file").is_file()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_is_broken_or_full_is_an_error(tmp_path, monkeypatch, code):
+    def sync(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(OSError, match=os.strerror(code)), atomic_path(tmp_path / "file") as temporary:
+        temporary.touch()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_somebody_else_is_named_with_its_owner(tmp_path, monkeypatch):
+    closed = tmp_path / "theirs"
+    closed.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed)
+    monkeypatch.setattr(Path, "owner", lambda path: "anna")
+    said = r"theirs.new.file cannot be written: the folder .*theirs belongs to anna .*Set TINYLLM_WORKSPACE to a folder of your own"
+    with pytest.raises(PermissionError, match=said):
+        require_writable(closed / "new" / "file")
+    with pytest.raises(PermissionError, match="belongs to anna"), atomic_path(closed / "new" / "file"):
+        pytest.fail("before anything is made")
+    require_writable(tmp_path / "mine" / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no numbers for users")
+def test_an_owner_without_a_name_is_a_number(tmp_path, monkeypatch):
+    def owner(path):
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(Path, "owner", owner)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match=f"cannot be read: it belongs to user {os.getuid()}. Ask for it, or make your own"):
+        require(tmp_path, "make course")

@@ -168,9 +168,9 @@ def _save_copies(notebook, path: Path) -> None:
 
     with atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
-    exporter = HTMLExporter(extra_loaders=[DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})], template_file="alt.html.j2")
-    exporter.log.setLevel(logging.CRITICAL)
     try:
+        exporter = HTMLExporter(extra_loaders=[DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})], template_file="alt.html.j2")
+        exporter.log.setLevel(logging.CRITICAL)
         html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     except Exception as error:  # of another program's, about a copy: no reason to stop the course
         print(f"\nno HTML copy of {path.name} ({type(error).__name__}: {error}); {path} holds everything", flush=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 REFRESH_SECONDS = 1.0
 SILENCE_SECONDS = 120.0                                        # without a line, after which `watch` says so
 SHOWN_POINTS = 400
+WAITING = ("Still waiting", "Nothing new")                     # how the lines begin that say what is waited for, and why
 
 
 def watch(run: str | Path, *, follow: bool = True) -> None:
@@ -58,7 +59,8 @@ class Silence:
     """How long a run has written nothing. Its files' times are asked only once: another machine's clock may be wrong."""
 
     def __init__(self, run: Path):
-        self._run, self._files = run, self._times()
+        self._run = run
+        self._files = self._times()
         self._since = time.monotonic() - max(0.0, time.time() - max(self._files, default=time.time()))
 
     def _times(self) -> list[float]:
@@ -203,7 +205,7 @@ class View:
         """Shows the run's state and `news`, the lines of its log since the last call."""
         if self.plain:
             for line in news:
-                if line.startswith("step "):
+                if line.startswith(("step ", *WAITING)):
                     print(line, flush=True)
                 else:
                     self._other = line

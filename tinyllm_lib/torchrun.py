@@ -159,6 +159,8 @@ class Torchrun:
             who = f"{self.what} {rank} ended with code {code.strip()} and left no traceback{killed}"
         else:
             who = f"torchrun ended with code {self._process.returncode} before any {self.what} could leave a traceback"
+            if causes := [line for line in printed if re.match(r"[\w.]+(Error|Exception): ", line)]:
+                who += f", after {causes[0].rstrip('.')}"      # of errors that follow from each other the first
         return "\n".join([f"{who}. The last lines:", *printed[-20:]])
 
 
