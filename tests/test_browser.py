@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import nbformat
 import pytest
 from helpers.chromium import needs_chromium, sync_api
+from test_demo import behind_a_prefix
 
 from tinyllm_lib.serve import free_port
 
@@ -305,19 +307,24 @@ def test_a_notebook_as_it_is_and_its_panels(page, lab):
 
 
 def test_three_visitors_of_the_demo_at_once(browser, workspace, tmp_path):
-    """Each has a conversation and a text of their own; one stops while the others go on; nothing on the page jumps."""
+    """Each has a conversation and a text of their own; one stops while the others go on; nothing on the page jumps.
+
+    The third one comes through a proxy, under a prefix.
+    """
     port = free_port()
     command = [sys.executable, "-m", "tinyllm_lib.demo", "chat_quick", "--port", str(port)]
     address = f"http://127.0.0.1:{port}/"
     server = started(command, address, tmp_path / "log", env=environment(workspace))
-    try:
+    with ExitStack() as end:
+        end.callback(ended, server)
+        addresses = (address, address, end.enter_context(behind_a_prefix(port)) + "?from=x")
         visitors = [browser.new_context(color_scheme=scheme).new_page() for scheme in ("light", "dark", "light")]
         problems = []
-        for visitor in visitors:
+        for visitor, at in zip(visitors, addresses, strict=True):
             visitor.set_viewport_size({"width": 1400, "height": 900})
             visitor.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
             visitor.on("pageerror", lambda error: problems.append(str(error)))
-            visitor.goto(address)
+            visitor.goto(at)
         tall = visitors[0].evaluate("document.body.scrollHeight")
         for number, visitor in enumerate(visitors):  # all ask, then all wait
             visitor.get_by_label("You").fill(f"我是{number}号")
@@ -350,8 +357,6 @@ def test_three_visitors_of_the_demo_at_once(browser, workspace, tmp_path):
         shot(second, "demo_dark")
         shot(visitors[2], "demo")
         assert problems == []
-    finally:
-        ended(server)
 
 
 @pytest.mark.slow

@@ -1,22 +1,30 @@
 """The demo's server: what visitors get, that they do not meet, and what they cannot do."""
 
+import http.client
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+import torch
+from helpers.local_hub import serving
 from helpers.tiny import ROOT, wait_until
 from test_generate import TEXTS, make_model
 
-from tinyllm_lib.demo import Classroom, Server, main
+from tinyllm_lib.checkpoint import save_checkpoint
+from tinyllm_lib.demo import Classroom, Server, main, model_name
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.tokenizer import train_tokenizer
 
@@ -113,6 +121,35 @@ def test_one_reply_does_not_wait_for_another_to_end(generator):
         assert room.step({"prompt": "你好"})["candidates"]
 
 
+def test_what_is_wrong_with_a_text_is_said_while_the_model_computes_for_another(generator):
+    """A long text is turned into tokens beside the model, not in its way."""
+    room, long = Classroom(generator), "好" * 500
+    with room._model, ThreadPoolExecutor(2) as visitors:
+        asked = [
+            visitors.submit(lambda: list(room.chat({"messages": [{"role": "user", "content": long}]}))),
+            visitors.submit(room.step, {"prompt": long}),
+        ]
+        try:
+            for reply, message in zip(asked, ("does not fit", "the context holds 96"), strict=True):
+                with pytest.raises(ValueError, match=message):
+                    reply.result(timeout=60)
+        finally:
+            room._model.release()
+            room._model.acquire()
+
+
+def test_a_model_without_memory_left_says_so_and_lives_on(address, generator, monkeypatch):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    forward = generator.model.hidden_states
+    monkeypatch.setattr(generator.model, "hidden_states", no_memory)
+    status, text = post(address + "/step", {"prompt": "你好"})
+    assert status == 503 and "no memory left" in text and "GiB" not in text
+    monkeypatch.setattr(generator.model, "hidden_states", forward)
+    assert step(address, prompt="你好")["candidates"]
+
+
 def test_a_visitor_who_leaves_ends_the_reply(generator):
     room = Classroom(generator, max_new_tokens=60)
     reply = room.chat({"messages": HELLO})
@@ -176,7 +213,87 @@ def test_text_from_visitors_stays_text(address):
     assert "<img" not in text and "&lt;img" in text
 
 
+class Prefix(BaseHTTPRequestHandler):
+    """A proxy as JupyterHub has one: what lies under a prefix goes to the demo without it."""
+
+    def do_GET(self):
+        self.forward(None)
+
+    def do_POST(self):
+        self.forward(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def forward(self, body):
+        if not self.path.startswith(PREFIX):
+            self.send_error(404)
+            return
+        with closing(http.client.HTTPConnection("127.0.0.1", self.server.demo_port)) as demo:
+            demo.request(self.command, self.path[len(PREFIX) - 1 :], body, dict(self.headers))
+            answer = demo.getresponse()
+            data = answer.read()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers["Content-Type"])
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+PREFIX = "/user/anna/proxy/8866/"
+
+
+@contextmanager
+def behind_a_prefix(port):
+    """The address of the demo at this port behind such a proxy."""
+    with serving(Prefix) as proxy:
+        proxy.demo_port = port
+        yield f"http://127.0.0.1:{proxy.server_port}{PREFIX}"
+
+
+@pytest.fixture
+def prefixed(address):
+    with behind_a_prefix(int(address.rsplit(":", 1)[1])) as at:
+        yield at
+
+
+def test_the_page_works_behind_a_prefix(prefixed):
+    """Every address that page and script name is relative to the page."""
+    with urllib.request.urlopen(prefixed + "?from=x") as answer:
+        page = answer.read().decode()
+    scripts = re.findall(r'src="([^"]+)"', page)
+    assert len(scripts) == 1
+    with urllib.request.urlopen(urllib.parse.urljoin(prefixed, scripts[0])) as answer:
+        script = answer.read().decode()
+    posts = re.findall(r'post\("([^"]+)"', script)
+    assert len(posts) == 2
+    for path in posts:
+        status, text = post(urllib.parse.urljoin(prefixed, path), {"messages": HELLO, "prompt": "你好"})
+        assert status == 200, text
+
+
 # ---- the command
+
+
+def test_it_is_said_how_far_the_model_had_come(generator, tmp_path):
+    run = tmp_path / "chat"
+    folder = save_checkpoint(run, 2, generator.model, generator.tokenizer, {})
+    assert model_name(folder) == "chat, step 2 of ?"
+    (run / "config.json").write_text('{"steps": 50}')
+    assert model_name(folder) == "chat, step 2 of 50"
+    assert "chat, step 2 of 50: " in Classroom(TextGenerator(run)).files()["/"][1].decode()
+    assert model_name(tmp_path / "elsewhere") == "elsewhere" and model_name(None) == "a model"
+
+
+def test_nothing_is_read_from_a_run_that_goes_on_training(generator, tmp_path):
+    """The trainer removes old checkpoints; from a mapped file, gone on a network's disk, the process would die of it."""
+    folder = save_checkpoint(tmp_path, 2, generator.model, generator.tokenizer, {})
+    room = Classroom(TextGenerator(tmp_path))
+    before = room.step({"prompt": "你好"})
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:  # in place, so that a mapping of the file sees it
+        file.write(b"\0" * weights.stat().st_size)
+    shutil.rmtree(folder)
+    assert room.step({"prompt": "你好"}) == before
 
 
 def test_without_a_chat_run_the_error_says_what_to_do(workspace_root, capsys):
@@ -192,18 +309,25 @@ def test_a_taken_port_is_named(generator, tmp_path, capsys):
         port = server.server_address[1]
         assert main([str(tmp_path), "--port", str(port)]) == 2
     assert f"Port {port} is taken" in capsys.readouterr().err
+    assert main([str(tmp_path), "--host", "no-such-host.invalid"]) == 2
+    assert "--host is no-such-host.invalid, expected an address" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--allow-host", "https://hub.example.org/"])
+    assert "expected one like hub.example.org" in capsys.readouterr().err
 
 
 def test_the_command_listens_on_loopback_until_ctrl_c(generator, tmp_path):
     generator.model.save_pretrained(tmp_path)
     generator.tokenizer.save_pretrained(str(tmp_path))
-    command = [sys.executable, "-m", "tinyllm_lib.demo", str(tmp_path), "--port", "0"]
+    command = [sys.executable, "-m", "tinyllm_lib.demo", str(tmp_path), "--port", "0", "--allow-host", "hub.example.org"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         line = process.stdout.readline()
         address = line.split(" at ")[1].split()[0]
         assert address.startswith("http://127.0.0.1:")
         wait_until(lambda: urllib.request.urlopen(address).status == 200, "the page")
+        proxied = urllib.request.Request(address, headers={"Host": "hub.example.org"})
+        assert urllib.request.urlopen(proxied).status == 200
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "") and "ended" in out

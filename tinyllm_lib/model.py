@@ -414,7 +414,9 @@ class Transformer(nn.Module):
             first = odd[0]
             raise ValueError(f"{folder}: {len(set(odd))} tensors do not fit config.json; first: {first}, expected "
                              f"{wanted.get(first, 'nothing')}, found {found.get(first, 'nothing')}.")
-        model.load_state_dict({n: t.float() for n, t in state.items()}, strict=not config.tie_embeddings, assign=True)
+        # Copied: what `load_file` gives is a mapping of the file, which a trainer may remove or rewrite meanwhile.
+        state = {n: t.to(torch.float32, copy=True) for n, t in state.items()}
+        model.load_state_dict(state, strict=not config.tie_embeddings, assign=True)
         if config.tie_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
         model.rope_cos, model.rope_sin = rope_angles(config)

@@ -27,7 +27,8 @@ from tinyllm_lib.memory import is_out_of_memory
 
 LARGEST_REQUEST = 256 * 1024  # bytes
 LARGEST_HEAD = 32 * 1024  # bytes of request line and headers
-POLICY = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+POLICY = ("default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; "
+          "form-action 'none'")  # fmt: skip
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Content-Security-Policy": POLICY}
 
 

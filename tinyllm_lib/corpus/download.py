@@ -1,5 +1,6 @@
 """The two real corpora, fetched from their hubs. The sample corpus needs nothing from here."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,7 @@ class RealCorpus:
     url: str
     library: str
     endpoint: str  # environment variable that names a mirror
+    begins: bytes  # its first bytes; those of a network's login page are others
     lines: int
     packed_bytes: int  # as it is downloaded
     text_bytes: int  # as one JSON object a line
@@ -33,6 +35,7 @@ SEQ_MONKEY = RealCorpus(
     url="https://modelscope.cn/datasets/ddzhu123/seq-monkey/resolve/master/",
     library="modelscope",
     endpoint="MODELSCOPE_ENDPOINT",
+    begins=b"BZh",
     lines=13_000_000,
     packed_bytes=13_000_000_000,
     text_bytes=33_000_000_000,
@@ -44,6 +47,7 @@ BELLE = RealCorpus(
     url="https://huggingface.co/datasets/BelleGroup/train_3.5M_CN/resolve/main/",
     library="huggingface_hub",
     endpoint="HF_ENDPOINT",
+    begins=b"{",
     lines=3_600_000,
     packed_bytes=4_850_000_000,
     text_bytes=4_850_000_000,
@@ -94,15 +98,17 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
         from huggingface_hub.file_download import http_get  # hf_hub_download begins anew in a second call
 
         file = ask()
-        part = folder / f"{BELLE.name}.{file.etag[:12]}.incomplete"
+        version = hashlib.sha256(f"{file.etag} {file.size}".encode()).hexdigest()[:12]  # a mirror need not send an ETag
+        part = folder / f"{BELLE.name}.{version}.incomplete"
         headers = {"Accept-Encoding": "identity"}  # so that bytes on the line are bytes of the file
         try:
             with open(part, "ab") as out:
                 http_get(file.location, out, resume_size=out.tell(), expected_size=file.size, headers=headers)
-        except OSError as error:
-            response = getattr(error, "response", None)
-            if error.errno is None and (response is None or response.status_code == 416):
-                part.unlink()  # of another length than announced: there is nothing to go on from
+        except BaseException as error:
+            begin = _begin(part, len(BELLE.begins)) if part.exists() else b""
+            at_end = getattr(getattr(error, "response", None), "status_code", 0) == 416  # nothing follows what we have
+            if begin and (at_end or part.stat().st_size > file.size or not BELLE.begins.startswith(begin)):
+                part.unlink()  # nothing to go on from
             raise
         os.replace(part, folder / BELLE.name)
 
@@ -114,6 +120,11 @@ def _mirror(source: RealCorpus) -> str | None:
     return os.environ.get(source.endpoint) or None
 
 
+def _begin(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
+
+
 def _download(
     source: RealCorpus, folder: Path, ask_size: Callable[[], int | None], fetch: Callable[[Path], object]
 ) -> Path:
@@ -123,8 +134,12 @@ def _download(
     folder.mkdir(parents=True, exist_ok=True)
     by_hand = f"By hand: get {source.url}{source.name} on any machine and put it at {target}."
     try:
-        size = ask_size()
-        missing = (size or 0) - sum(part.stat().st_size for part in folder.rglob("*.incomplete"))
+        if not (size := ask_size()):
+            raise DownloadError(
+                f"{source.hub} or its mirror announces no length of {source.name}, so nobody could tell half of it from all. "
+                f"{source.endpoint} names another mirror. {by_hand}"
+            )
+        missing = size - max((part.stat().st_size for part in folder.rglob("*.incomplete")), default=0)
         free = shutil.disk_usage(folder).free
         if free < missing:
             raise DownloadError(
@@ -133,20 +148,21 @@ def _download(
             )
         fetch(folder)
         found = target.stat().st_size
-        if size and found != size:
+        begin = _begin(target, 40)
+        if found != size or not begin.startswith(source.begins):
             target.unlink()
             raise DownloadError(
-                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}. "
-                f"They were removed; try again later. {by_hand}"
+                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}, which begin with {begin!r}; expected "
+                f"{source.begins!r}. They were removed; try again later. Does this network want a login first? {by_hand}"
             )
     except DownloadError:
         raise
-    except ImportError as error:
-        raise DownloadError(
-            f"{source.name} comes through the {source.library} library, which is missing ({error}): "
-            f"pip install {source.library}. {by_hand}"
-        ) from error
     except Exception as error:  # each library has its own kinds for no network, no file, a wrong length
+        if isinstance(error, ImportError) and source.library in str(error):
+            raise DownloadError(
+                f"{source.name} comes through the {source.library} library, which is missing ({error}): "
+                f"pip install {source.library}. {by_hand}"
+            ) from error
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise DownloadError(
             f"{source.name} could not be fetched from {source.hub} ({source.dataset}): {error}{cause} "
