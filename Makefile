@@ -12,6 +12,9 @@ else
 VENV_PYTHON := .venv/bin/python
 endif
 
+# Names of folders and redirected output are UTF-8, whatever the locale is.
+export PYTHONUTF8 := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak clean
 
@@ -60,25 +63,25 @@ help:
 	@echo "TINYLLM_PROFILE=ci        ci, laptop (default), gpu or full: sizes of data and model"
 
 setup:
-	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
+	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
 
 course: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from $(FROM))
+	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from "$(FROM)")
 
 lab: setup
 	$(VENV_PYTHON) -m jupyterlab notebooks
 
 # Only if given on the command line: some shells and conda set HOST to something else.
 demo: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.demo $(if $(filter command,$(firstword $(origin HOST))),--host $(HOST)) $(if $(PORT),--port $(PORT))
+	@$(VENV_PYTHON) -m tinyllm_lib.demo $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") $(if $(PORT),--port "$(PORT)")
 
 # The group `site` is installed the first time that it is wanted.
 slides:
-	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
+	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
 	@$(VENV_PYTHON) tools/slides.py
 
 site:
-	@$(PYTHON) tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
+	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "site,$(EXTRAS)"
 	@$(VENV_PYTHON) tools/website.py
 
 test: setup
@@ -105,4 +108,4 @@ bench-soak: setup
 	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/test_train.py
 
 clean:
-	@$(PYTHON) tools/clean.py
+	@"$(PYTHON)" tools/clean.py

@@ -53,10 +53,18 @@ def test_machines_that_come_back_must_be_able_to_go_on(tiny_config, tmp_path):
 
 def test_machines_that_never_come(tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tinyllm_lib.cluster.JOIN_SECONDS", 1)
+    monkeypatch.setattr("tinyllm_lib.torchrun.SAY_SECONDS", 0)
     with pytest.raises(LaunchError, match="The other machines did not come in time. Is the printed command running there"):
         launch(tiny_config(tmp_path / "run"), 1, nnodes=2, rdzv_endpoint=f"localhost:{free_port()}")
-    assert "On each of the other machines (1) run this command" in capsys.readouterr().out
+    command, said = capsys.readouterr().out.split("run this command", 1)
+    assert command.startswith("On each of the other machines (1)")
+    assert said.count("Still waiting for the other machines (1).") == 1, "what it waits for, once"
     assert not list(tmp_path.iterdir()), "nothing is left on the shared disk"
+
+
+def test_a_meeting_place_that_nobody_knows(tiny_config, tmp_path):
+    with pytest.raises(LaunchError, match=r"No way from this machine .* to node7.invalid, where all should meet"):
+        launch(tiny_config(tmp_path / "run"), 1, nnodes=2, rdzv_endpoint="node7.invalid:29400", show=False)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
@@ -181,10 +189,10 @@ def test_a_machine_that_is_lost_and_comes_back(undisturbed, tiny_config, tmp_pat
 
     with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool:
         launched = pool.submit(launch, tiny_config(run, **STEPS), 1, nnodes=2, rdzv_endpoint=f"localhost:{free_port()}")
-        command = wait_until(lambda: re.search(r"^cd .*torchrun .*$", printed.getvalue(), flags=re.MULTILINE), "the command")[0]
+        command = wait_until(lambda: re.search(r"^cd .*torchrun agent .*$", printed.getvalue(), flags=re.MULTILINE), "the command")[0]
 
         def start():  # `exec`: the process is the torchrun agent itself
-            shell = ["bash", "-c", command.replace(" torchrun ", " exec torchrun ", 1)]
+            shell = ["bash", "-c", command.replace(" python3 ", " exec python3 ", 1)]
             return subprocess.Popen(shell, env=other_machine, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
         agent = start()

@@ -5,8 +5,12 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
+import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +19,12 @@ import psutil
 import pytest
 from helpers import launch_config
 from helpers.kernel import real_kernel
-from helpers.tiny import is_held, start_python, wait_until
+from helpers.tiny import ROOT, is_held, start_python, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tinyllm_lib.checkpoint import latest_checkpoint, step_of
 from tinyllm_lib.launch import LaunchError, default_processes, launch, read_metrics, watch
-from tinyllm_lib.torchrun import _is_running
+from tinyllm_lib.torchrun import _is_running, _own_address, meet, run_agent
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -149,6 +153,115 @@ def test_a_worker_killed_from_outside_is_an_error_that_says_so(tiny_config, tmp_
     headline, *lines = str(error.value).splitlines()
     assert headline.startswith("training process 0 ended with code -9 ") and "left no traceback (killed from outside" in headline
     assert any("2 x cpu" in line for line in lines) and "Traceback" not in str(error.value)
+
+
+CRASH = """
+import os
+if os.environ.get("RANK") == "0":
+    from tinyllm_lib.dataset import PackedDataset
+    PackedDataset.__getitem__ = lambda self, index: os._exit(3)
+"""
+
+
+def test_no_cause_is_named_that_nobody_knows(tiny_config, tmp_path, patched_workers):
+    patched_workers(CRASH)
+    with pytest.raises(LaunchError, match="^training process 0 ended with code 3 .* left no traceback. The last lines:") as error:
+        launch(tiny_config(tmp_path / "run"), nproc_per_node=1, show=False)
+    assert "memory" not in str(error.value).splitlines()[0]
+
+
+def test_a_meeting_place_that_is_taken_is_the_cause_that_is_named(tiny_config, tmp_path):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        with pytest.raises(LaunchError, match="(?i)^torchrun ended with code 1 before any .*, after .*address already in use") as error:
+            launch(tiny_config(tmp_path / "run"), 1, rdzv_endpoint=f"localhost:{other.getsockname()[1]}", show=False)
+    assert "memory" not in str(error.value) and "machines" not in str(error.value)
+
+
+# ---- wherever it is started
+
+ELSEWHERE = {  # left over from another job, or said of another machine
+    "PET": {"PET_NNODES": "2", "PET_STANDALONE": "0", "PET_RDZV_ENDPOINT": "node1:29500", "PET_MASTER_ADDR": "node1"},
+    "torch": {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "1", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1", "LOGLEVEL": "loud",
+              "GLOO_SOCKET_IFNAME": "eth77", "TORCHELASTIC_USE_AGENT_STORE": "True"},
+    "proxy": {name: "socks5://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy")},
+    "home": {"HOME": "/proc/nobody", "USERPROFILE": "/proc/nobody"},
+    "locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"},
+    "temporary": {"TMPDIR": "/nowhere", "TEMP": "/nowhere", "TMP": "/nowhere"},
+}  # fmt: skip
+ONE_CORE = ["taskset", "-c", "0"] if shutil.which("taskset") else []
+STRANGE_NAME = ["unshare", "--uts", "bash", "-c", 'hostname lab-pc-07.local; exec "$@"', "bash"]
+MAY_RENAME = bool(shutil.which("unshare")) and not subprocess.run(["unshare", "--uts", "true"], capture_output=True).returncode
+
+
+def launched(tiny_config, folder, *before, **env):
+    """What a run of two processes and two steps in a folder "空 间" prints, started behind the command `before`."""
+    folder = folder / "空 间"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(asdict(tiny_config("run 1", steps=2))), encoding="utf-8")
+    command = [*before, sys.executable, launch_config.__file__, folder / "config.json", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TINYLLM_PLAIN": "1", **env}
+    done = subprocess.run(command, env=env, cwd=folder, timeout=150, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    printed = done.stdout.decode("utf-8", errors="replace")
+    assert done.returncode == 0 and "Finished: run 1, 2 steps" in printed, printed
+    assert "2 x cpu" in (folder / "run 1" / "train.log").read_text("utf-8")
+    assert len(read_metrics(folder / "run 1")) == 2
+    assert {path.name for path in folder.iterdir()} == {"config.json", "run 1"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other machines have other troubles")
+def test_a_run_starts_whatever_the_machine_is_called_and_the_environment_holds(tiny_config, tmp_path):
+    everything = {name: value for some in ELSEWHERE.values() for name, value in some.items()}
+    launched(tiny_config, tmp_path, *(STRANGE_NAME if MAY_RENAME else []), *ONE_CORE, **everything)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ELSEWHERE)
+def test_a_run_starts_whatever_the_environment_holds(tiny_config, tmp_path, what):
+    launched(tiny_config, tmp_path, **ELSEWHERE[what])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MAY_RENAME, reason="this user may not give the machine another name (unshare --uts)")
+def test_a_run_starts_where_the_own_name_means_nothing(tiny_config, tmp_path):
+    launched(tiny_config, tmp_path, *STRANGE_NAME)
+
+
+@pytest.fixture
+def obeyed(monkeypatch):
+    """obeyed(arguments): what torchrun is called with, and the environment that it finds."""
+    found = []
+    torchrun = types.SimpleNamespace(main=lambda arguments: found.append((arguments, dict(os.environ))))
+    monkeypatch.setitem(sys.modules, "torch.distributed.run", torchrun)
+    monkeypatch.delenv("TINYLLM_LAUNCHER_PID", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    for name, value in (ELSEWHERE["PET"] | ELSEWHERE["torch"]).items():
+        monkeypatch.setenv(name, value)
+
+    def obey(arguments):
+        run_agent(arguments)
+        return found.pop()
+
+    return obey
+
+
+def test_our_torchrun_obeys_its_arguments_alone(obeyed):
+    arguments, env = obeyed(meet(2))
+    assert arguments == ["--local_addr", "127.0.0.1", *meet(2)]
+    assert not {*ELSEWHERE["PET"], *ELSEWHERE["torch"]} - {"GLOO_SOCKET_IFNAME"} & {*env}
+    assert env["GLOO_SOCKET_IFNAME"] != "eth77" and 1 <= int(env["OMP_NUM_THREADS"]) < 64
+
+
+def test_on_one_of_many_machines_the_network_is_chosen_by_whoever_knows_it(obeyed):
+    _, env = obeyed(meet(2, 2, "localhost:29400"))
+    assert env["GLOO_SOCKET_IFNAME"] == "eth77" and not {*ELSEWHERE["PET"]} & {*env}
+
+
+def test_a_machine_is_called_as_the_others_see_it():
+    assert _own_address("localhost:29400") == "localhost", "the meeting place itself: as it was given"
+    with pytest.raises(SystemExit, match=r"No way from this machine .* to node7\.invalid, where all should meet: .*by a number"):
+        _own_address("node7.invalid:29400")
 
 
 # ---- interrupted

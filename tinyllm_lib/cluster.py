@@ -15,7 +15,7 @@ import socket
 from dataclasses import fields, replace
 from pathlib import Path
 
-from tinyllm_lib.torchrun import PACKAGE_PARENT
+from tinyllm_lib.torchrun import ITSELF, PACKAGE_PARENT, meet, meeting_host
 from tinyllm_lib.train import TrainConfig
 
 MAX_RESTARTS = 3
@@ -23,6 +23,7 @@ JOIN_SECONDS = 600                                             # as long the mac
 # Each meeting gets a store of its own. With the shared one of torch 2.13 a machine that comes back waits in vain for its
 # address: rank 0 tells it in the first meeting only (dynamic_rendezvous.py, `_bootstrap_store_info`).
 MEETING_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+OUR_TORCHRUN = "python3 -m tinyllm_lib.torchrun agent"         # does not obey what another job has left in the environment
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -41,28 +42,24 @@ def meeting_arguments(config: TrainConfig, nproc: int, nnodes: int, rdzv_endpoin
     """torchrun's arguments on each of `nnodes` machines, from the place where they meet to the trainer's options.
 
     Raises:
-        ValueError: no place to meet, or a config that cannot go on after a restart.
+        ValueError: no place to meet (one machine needs none), or a config that cannot go on after a restart.
     """
+    if nnodes == 1 and not rdzv_endpoint:
+        rdzv_endpoint = ITSELF
     if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", rdzv_endpoint or ""):
         raise ValueError(f"nnodes={nnodes} needs rdzv_endpoint='host:port': this machine as the others call it and a free port, "
                          f"for example '{socket.gethostname()}:29400'; it is {rdzv_endpoint!r}.")
     if config.resume == "never" and nnodes > 1:
         raise ValueError("resume='never' would begin anew each time a machine is lost and comes back: use resume='auto' with many nodes.")
-    return ["--nnodes", str(nnodes), "--nproc_per_node", str(nproc), "--rdzv_backend", "c10d", "--rdzv_endpoint", rdzv_endpoint,
-            "--rdzv_id", rdzv_id or Path(config.out_dir).name, "--max_restarts", str(MAX_RESTARTS if nnodes > 1 else 0),
-            "-m", "tinyllm_lib.train", *train_arguments(config)]
+    return [*meet(nproc, nnodes, rdzv_endpoint), "--rdzv_id", rdzv_id or Path(config.out_dir).name,
+            "--max_restarts", str(MAX_RESTARTS if nnodes > 1 else 0), "-m", "tinyllm_lib.train", *train_arguments(config)]
 
 
 def node_command(arguments: list[str], scratch: Path) -> str:
     """The shell command for one more machine, which needs no installation beside torch and the other core packages."""
     env = {"PYTHONPATH": ".", "TINYLLM_SCRATCH": str(scratch), **MEETING_ENV}
     return (f"cd {shlex.quote(str(PACKAGE_PARENT))} && {' '.join(f'{k}={shlex.quote(v)}' for k, v in env.items())} "
-            f"torchrun {shlex.join(meeting_host(False))} {shlex.join(arguments)}")
-
-
-def meeting_host(here: bool) -> list[str]:
-    """torchrun's arguments that say whether the meeting place is on this machine; it cannot always tell from the name."""
-    return ["--rdzv_conf", f"is_host={str(here).lower()},join_timeout={JOIN_SECONDS}"]
+            f"{OUR_TORCHRUN} {shlex.join(meeting_host(False, JOIN_SECONDS))} {shlex.join(arguments)}")
 
 
 SLURM = """\
@@ -85,7 +82,7 @@ export PYTHONPATH=. {env}
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-srun torchrun {command} &
+srun {torchrun} {command} &
 step=$!
 
 # Three minutes before the time limit: all processes save and end, and the job queues again.
@@ -113,7 +110,7 @@ def slurm_script(config: TrainConfig, nodes: int, gpus_per_node: int, path: str 
         gpus_per_node: processes on each; 0: one process without a GPU.
         path: the file to write; None: beside the run folder, `<out_dir>.sbatch`.
         hours: time limit of one turn in the queue.
-        setup: shell lines that make `torchrun` available on a node, for example "source .venv/bin/activate".
+        setup: shell lines that make the `python3` with torch available on a node, for example "source .venv/bin/activate".
         options: more options of sbatch, for example ("--partition=gpu", "--account=me").
 
     Returns:
@@ -129,7 +126,8 @@ def slurm_script(config: TrainConfig, nodes: int, gpus_per_node: int, path: str 
         name=shlex.quote(f"tinyllm-{run.name}"), nodes=nodes, hours=hours, path=shlex.quote(str(path)), setup=setup,
         gpus=f"\n#SBATCH --gpus-per-node={gpus_per_node}" if gpus_per_node else "",
         log=shlex.quote(f"{run}.slurm-%j.log"), options="".join(f"#SBATCH {option}\n" for option in options),
-        env=" ".join(f"{k}={v}" for k, v in MEETING_ENV.items()), folder=shlex.quote(str(PACKAGE_PARENT)), command=" ".join(quoted))
+        env=" ".join(f"{k}={v}" for k, v in MEETING_ENV.items()), folder=shlex.quote(str(PACKAGE_PARENT)),
+        torchrun=OUR_TORCHRUN, command=" ".join(quoted))
     path.parent.mkdir(parents=True, exist_ok=True)
     run.parent.mkdir(parents=True, exist_ok=True)              # Slurm does not make the folder of its log
     path.write_text(text, encoding="utf-8")

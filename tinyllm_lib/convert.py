@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinyllm_lib.gguf_file import DTYPES, export_gguf
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.model_card import model_card, publish
 from tinyllm_lib.old_layout import import_checkpoint
 from tinyllm_lib.serve import NEEDS, ServeError, serve
@@ -30,6 +31,7 @@ __all__ = ["export_gguf", "import_checkpoint", "main", "model_card", "publish", 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code: 0, 2 after an error in what was asked for, 130 after Ctrl-C."""
+    utf8_output()
     options = _parser().parse_args(argv)
     try:
         options.do(options)

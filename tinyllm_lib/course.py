@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace
+from tinyllm_lib.machine import ensure_home, utf8_output
+from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace, require_writable
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUESTIONS = ("你好呀", "中国的首都是哪里？", "1+1等于多少？")
@@ -87,6 +88,7 @@ def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], N
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)  # their state, of another run: its absence or age would only stop the HTML copy
     cell, loop, stopped, error = 0, None, False, ""
 
     def on_cell_execute(cell_index: int, **_: object) -> None:
@@ -133,6 +135,8 @@ def execute_notebook(path: Path, executed: Path, on_cell: Callable[[int, int], N
             "The kernel died. The system kills a process most often for want of memory: close other programs "
             "or choose a smaller TINYLLM_PROFILE."
         )
+    except Exception as raised:  # no kernel came up, say
+        error = f"{type(raised).__name__}: {raised}"
     if stopped:
         error = "Stopped with Ctrl-C."
     _save_copies(notebook, executed / path.name)
@@ -154,7 +158,7 @@ def _this_python():
 def _kernel_environment() -> dict[str, str]:
     paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
     pythonpath = os.pathsep.join(path for path in paths if path)
-    return {**os.environ, "PYTHONPATH": pythonpath, "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
+    return {**os.environ, "PYTHONPATH": pythonpath, "PYTHONUTF8": "1", "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
 
 
 def _save_copies(notebook, path: Path) -> None:
@@ -164,9 +168,13 @@ def _save_copies(notebook, path: Path) -> None:
 
     with atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
-    exporter = HTMLExporter(extra_loaders=[DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})], template_file="alt.html.j2")
-    exporter.log.setLevel(logging.CRITICAL)
-    html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
+    try:
+        exporter = HTMLExporter(extra_loaders=[DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})], template_file="alt.html.j2")
+        exporter.log.setLevel(logging.CRITICAL)
+        html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
+    except Exception as error:  # of another program's, about a copy: no reason to stop the course
+        print(f"\nno HTML copy of {path.name} ({type(error).__name__}: {error}); {path} holds everything", flush=True)
+        return
     with atomic_path(path.with_suffix(".html")) as temporary:
         temporary.write_text(html, encoding="utf-8")
 
@@ -264,6 +272,8 @@ def exam_table(base, chat) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
+    utf8_output()
+    ensure_home()
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--from", dest="first", default="", metavar="NN", help="first notebook, e.g. 05")
@@ -275,15 +285,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         profile = get_profile()
         workspace = get_workspace(profile)
         notebooks = find_notebooks(options.notebooks, options.first)
+        executed = workspace.root / "executed"
+        require_writable(executed)
         import nbclient  # noqa: F401
         import nbconvert  # noqa: F401
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"course: {error}", file=sys.stderr)
         return 2
     except ImportError as error:
         print(f"course: {error}. `make setup` installs what the course needs.", file=sys.stderr)
         return 2
-    executed = workspace.root / "executed"
     start = time.monotonic()
     print(f"{len(notebooks)} notebooks at the {profile.name} profile; executed copies go to {executed}\n")
     if not run_notebooks(notebooks, executed):

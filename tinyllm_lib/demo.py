@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tinyllm_lib.checkpoint import step_folders
 from tinyllm_lib.generate import TextGenerator, Written
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.terminal import Chat
 from tinyllm_lib.widgets import views
@@ -223,6 +224,7 @@ class Server(ThreadingHTTPServer):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
+    utf8_output()
     options = _parser().parse_args(argv)
     workspace = get_workspace()
     run = Path(options.run) if Path(options.run).exists() else workspace.run(options.run)

@@ -34,6 +34,7 @@ from tinyllm_lib.exam import (
     wilson,
 )
 from tinyllm_lib.generate import TextGenerator, read_text_file
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
 from tinyllm_lib.workspace import get_workspace
@@ -262,6 +263,7 @@ def kind_of_run(folder: Path | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
+    utf8_output()
     parser = argparse.ArgumentParser(
         prog="python -m tinyllm_lib.evaluate", description="Ask a model the exam and print the table."
     )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyllm_lib import plots
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.plots import drawing
 from tinyllm_lib.plots.drawing import BLUE, FILLS, GREY, INK, box, label
 from tinyllm_lib.profiles import Profile, get_profile
@@ -266,6 +267,7 @@ def _draw_chat(axes: Axes, x: float, width: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw everything into a folder; one printed line per picture."""
+    utf8_output()
     parser = argparse.ArgumentParser(
         prog="python -m tinyllm_lib.figures", description="Draw the pictures in figures/."
     )

@@ -1,9 +1,9 @@
 """Starting processes from a notebook cell: a training run, or a function the learner wrote.
 
-`launch(config)` runs torchrun (`torch.distributed.run --standalone … -m tinyllm_lib.train`) as a subprocess, and
-`launch_function(fn)` does the same with a function. The kernel is never forked and never touches the GPU, so the same cell
-works with one CPU and with eight GPUs. A run is shown from its files (`tinyllm_lib.live`), so `watch(run)` shows the same
-later; how it gets to more machines than one is in `tinyllm_lib.cluster`.
+`launch(config)` runs torchrun (`torchrun … -m tinyllm_lib.train`) as a subprocess, and `launch_function(fn)` does the same
+with a function. The kernel is never forked and never touches the GPU, so the same cell works with one CPU and with eight GPUs.
+A run is shown from its files (`tinyllm_lib.live`), so `watch(run)` shows the same later; how it gets to more machines than one
+is in `tinyllm_lib.cluster`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pathlib import Path
 from tinyllm_lib import cluster
 from tinyllm_lib.cluster import slurm_script
 from tinyllm_lib.live import REFRESH_SECONDS, LogTail, View, progress_html, read_metrics, watch
-from tinyllm_lib.torchrun import LaunchError, Torchrun, load_object, save_object
+from tinyllm_lib.machine import allowed_cpus, temporary_folder
+from tinyllm_lib.torchrun import STILL_WAITING, LaunchError, Torchrun, load_object, meet, meeting_host, save_object
 from tinyllm_lib.train import TrainConfig
+from tinyllm_lib.workspace import require_writable
 
 __all__ = ["LaunchError", "default_processes", "launch", "launch_function", "progress_html", "read_metrics", "slurm_script", "watch"]
 
@@ -36,7 +38,7 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
     folder must lie on a file system that all share. What happens when a machine is lost: see `tinyllm_lib.cluster`.
 
     Args:
-        nproc_per_node: processes; "auto" is one per GPU, or one per CPU core (at most 8) where there is no GPU.
+        nproc_per_node: processes; "auto" is one per GPU, or one per CPU core that may be used (at most 8) where there is no GPU.
         nnodes: machines.
         rdzv_endpoint: "host:port" where the machines meet: this one as the others call it, and a free port. With one
             machine only where the free port that torchrun finds by itself must not be used.
@@ -55,16 +57,12 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
     nproc = default_processes(config.device) if nproc_per_node == "auto" else int(nproc_per_node)
     config = cluster.with_absolute_paths(config)
     run, many = Path(config.out_dir), nnodes > 1
-    if many:
-        run.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=run.parent if many else None) as folder:
+    require_writable(run)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=run.parent if many else temporary_folder(run.parent)) as folder:
         scratch = Path(folder)
-        if many or rdzv_endpoint:
-            host = cluster.meeting_host(True)
-            arguments = cluster.meeting_arguments(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
-        else:
-            host = ["--standalone"]
-            arguments = ["--nproc_per_node", str(nproc), "-m", "tinyllm_lib.train", *cluster.train_arguments(config)]
+        arguments = cluster.meeting_arguments(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
+        host = meeting_host(True, cluster.JOIN_SECONDS) if many else meeting_host(True)
         if many:
             print(f"On each of the other machines ({nnodes - 1}) run this command; the run begins when all are there:\n\n"
                   f"{cluster.node_command(arguments, scratch)}\n", flush=True)
@@ -73,9 +71,11 @@ def launch(config: TrainConfig, nproc_per_node: int | str = "auto", *, nnodes: i
 
         def update(printed: list[str], final: bool = False) -> None:
             if view:
-                view.update(log.news() if log else [line for line in printed if _from_trainer(line)], final)
+                shown = [line for line in printed if _from_trainer(line)]
+                view.update([*(line for line in shown if line.startswith(STILL_WAITING)), *log.news()] if log else shown, final)
 
-        with Torchrun([*host, *arguments], nproc, scratch, what="training process", env=cluster.MEETING_ENV if many else None) as torchrun:
+        env = cluster.MEETING_ENV if many else None
+        with Torchrun([*host, *arguments], scratch, what="training process", env=env, machines=nnodes) as torchrun:
             try:
                 for printed in torchrun.news(0.1 if not view or view.plain else REFRESH_SECONDS):
                     update(printed)
@@ -110,7 +110,7 @@ def launch_function(fn: Callable, *args, nproc_per_node: int = 2, **kwargs) -> o
         TypeError: `fn` or an argument cannot be sent to another process.
         KeyboardInterrupt: after the stop button, once all ranks have ended.
     """
-    with tempfile.TemporaryDirectory(prefix="tinyllm_") as folder:
+    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=temporary_folder(Path.cwd())) as folder:
         scratch = Path(folder)
         call, result = scratch / "call.pt", scratch / "result.pt"
         file = getattr(getattr(fn, "__code__", None), "co_filename", "")
@@ -124,11 +124,11 @@ def launch_function(fn: Callable, *args, nproc_per_node: int = 2, **kwargs) -> o
                             f"the notebook that it uses, lives in this process only (an open file, a lock, a generator): make that "
                             f"inside the function.") from error
         env = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}      # what this notebook can import, fn can
-        arguments = ["--standalone", "--nproc_per_node", str(nproc_per_node), "-m", "tinyllm_lib.torchrun", str(call), str(result)]
-        with Torchrun(arguments, nproc_per_node, scratch, what="rank", env=env) as torchrun:
+        arguments = [*meeting_host(True), *meet(nproc_per_node), "-m", "tinyllm_lib.torchrun", str(call), str(result)]
+        with Torchrun(arguments, scratch, what="rank", env=env) as torchrun:
             for printed in torchrun.news(0.05):
                 for line in printed:
-                    if line.startswith("[rank "):                               # the rest is torchrun's
+                    if line.startswith(("[rank ", STILL_WAITING)):                    # the rest is torchrun's
                         print(line, flush=True)
         return load_object(result)
 
@@ -142,8 +142,7 @@ def default_processes(device: str = "auto") -> int:
         return max(gpus, 1)
     if device == "auto" and torch.backends.mps.is_available():
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if sys.platform == "win32" else min(cores, 8)
+    return 1 if sys.platform == "win32" else min(allowed_cpus(), 8)
 
 
 def _from_trainer(line: str) -> bool:

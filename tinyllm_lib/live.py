@@ -11,11 +11,13 @@ import html
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 REFRESH_SECONDS = 1.0
 SILENCE_SECONDS = 120.0                                        # without a line, after which `watch` says so
 SHOWN_POINTS = 400
+WAITING = ("Still waiting", "Nothing new")                     # how the lines begin that say what is waited for, and why
 
 
 def watch(run: str | Path, *, follow: bool = True) -> None:
@@ -31,14 +33,15 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
         FileNotFoundError: no such run.
     """
     run = Path(run)
-    if not (run / "config.json").is_file():
-        raise FileNotFoundError(f"{run} is no run folder (it has no config.json). Runs lie in workspace/<profile>/runs/.")
+    if not _steps(run):
+        raise FileNotFoundError(f"{run} is no run folder (no config.json in it says how many steps the run has). Runs lie in "
+                                f"workspace/<profile>/runs/.")
     view, log = View(run), LogTail(run)
     try:
-        said = False
+        said, silence = False, Silence(run)
         while follow and not log.ended:
             news = log.news()
-            if (silent := _seconds_silent(run)) < SILENCE_SECONDS:
+            if (silent := silence.seconds()) < SILENCE_SECONDS:
                 said = False
             elif not (said or log.ended):
                 news, said = [*news, f"Nothing new for {silent / 60:.0f} min: a long step, or the run was killed. Stop this cell; "
@@ -52,10 +55,32 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
     view.update(log.news(), final=True)
 
 
-def _seconds_silent(run: Path) -> float:
-    """Since the run wrote anything."""
-    files = [path for name in ("train.log", "metrics.jsonl", "config.json") if (path := run / name).is_file()]
-    return time.time() - max(path.stat().st_mtime for path in files)
+class Silence:
+    """How long a run has written nothing. Its files' times are asked only once: another machine's clock may be wrong."""
+
+    def __init__(self, run: Path):
+        self._run, self._files = run, self._times()
+        self._since = time.monotonic() - max(0.0, time.time() - max(self._files, default=time.time()))
+
+    def _times(self) -> list[float]:
+        with suppress(OSError):                                # a run that is being set aside
+            files = (self._run / name for name in ("train.log", "metrics.jsonl", "config.json"))
+            return [path.stat().st_mtime for path in files if path.is_file()]
+        return []
+
+    def seconds(self) -> float:
+        """Since it last wrote anything."""
+        if (now := self._times()) != self._files:
+            self._files, self._since = now, time.monotonic()
+        return time.monotonic() - self._since
+
+
+def _steps(run: Path) -> int:
+    """The length of a run; 0 where there is no run, or none yet."""
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8"))["steps"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def read_metrics(run: str | Path) -> list[dict]:
@@ -179,7 +204,7 @@ class View:
         """Shows the run's state and `news`, the lines of its log since the last call."""
         if self.plain:
             for line in news:
-                if line.startswith("step "):
+                if line.startswith(("step ", *WAITING)):
                     print(line, flush=True)
                 else:
                     self._other = line
@@ -201,10 +226,7 @@ class View:
         """Reads on in metrics.jsonl; returns the number of steps of the run."""
         lines, anew = self._rows.news()
         self._metrics = ([] if anew else self._metrics) + [json.loads(line) for line in lines]
-        try:
-            return json.loads((self.run / "config.json").read_text(encoding="utf-8"))["steps"]
-        except (OSError, ValueError):
-            return 0
+        return _steps(self.run)
 
 
 class GrowingFile:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from tinyllm_lib.config import TrainConfig
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 
@@ -92,4 +93,5 @@ def memory_table(micro_batches: tuple[int, ...] = (8, 16, 32, 64, 128)) -> str:
 
 
 if __name__ == "__main__":
+    utf8_output()
     print(memory_table())

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.generate import Messages, TextGenerator, Written
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.workspace import get_workspace
 
@@ -154,10 +155,10 @@ def _show_reply(chat: Chat, line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
+    utf8_output()
+    if hasattr(sys.stdin, "reconfigure") and not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")  # Windows pipes are not UTF-8 by themselves
     options = _parser().parse_args(argv)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # Windows pipes are not UTF-8 by themselves
-            stream.reconfigure(encoding="utf-8-sig" if stream is sys.stdin else "utf-8", errors="replace")
     try:
         sampling = Sampling(
             options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty

@@ -4,11 +4,13 @@
 listens and `failure_reported` leaves the traceback. The two sides meet in a scratch folder:
 
     started         from a worker: listening
+    met             from a worker: it can reach the others
     stop            from the starter: finish your step, save, end
     rank_<n>.txt    from a worker that failed: its error and traceback
 
-Run as a module it is the torchrun of `Torchrun` (`python -m torch.distributed.run` that ends when its starter is gone) or the
-worker of `launch_function`: that joins the process group, calls the learner's function and, on rank 0, writes the result.
+Run as a module it is our torchrun (`python -m torch.distributed.run` that obeys its arguments alone, and ends when its starter
+is gone) or the worker of `launch_function`: that joins the process group, calls the learner's function and, on rank 0, writes
+the result.
 Nothing but the standard library is imported before it is needed, so workers start quickly.
 """
 
@@ -16,12 +18,14 @@ from __future__ import annotations
 
 import collections
 import io
+import ipaddress
 import itertools
 import linecache
 import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,9 +36,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tinyllm_lib.machine import allowed_cpus, temporary_folder
 from tinyllm_lib.workspace import atomic_path
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent       # the folder that holds tinyllm_lib: PYTHONPATH of the workers
+SAY_SECONDS = 20.0                                             # without a sign of life, after which is said what is waited for
+STILL_WAITING = "Still waiting"                                # how such a line begins
 
 
 class LaunchError(RuntimeError):
@@ -48,22 +55,22 @@ class Torchrun:
     """A running torchrun; a context manager that leaves no process behind, however its block ends.
 
     Args:
-        arguments: of torchrun and its worker, from `--nproc_per_node` to the worker's last.
+        arguments: of torchrun and its worker, from `meet` or `cluster.meeting_arguments`.
         scratch: a folder both sides can write to.
         what: what a worker is called in an error.
         env: environment variables beside those of this process.
+        machines: that must come before a worker starts.
     """
 
-    def __init__(self, arguments: list[str], nproc: int, scratch: Path, *, what: str, env: dict[str, str] | None = None):
-        if nproc < 1:
-            raise ValueError(f"nproc_per_node must be at least 1, is {nproc}.")
-        self.scratch, self.what = scratch, what
+    def __init__(self, arguments: list[str], scratch: Path, *, what: str, env: dict[str, str] | None = None,
+                 machines: int = 1):
+        self.scratch, self.what, self.machines = scratch, what, machines
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._tail: collections.deque[str] = collections.deque(maxlen=200)
         env = {**os.environ, **(env or {})}
         env |= {"TINYLLM_LAUNCHER_PID": str(os.getpid()), "TINYLLM_SCRATCH": str(scratch), "PYTHONUNBUFFERED": "1",
-                "PYTHONIOENCODING": "utf-8",                   # as `_read` expects it, whatever the terminal or Windows speaks
-                "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc)), "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1",          # as `_read` expects it, and names of folders as they are
+                "TOKENIZERS_PARALLELISM": "false", "TMPDIR": str(temporary_folder(scratch.parent)),
                 "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")]))}
         # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
         self._process = subprocess.Popen([sys.executable, "-m", "tinyllm_lib.torchrun", "agent", *arguments], env=env,
@@ -86,11 +93,21 @@ class Torchrun:
     def news(self, pause: float) -> Iterator[list[str]]:
         """What was printed since the last time, every `pause` seconds until torchrun has ended.
 
+        Where the workers do not come up, or cannot reach each other, a line says so before it is an error.
+
         Raises:
             LaunchError: it ended with an error.
         """
+        patience, said = time.monotonic() + SAY_SECONDS, None
         while self._process.poll() is None:
-            yield self.printed()
+            lines = self.printed()
+            waiting = None if self._has("met") else "started" if self._has("started") else "nothing"
+            if time.monotonic() > patience and waiting not in (None, said):
+                patience, said = time.monotonic() + SAY_SECONDS, waiting
+                lines.append(f"{STILL_WAITING}: {self.what}s have started and try to reach each other." if waiting == "started" else
+                             f"{STILL_WAITING} for the other machines ({self.machines - 1})." if self.machines > 1 else
+                             f"{STILL_WAITING}: no {self.what} has started yet, torch is being read from the disk.")
+            yield lines
             time.sleep(pause)
         self._reader.join(timeout=5)
         yield self.printed()
@@ -101,6 +118,9 @@ class Torchrun:
         """The lines that have come since the last call."""
         return [self._lines.get() for _ in range(self._lines.qsize())]
 
+    def _has(self, mark: str) -> bool:
+        return (self.scratch / mark).exists()
+
     def stop(self, patience: float) -> None:
         """Ends all processes: asks the workers, waits `patience` seconds, then torchrun itself is told to end them.
 
@@ -108,7 +128,7 @@ class Torchrun:
         """
         with suppress(OSError):
             (self.scratch / "stop").touch()
-        if not (self.scratch / "started").exists():            # no worker is there yet to hear it
+        if not self._has("started"):                           # no worker is there yet to hear it
             patience = 0
         kill = getattr(signal, "SIGKILL", signal.SIGTERM)
         for number, seconds in ((None, patience), (signal.SIGTERM, 40), (kill, 40)):
@@ -129,16 +149,19 @@ class Torchrun:
                   and not (self.scratch / f"rank_{rank}.txt").is_file()]
         if reports and not silent:
             return f"{self.what} {reports[0].stem.removeprefix('rank_')} failed:\n{reports[0].read_text(encoding='utf-8')}"
-        if any("RendezvousTimeoutError" in line for line in printed[-20:]):
+        if self.machines > 1 and any("RendezvousTimeoutError" in line for line in printed[-20:]):
             return "The other machines did not come in time. Is the printed command running there, and can they reach this one's port?"
         if silent:                                             # without what the others say, and torchrun about itself
             before = itertools.takewhile(lambda line: not re.search("closing signal|failed .exitcode: ", line), printed)
             printed = [line for line in before if not re.match(r"\[rank\d", line)]
             rank, code = silent[-1]
-            who = f"{self.what} {rank} ended with code {code.strip()} and left no traceback"
+            killed = " (killed from outside, or out of memory?)" if code.startswith("-9 ") else ""
+            who = f"{self.what} {rank} ended with code {code.strip()} and left no traceback{killed}"
         else:
-            who = f"torchrun ended with code {self._process.returncode} and no worker left a traceback"
-        return "\n".join([f"{who} (killed from outside, or out of memory?). The last lines:", *printed[-20:]])
+            who = f"torchrun ended with code {self._process.returncode} before any {self.what} could leave a traceback"
+            if causes := [line for line in printed if re.match(r"[\w.]+(Error|Exception): ", line)]:
+                who += f", after {causes[0].rstrip('.')}"      # of errors that follow from each other the first
+        return "\n".join([f"{who}. The last lines:", *printed[-20:]])
 
 
 def save_object(value: object, path: Path) -> None:
@@ -162,16 +185,64 @@ def load_object(path: Path) -> object:
 PATIENCE_WITHOUT_STARTER = 120.0                               # seconds that workers have to finish their step and save
 
 
+# What torchrun and its workers read from the environment: left there by another job or by a cluster's controller, it would steer ours.
+FOREIGN = re.compile(r"(PET|TORCHELASTIC|TORCH_ELASTIC)_.*|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|"
+                     r"(TORCH_)?NCCL_ASYNC_ERROR_HANDLING|TORCH_DIST_INIT_BARRIER|PYTHON_EXEC|USE_LIBUV|LOGLEVEL|OMP_NUM_THREADS")
+ITSELF = "127.0.0.1:0"                                         # where one machine meets itself, at a free port
+OF_A_NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")   # right for one machine in its cluster, and no use inside a machine
+
+
+def meet(nproc: int, nnodes: int = 1, endpoint: str = ITSELF) -> list[str]:
+    """torchrun's arguments for `nproc` processes on each of `nnodes` machines, which meet at `endpoint`, "host:port".
+
+    One machine meets itself at its loopback address: what it is called, and whether that name resolves, does not matter.
+    """
+    if nproc < 1:
+        raise ValueError(f"nproc_per_node must be at least 1, is {nproc}.")
+    return ["--nnodes", str(nnodes), "--nproc_per_node", str(nproc), "--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint]
+
+
+def meeting_host(here: bool, seconds: int = 60) -> list[str]:
+    """torchrun's arguments that say whether the meeting place is on this machine, which cannot always be told from the name.
+
+    Args:
+        seconds: as long as one that is there waits for the rest; when it is alone, nobody has to come.
+    """
+    return ["--rdzv_conf", f"is_host={str(here).lower()},join_timeout={seconds}"]
+
+
 def run_agent(arguments: list[str]) -> None:
-    """`python -m torch.distributed.run`, which ends when its starter is gone: soon where no worker has come up yet.
+    """`python -m torch.distributed.run` that nothing in the environment steers, and which ends when its starter is gone.
 
     Workers notice by themselves, and with the last of them torchrun ends. Only an agent that has none, because it waits
     for other machines, would stay until its time is over, and hold the port where they meet.
     """
-    threading.Thread(target=_end_with_starter, daemon=True).start()
+    nnodes, nproc, endpoint = (arguments[arguments.index(f"--{name}") + 1] for name in ("nnodes", "nproc_per_node", "rdzv_endpoint"))
+    for name in [name for name in os.environ if FOREIGN.fullmatch(name) or nnodes == "1" and name in OF_A_NETWORK]:
+        del os.environ[name]
+    if nnodes == "1" and (loopback := {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex())):
+        os.environ["GLOO_SOCKET_IFNAME"] = loopback.pop()      # and not where the machine's name leads, which may be a VPN
+    os.environ["OMP_NUM_THREADS"] = str(max(1, allowed_cpus() // int(nproc)))
+    if "TINYLLM_LAUNCHER_PID" in os.environ:
+        threading.Thread(target=_end_with_starter, daemon=True).start()
+    address = _own_address(endpoint)
     from torch.distributed.run import main as torchrun
 
-    torchrun(arguments)
+    torchrun(["--local_addr", address, *arguments])
+
+
+def _own_address(endpoint: str) -> str:
+    """This machine as those see it who meet at `endpoint`; its own name may mean nothing to them."""
+    host, port = endpoint.rsplit(":", 1)
+    try:
+        family, kind, _, _, there = socket.getaddrinfo(host.strip("[]"), int(port) or 1, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as s:
+            s.connect(there)                                   # of this kind: finds the way, sends nothing
+            own = s.getsockname()[0]
+    except OSError as error:
+        raise SystemExit(f"No way from this machine ({socket.gethostname()}) to {host}, where all should meet: {error}. Give rdzv_endpoint "
+                         f"by a name that all machines know, or by a number.") from None
+    return host if ipaddress.ip_address(own.partition("%")[0]).is_loopback else own
 
 
 def _end_with_starter() -> None:
@@ -195,11 +266,16 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.end: Callable[[], None] = lambda: os._exit(1)
-        if scratch := os.environ.get("TINYLLM_SCRATCH"):
-            with suppress(OSError):
-                Path(scratch, "started").touch()
+        self.mark("started")
         if "TORCHELASTIC_RUN_ID" in os.environ:
             threading.Thread(target=self._listen, args=(os.getppid(),), daemon=True).start()
+
+    @staticmethod
+    def mark(what: str) -> None:
+        """Tells the starter how far this worker is: "started", "met"."""
+        if scratch := os.environ.get("TINYLLM_SCRATCH"):
+            with suppress(OSError):
+                Path(scratch, what).touch()
 
     def _listen(self, agent: int) -> None:
         launcher, scratch = int(os.environ.get("TINYLLM_LAUNCHER_PID", 0)), os.environ.get("TINYLLM_SCRATCH")
@@ -219,7 +295,7 @@ def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         with suppress(FileNotFoundError):                      # Linux: one whose parent has not asked for its end yet is gone, too
-            return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+            return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     except ProcessLookupError:
         return False
     except OSError:
@@ -285,6 +361,7 @@ def _call(call: Path, result: Path) -> None:
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    Lifeline.mark("met")
     fn, args, kwargs, file, source = load_object(call)
     if isinstance(fn, types.FunctionType):                     # a traceback shows the lines of the cell
         fn.__code__ = fn.__code__.replace(co_filename=file)

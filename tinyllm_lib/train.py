@@ -38,6 +38,7 @@ from tinyllm_lib.config import FREE_OPTIONS, TrainConfig, get_lr, parse_args, re
 from tinyllm_lib.dataset import DataOrder, PackedDataset, PackedRow, collate
 from tinyllm_lib.devices import Processes, choose_dtype, compile_pays, peak_flops
 from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.memory import advice_after_out_of_memory, is_out_of_memory
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.optim import make_optimizers
@@ -450,6 +451,7 @@ def train(config: TrainConfig) -> Path:
     """
     lifeline = Lifeline()
     processes = Processes.join(config)
+    lifeline.mark("met")
     with ExitStack() as claims:
         if processes.rank == 0:                                  # the folder as it is, which a new run may move away
             _claim(Path(config.out_dir), claims)
@@ -510,7 +512,7 @@ def _fit(trainer: Trainer, lifeline: Lifeline) -> Path:
 def main() -> None:
     """`python -m tinyllm_lib.train`; leaves the traceback where `launch` finds it when it fails."""
     with failure_reported():
-        sys.stdout.reconfigure(errors="replace")                 # a terminal that cannot show a sample must not end the run
+        utf8_output()                                            # a terminal that cannot show a sample must not end the run
         config = parse_args()
         if not config.data_path or not config.out_dir:
             raise SystemExit("tinyllm_lib.train: --data_path and --out_dir are needed; see --help.")

@@ -1,5 +1,6 @@
 """Where files lie: one folder per profile, and writes that are whole or not there at all."""
 
+import errno
 import json
 import os
 import secrets
@@ -78,15 +79,46 @@ def require(path: str | os.PathLike, made_by: str) -> Path:
 
     Args:
         made_by: what to run, for example "notebook 01_data" or "make course".
+
+    Raises:
+        PermissionError: it is there, and not for this user.
     """
     path = Path(path)
     if path.exists():
+        if not os.access(path, os.R_OK):
+            raise PermissionError(
+                f"{path} cannot be read: it belongs to {owner(path)}. Ask for it, or make your own: set "
+                f"TINYLLM_WORKSPACE to a folder of yours and run {made_by}."
+            )
         return path
     raise FileNotFoundError(
         f"{path} is missing. It is made by {made_by}: run that first. If you have made it already, it lies "
         f"in another workspace: TINYLLM_WORKSPACE is {os.environ.get('TINYLLM_WORKSPACE') or 'not set'}, "
         f"TINYLLM_PROFILE is {os.environ.get('TINYLLM_PROFILE') or 'not set'}."
     )
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Nothing if `path` can be written, its folders made where they are missing.
+
+    Raises:
+        PermissionError: it cannot; whose folder stands in the way, and what to do.
+    """
+    path = Path(path).absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{path} cannot be written: the folder {there} belongs to {owner(there)} and is closed to this user, or "
+            "lies on a disk that is only read. Set TINYLLM_WORKSPACE to a folder of your own, or choose another path."
+        )
+
+
+def owner(path: Path) -> str:
+    """Whose file it is: a name, or a number where the system knows none."""
+    try:
+        return path.owner()
+    except (KeyError, NotImplementedError, OSError):
+        return f"user {path.stat().st_uid}"
 
 
 @contextmanager
@@ -99,8 +131,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the block ended without writing anything.
+        PermissionError: its folder is closed to this user.
     """
     path = Path(path)
+    require_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
     try:
@@ -127,15 +161,27 @@ def _flush(path: Path) -> None:
         _flush_folder(path)
     else:
         with open(path, "rb+") as file:  # Windows flushes only what is open for writing
-            os.fsync(file.fileno())
+            _sync(file.fileno())
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until a file or folder lies on the disk, as far as its file system (NFS, SMB, FUSE) can promise that."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # a broken or full disk is an error, one that knows no sync is not
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF):
+            raise
 
 
 def _flush_folder(path: Path) -> None:
     """Make a rename in `path` survive a power cut; Windows has no such call and needs none."""
     if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            descriptor = os.open(path, os.O_RDONLY)
+        except PermissionError:  # a folder that may be written and not listed
+            return
+        try:
+            _sync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -8,7 +8,6 @@ README and notebook 06 show.
 """
 
 import argparse
-import os
 import platform
 import sys
 import time
@@ -23,6 +22,7 @@ from tinyllm_lib.course import exam_result  # noqa: E402
 from tinyllm_lib.evaluate import ExamResult, run_exam  # noqa: E402
 from tinyllm_lib.exam import CLASS_MEANING  # noqa: E402
 from tinyllm_lib.launch import launch  # noqa: E402
+from tinyllm_lib.machine import allowed_cpus, utf8_output  # noqa: E402
 from tinyllm_lib.profiles import get_profile  # noqa: E402
 from tinyllm_lib.train import TrainConfig  # noqa: E402
 from tinyllm_lib.workspace import get_workspace, write_json  # noqa: E402
@@ -50,6 +50,7 @@ def scores_of(exam: ExamResult) -> dict:
 
 def main() -> None:
     """Command line."""
+    utf8_output()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     seeds = parser.parse_args().seeds
@@ -58,7 +59,7 @@ def main() -> None:
     for seed in seeds:
         results[str(seed)] = exam_of_seed(seed)
         content = {"profile": get_profile().name, "date": time.strftime("%Y-%m-%d"),
-                   "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}", "seeds": results}
+                   "hardware": f"{allowed_cpus()} CPU cores, {platform.machine()}", "seeds": results}
         write_json(path, content)
     print(table(results))
 

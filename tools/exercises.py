@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tinyllm_lib.exercises import EXERCISES, SETUPS, Exercise, progress_table  # noqa: E402
+from tinyllm_lib.machine import utf8_output  # noqa: E402
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted((REPOSITORY / "notebooks").glob("0*.ipynb")) if path.name[:2] in SETUPS}
 SOLUTIONS = REPOSITORY / "notebooks" / "solutions"
@@ -128,6 +129,7 @@ def write(path: Path, content: dict) -> None:
 
 def main() -> int:
     """Writes what differs."""
+    utf8_output()
     for notebook, path in NOTEBOOKS.items():
         stored, made = read(path), with_exercises(read(path), notebook)
         if made != stored:

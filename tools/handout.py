@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tinyllm_lib.checkpoint import latest_checkpoint  # noqa: E402
+from tinyllm_lib.machine import utf8_output  # noqa: E402
 from tinyllm_lib.profiles import get_profile  # noqa: E402
 from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace  # noqa: E402
 
@@ -50,6 +51,7 @@ def pack(ws: Workspace, out: Path) -> int:
 
 def main() -> int:
     """Command line."""
+    utf8_output()
     profile = get_profile()
     ws = get_workspace(profile)
     out = Path(sys.argv[1] if len(sys.argv) > 1 else f"tinyllm-{profile.name}.zip")

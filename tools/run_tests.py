@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tinyllm_lib.machine import ensure_home, temporary_folder, utf8_output
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 # --nbval-lax compares outputs only of cells marked `# NBVAL_CHECK_OUTPUT`; every other cell must just run.
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300", "-x", "-q", "--no-header"]
@@ -29,6 +31,7 @@ def environment(workspace):
         "TINYLLM_PROFILE": "ci",
         "TINYLLM_WORKSPACE": str(workspace),
         "HF_HUB_OFFLINE": "1",
+        "TMPDIR": tempfile.gettempdir(),
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
 
@@ -49,7 +52,7 @@ def git_status():
     """What git sees as changed, or None outside a clone."""
     try:
         done = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", errors="replace", check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -81,11 +84,14 @@ def check_all(slow, notebooks):
 
 def main(argv=None):
     """Command line; returns the exit code."""
+    utf8_output()
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--slow", action="store_true", help="the slow tests too, and each notebook alone")
     parser.add_argument("--skip-notebooks", action="store_true", help="ruff and unit tests only")
     options = parser.parse_args(argv)
+    ensure_home()
+    tempfile.tempdir = str(temporary_folder(Path.home()))
     notebooks = [*(REPOSITORY / "notebooks").glob("[0-9]*.ipynb"), *(REPOSITORY / "notebooks/solutions").glob("[0-9]*.ipynb")]
     notebooks = [] if options.skip_notebooks else sorted(notebooks, key=lambda path: (path.parent.name, path.name))
     start = time.monotonic()

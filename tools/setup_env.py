@@ -57,12 +57,17 @@ def too_old_message(found, which=shutil.which, version_of=python_version):
     )
 
 
+def name_of(path):
+    """A path as text that is the same under every locale."""
+    return os.fsencode(str(path)).decode("utf-8", "surrogateescape")
+
+
 def fingerprint(repository, extras, torch_index):
     """Hash of all that decides what lies in the environment, and of where the clone lies."""
-    parts = [str(repository), ",".join(sorted(extras)), torch_index]
+    parts = [name_of(repository), ",".join(sorted(extras)), torch_index]
     for name in ("pyproject.toml", "constraints.txt"):
         parts.append((repository / name).read_text(encoding="utf-8"))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def has_nvidia_gpu():
@@ -85,7 +90,7 @@ def create_venv(venv, repository):
     """Make `venv` unless a working one is there; returns its (major, minor) version."""
     version = python_version(venv_python(venv))
     stamp = read_stamp(venv)
-    if version and version >= OLDEST and stamp.get("repository", str(repository)) == str(repository):
+    if version and version >= OLDEST and stamp.get("repository", name_of(repository)) == name_of(repository):
         return version
     if sys.version_info[:2] < OLDEST:
         raise SetupError(too_old_message(sys.version_info[:2]))
@@ -142,7 +147,7 @@ def set_up(venv, extras, torch_index):
         "registering the Jupyter kernel",
     )  # fmt: skip
     stamp = {
-        "fingerprint": wanted, "repository": str(REPOSITORY), "extras": extras, "torch_index": torch_index
+        "fingerprint": wanted, "repository": name_of(REPOSITORY), "extras": extras, "torch_index": torch_index
     }  # fmt: skip
     temporary = venv / "tinyllm-setup.json.tmp"
     temporary.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
@@ -152,6 +157,9 @@ def set_up(venv, extras, torch_index):
 
 def main(argv=None):
     """Command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a folder's name may be one that the console cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--venv", default=str(REPOSITORY / ".venv"), help="default: .venv in the repository")

@@ -22,6 +22,8 @@ from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+from tinyllm_lib.machine import utf8_output
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"      # the package that brings reveal.js along
 ROOM, PICTURE, WIDTH = 27, 20, 95      # lines of a slide, lines that a picture takes, characters of a line
@@ -101,6 +103,7 @@ def for_slides(text: str, others: set[str]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Writes slides and index.html into a folder that is made anew."""
+    utf8_output()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of the course")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "slides")

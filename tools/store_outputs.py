@@ -19,6 +19,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tinyllm_lib.checkpoint import step_folders, step_of  # noqa: E402
 from tinyllm_lib.generate import TextGenerator  # noqa: E402
+from tinyllm_lib.machine import utf8_output  # noqa: E402
 from tinyllm_lib.workspace import Workspace, get_workspace, write_json  # noqa: E402
 
 SENTENCE = "法国的首都是"  # the capital of France is
@@ -79,6 +80,7 @@ def moments(run: Path) -> dict[str, str]:
 
 def main() -> int:
     """Stores every notebook that has an executed copy."""
+    utf8_output()
     store_numbers(get_workspace())
     folder = get_workspace().root / "executed"
     for notebook in sorted((REPOSITORY / "notebooks").glob("0*.ipynb")):

@@ -19,6 +19,8 @@ from latex2mathml.converter import convert as mathml
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 
+from tinyllm_lib.machine import utf8_output
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 HAN = re.compile(r"[\u3400-\u9fff]+")
 CONTENTS = """
@@ -116,6 +118,7 @@ def copy_sources(folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Writes the site into a folder that is made anew. Exit code 1 where Sphinx has found something to warn of."""
+    utf8_output()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "site")
     options = parser.parse_args(argv)

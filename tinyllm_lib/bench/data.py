@@ -20,6 +20,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from tinyllm_lib.bench.harness import Case, main
 from tinyllm_lib.corpus import read_dialogues, read_texts, write_sample_corpus
+from tinyllm_lib.machine import allowed_cpus
 from tinyllm_lib.tokenizer import SPECIAL_TOKENS, WORDS, load_tokenizer, text_encoder, train_tokenizer
 from tinyllm_lib.tokens import BATCH_DOCUMENTS, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.workspace import get_workspace
@@ -74,7 +75,7 @@ def read_bare(path: Path) -> Work:
     from rapidgzip import IndexedBzip2File
 
     def work() -> float:
-        with tarfile.open(fileobj=IndexedBzip2File(str(path), parallelization=0), mode="r|") as tar:
+        with tarfile.open(fileobj=IndexedBzip2File(str(path), parallelization=allowed_cpus()), mode="r|") as tar:
             return mega(json.loads(line)["text"] for member in tar for line in tar.extractfile(member))
 
     return work

@@ -21,6 +21,7 @@ import torch
 from tinyllm_lib.bench.harness import machine
 from tinyllm_lib.corpus import read_texts, write_sample_corpus
 from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 from tinyllm_lib.tokenizer import train_tokenizer
@@ -36,6 +37,7 @@ PROMPTS = ("春", "明月", "今天")              # spring, the bright moon, to
 
 def main(argv: list[str] | None = None) -> dict:
     """Sweep, check, train, sample; returns what `gpu.json` holds."""
+    utf8_output()
     parser = argparse.ArgumentParser(prog="python -m tinyllm_lib.bench.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10, help="of training for the model that is sampled from (default 10)")
     parser.add_argument("--text", type=Path, help="documents to train on, as read_texts takes them; default: the sample corpus")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import platform
 import sys
 import time
@@ -18,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from tinyllm_lib.machine import allowed_cpus, allowed_memory, utf8_output
 from tinyllm_lib.workspace import get_workspace, write_json
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures" / "bench"
@@ -48,6 +48,7 @@ def main(name: str, cases: Callable[[], Sequence[Case]], packages: Sequence[str]
         packages: whose versions the results depend on.
         hardware: beyond processor and memory, for example the GPU.
     """
+    utf8_output()
     parser = argparse.ArgumentParser(prog=f"python -m tinyllm_lib.bench.{name}", description=f"Measures {name}: ours against a peer.")
     parser.add_argument("--runs", type=int, default=5, help="of each of the two (default 5)")
     parser.add_argument("--only", metavar="CASE", help="cases whose name holds this; stores nothing")
@@ -119,7 +120,7 @@ def peak_memory_mb() -> int | None:
     """
     status = Path("/proc/self/status")
     if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 // 10**6
     try:
         import resource
@@ -129,14 +130,13 @@ def peak_memory_mb() -> int | None:
 
 
 def machine() -> str:
-    """Processor, cores and memory, in words."""
+    """Processor, and of cores and memory what this process may use, in words."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [line.split(":")[1].strip() for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         model = names[0] if names else model
-    memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB" if hasattr(os, "sysconf") else ""
-    return f"{model}, {os.cpu_count()} cores{memory}"
+    return f"{model}, {allowed_cpus()} cores, {allowed_memory() / 1e9:.0f} GB"
 
 
 def table(results: Sequence[dict]) -> str:

@@ -7,7 +7,6 @@ The 82.6M model with random weights, fp32, greedy, no stop token: both write the
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 
 from tinyllm_lib.bench.data import Work
 from tinyllm_lib.bench.harness import Case, main
+from tinyllm_lib.machine import allowed_cpus
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 from tinyllm_lib.workspace import get_workspace
@@ -31,7 +31,7 @@ def prompts_of(lengths: list[int], vocab_size: int) -> list[list[int]]:
 
 
 def our_model(folder: Path) -> Transformer:
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(allowed_cpus())
     return Transformer.from_pretrained(folder)
 
 
@@ -51,7 +51,7 @@ def their_tokens(folder: Path, lengths: list[int], new: int) -> Work:
     """Tokens written by transformers' `generate`, prompts padded on the left."""
     from transformers import LlamaForCausalLM
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(allowed_cpus())
     model = LlamaForCausalLM.from_pretrained(folder)
     prompts = prompts_of(lengths, model.config.vocab_size)
     longest = max(lengths)

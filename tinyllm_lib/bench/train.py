@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from tinyllm_lib.corpus import read_dialogues
 from tinyllm_lib.dataset import PretrainDataset, SFTDataset
 from tinyllm_lib.devices import missing_for_cpu_compile
 from tinyllm_lib.launch import launch
+from tinyllm_lib.machine import allowed_cpus
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths, train_tokenizer
@@ -54,7 +54,7 @@ def plain_recipe(preset: str, learning_rate: float):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(allowed_cpus())
     profile, _, _ = PRESETS[preset]
     shape = ModelConfig(**{k: profile.pretrain[k] for k in SHAPE}, vocab_size=profile.vocab_size, max_seq_len=PADDED)
     model = LlamaForCausalLM(LlamaConfig(**shape.to_hf()))
@@ -91,7 +91,7 @@ def plain_rate(folder: Path, preset: str, stage: str, count: str) -> Work:
 def products_alone(preset: str) -> Work:
     """The matrix products of our steps and nothing else, three for each matrix, attention's own left out: what this processor
     allows in fp32."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(allowed_cpus())
     profile, (rows, _), steps = PRESETS[preset]
     shape = ModelConfig(**{k: profile.pretrain[k] for k in SHAPE}, vocab_size=profile.vocab_size, max_seq_len=profile.max_length)
     positions = rows * profile.max_length
@@ -221,7 +221,7 @@ def our_start(folder: Path) -> Work:
 def bare_start(folder: Path) -> Work:
     script = folder / "only_torch.py"
     script.write_text("import torch.distributed as dist\n\ndist.init_process_group('gloo')\ndist.barrier()\n", encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(os.cpu_count()), str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(allowed_cpus()), str(script)]
 
     def work() -> float:
         subprocess.run(command, check=True, capture_output=True)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from tinyllm_lib.machine import allowed_cpus
+
 CHUNK = 1 << 20  # bytes decompressed at a time
 TAR_BLOCK = 512
 MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
@@ -125,7 +127,7 @@ def _open_bz2(path: Path) -> BinaryIO:
         from rapidgzip import IndexedBzip2File
     except ImportError:
         return bz2.open(path)
-    return IndexedBzip2File(str(path), parallelization=0)
+    return IndexedBzip2File(str(path), parallelization=allowed_cpus())
 
 
 def _open_zst(path: Path) -> BinaryIO:
