@@ -5,24 +5,27 @@ import os
 import re
 import subprocess
 import unicodedata
+from itertools import islice
 
 import numpy as np
 import pytest
 from helpers.tiny import DIALOGUES, ROOT, SYSTEM, TEXTS, dialogue, foreign
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from test_training_text import LONG_RUNS
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-import tinyllm_lib.tokenizer
-from tinyllm_lib.corpus import read_dialogues
+from tinyllm_lib.corpus import read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.corpus.training_text import even_sample
 from tinyllm_lib.tokenizer import (
     FUNCTION_WORDS,
     MAX_HAN,
     NUMERALS,
+    ROLE_COUNT,
     ROLES,
     SPECIAL_TOKENS,
+    WORDS,
     encode_chat,
     encode_chats,
     encode_text,
@@ -180,13 +183,47 @@ def test_the_same_texts_give_the_same_tokenizer(tmp_path, tokenizer):
     assert tokenizer_hash(other) != tokenizer_hash(tokenizer)
 
 
-@pytest.mark.parametrize("options", [{}, {"nfkc": True}, {"words": r"[\r\n]|\p{N}"}], ids=str)
-def test_counting_the_pieces_first_changes_no_merge(options, tmp_path, monkeypatch):
+def trained_on_the_texts_themselves(texts, vocab_size, words=WORDS, nfkc=False):
+    """The vocabulary where the trainer reads the texts and cuts them itself: by `words`, then as GPT-2 does."""
+    direct = Tokenizer(models.BPE())
+    if nfkc:
+        direct.normalizer = normalizers.NFKC()
+    cut = [pre_tokenizers.Split(Regex(words), "isolated")] if words else []
+    direct.pre_tokenizer = pre_tokenizers.Sequence([*cut, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
+    )
+    direct.train_from_iterator([*texts, *("\n".join([role] * ROLE_COUNT) for role in ROLES)], trainer)
+    return json.loads(direct.to_str())["model"]
+
+
+def model_of(tokenizer):
+    return json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+
+
+@pytest.mark.parametrize("options", [{}, {"nfkc": True}, {"words": None}, {"words": r"[\r\n]|\p{N}"}], ids=str)
+def test_counting_the_pieces_first_changes_no_merge(options, tmp_path):
     texts = [*TEXTS, *HOSTILE]
-    counted = train_tokenizer(texts, tmp_path / "counted", vocab_size=500, **options)
-    monkeypatch.setattr(tinyllm_lib.tokenizer, "bounded_pieces", lambda texts, words: texts)
-    direct = train_tokenizer(texts, tmp_path / "direct", vocab_size=500, **options)
-    assert tokenizer_hash(counted) == tokenizer_hash(direct)
+    assert model_of(train_tokenizer(texts, tmp_path, vocab_size=500, **options)) == trained_on_the_texts_themselves(texts, 500, **options)
+
+
+@pytest.mark.parametrize("corpus", ["sample", "real"])
+def test_an_ordinary_corpus_gives_the_vocabulary_of_its_texts(corpus, tmp_path):
+    path = ROOT.parent / "shared" / "data" / "pretrain_corpus.jsonl.tar.bz2"
+    if corpus == "sample":
+        write_sample_corpus(tmp_path, documents=500, dialogues=10)
+        path = tmp_path / "pretrain.jsonl"
+    elif not path.exists():
+        pytest.skip("no real corpus here")
+    texts = list(islice(read_texts(path), 3000))
+    assert model_of(train_tokenizer(texts, tmp_path / "t", vocab_size=2000)) == trained_on_the_texts_themselves(texts, 2000)
+
+
+def test_long_runs_train_and_come_back(tmp_path):
+    tokenizer = train_tokenizer([*LONG_RUNS.values(), *TEXTS], tmp_path, vocab_size=500)
+    for text in LONG_RUNS.values():
+        assert tokenizer.decode(encode_text(tokenizer, text)) == text
 
 
 def test_training_takes_an_even_sample_of_the_size_asked_for(tmp_path):

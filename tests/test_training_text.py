@@ -9,10 +9,8 @@ from helpers.tiny import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllm_lib.corpus.training_text import bounded_pieces, even_sample
+from tinyllm_lib.corpus.training_text import BORDER, MAX_RUN, PIECES_A_LINE, count_pieces, even_sample, in_lines
 from tinyllm_lib.tokenizer import WORDS
-
-PIECES = regex.compile(WORDS, regex.V1)
 
 
 def size(texts):
@@ -57,48 +55,77 @@ def test_half_of_a_surrogate_pair_is_named():
 # ---- the pieces
 
 
-def pieces(texts):
-    """How often each piece stands in the texts, and the characters between them."""
-    texts = list(texts)
-    found = Counter(piece for text in texts for piece in PIECES.findall(text))
-    between = Counter(char for text in texts for char in PIECES.sub("", text))
-    del found["\n"]
-    return found, between
+LONG_RUNS = {
+    "spaces": " " * 300_000,
+    "one letter": "a" * 300_000,
+    "a rule": "=" * 300_000,
+    "two letters": "ab" * 150_000,
+    "emoji": "😀" * 100_000,
+    "line ends": "\n" * 300_000,
+    "digits": "7" * 300_000,
+    "base64": "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo" * 9000,
+    "marks on one letter": "e" + "\u0301\u0323" * 50_000,
+    "full stops": "。" * 100_000,
+    "Han": "天地玄黄" * 30_000,
+    "kana": "あいうえお" * 20_000,
+    "Thai": "กขคงจฉ" * 20_000,
+    "Korean": "가나다라마" * 20_000,
+}
 
 
-@given(st.lists(st.text(alphabet="法国的首都是巴黎，。a 1\n") | st.text()))
-def test_what_fits_keeps_every_piece_as_often_as_it_was(texts):
-    assert pieces(bounded_pieces(texts, WORDS)) == pieces(texts)
+def by_two_patterns(texts):
+    """How often each piece stands in texts of short runs: first by WORDS, then what is left as GPT-2 cuts it."""
+    words = regex.compile(f"({WORDS})", regex.V1)
+    gpt2 = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    return Counter(piece for text in texts for part in words.split(text) for piece in gpt2.findall(part))
 
 
-def test_a_frequent_piece_is_fed_in_lines_of_bounded_length():
-    texts = ["小猫，" * 25_000]
-    fed = list(bounded_pieces(texts, WORDS))
-    assert pieces(fed) == pieces(texts)
-    assert max(map(len, fed)) < 50_000
+@given(st.lists(st.text(alphabet="法国的首都是巴黎，。aB's 1\n") | st.text(max_size=MAX_RUN)))
+def test_what_fits_is_counted_piece_by_piece(texts):
+    assert count_pieces(texts, WORDS) == by_two_patterns(texts)
 
 
-def test_too_many_pieces_are_cut_rarest_first_and_no_character_is_lost():
+@pytest.mark.parametrize("words", [WORDS, None, r"\p{Han}+"])
+@pytest.mark.parametrize("kind", LONG_RUNS)
+def test_a_long_run_of_whatever_is_cut_and_loses_nothing(kind, words):
+    counts = count_pieces([LONG_RUNS[kind], "春天来了。"], words)
+    assert max(map(len, counts)) <= MAX_RUN + 1, "and one space before it"
+    lost = Counter(LONG_RUNS[kind] + "春天来了。")
+    for piece, count in counts.items():
+        for char in piece:
+            lost[char] -= count
+    assert not any(lost.values())
+
+
+def test_every_piece_is_fed_as_often_as_it_was_counted_in_lines_of_bounded_length():
+    counts = count_pieces(["小猫，" * 25_000, *TEXTS], WORDS)
+    fed = list(in_lines(counts.copy()))
+    assert Counter(piece for line in fed for piece in line.split(BORDER)) == counts
+    assert max(line.count(BORDER) for line in fed) < PIECES_A_LINE
+
+
+@pytest.mark.parametrize("letters", ["东西南北山水风云", "あいうえおかきく", "abcdefgh"], ids=["Han", "kana", "Latin"])
+def test_too_many_pieces_are_cut_rarest_first_and_no_character_is_lost(letters):
     draw = random.Random(0)
-    rare = ["".join(draw.choices("东西南北山水风云", k=6)) for _ in range(5000)]
+    rare = ["".join(draw.choices(letters, k=6)) for _ in range(5000)]
     texts = [f"{run}，巴黎铁塔。" for run in rare]
-    fed, _ = pieces(bounded_pieces(texts, WORDS, max_pieces=1000))
-    assert len(fed) <= 1000 < len(set(rare))
-    assert fed["巴黎铁塔"] == 5000, "what is frequent stays whole"
-    by_hand, _ = pieces(texts)
+    counts = count_pieces(texts, WORDS, max_pieces=1000)
+    assert len(counts) <= 1000 < len(set(rare))
+    assert counts["巴黎铁塔"] == 5000, "what is frequent stays whole"
+    by_hand = count_pieces(texts, WORDS)
 
     def characters(counts):
-        return Counter({char: sum(n * piece.count(char) for piece, n in counts.items()) for char in "东西南北山水风云"})
+        return Counter({char: sum(n * piece.count(char) for piece, n in counts.items()) for char in letters})
 
-    assert characters(fed) == characters(by_hand)
+    assert characters(counts) == characters(by_hand)
 
 
 def test_more_characters_than_pieces_end_as_single_characters():
     texts = [chr(0x4E00 + number) * 3 for number in range(300)]
-    fed, _ = pieces(bounded_pieces(texts, WORDS, max_pieces=100))
-    assert fed.total() == 900 and max(map(len, fed)) == 1
+    counts = count_pieces(texts, WORDS, max_pieces=100)
+    assert counts.total() == 900 and max(map(len, counts)) == 1
 
 
 def test_a_pattern_with_a_group_is_refused():
     with pytest.raises(ValueError, match=r"write \(\?:…\)"):
-        list(bounded_pieces(TEXTS, "(a|b)"))
+        count_pieces(TEXTS, "(a|b)")

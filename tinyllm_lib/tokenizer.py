@@ -17,16 +17,15 @@ import hashlib
 import json
 import logging
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.corpus.training_text import bounded_pieces, even_sample, why_no_bytes
+from tinyllm_lib.corpus.training_text import BORDER, count_pieces, even_sample, in_lines, why_no_bytes
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 UNK_ID, BOS_TEXT_ID, EOS_TEXT_ID, IM_START_ID, IM_END_ID = range(5)
@@ -85,29 +84,19 @@ def train_tokenizer(
         raise ValueError(f"vocab_size={vocab_size} leaves no room: five special tokens and 256 bytes make 261; choose more.")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer = Tokenizer(models.BPE())
-    if nfkc:
-        tokenizer.normalizer = normalizers.NFKC()
-    cut = [pre_tokenizers.Split(Regex(words), "isolated")] if words else []
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*cut, byte_level])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.CharDelimiterSplit(BORDER), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    seen = 0
-
-    def sample() -> Iterator[str]:
-        nonlocal seen
-        for seen, text in enumerate(even_sample(texts, sample_bytes), 1):  # noqa: B007
-            yield unicodedata.normalize("NFKC", text) if nfkc else text
-
-    def training_text() -> Iterator[str]:
-        yield from bounded_pieces(sample(), words) if words else sample()
-        for role in ROLES:                                   # in no document, but in the header of every message
-            yield "\n".join([role] * ROLE_COUNT)
-
-    tokenizer.train_from_iterator(training_text(), trainers.BpeTrainer(
+    fold = normalizers.NFKC().normalize_str if nfkc else str
+    pieces = count_pieces(map(fold, even_sample(texts, sample_bytes)), words)
+    if not pieces:
+        raise ValueError("train_tokenizer got no text: is the corpus file empty, or its iterator already used up?")
+    pieces.update(dict.fromkeys(ROLES, ROLE_COUNT))          # in no document, but in the header of every message
+    tokenizer.train_from_iterator(in_lines(pieces), trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(alphabet), show_progress=show_progress))
-    if not seen:
-        raise ValueError("train_tokenizer got no text: is the corpus file empty, or its iterator already used up?")
     tokenizer.pre_tokenizer = byte_level
+    if nfkc:
+        tokenizer.normalizer = normalizers.NFKC()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<unk>",
         additional_special_tokens=["<s>", "</s>"], clean_up_tokenization_spaces=False, add_prefix_space=False)

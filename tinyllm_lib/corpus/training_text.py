@@ -1,4 +1,4 @@
-"""What a tokenizer trains on: an even sample of the corpus, whose rare runs of characters are cut so that it fits into memory."""
+"""What a tokenizer trains on: an even sample of the corpus, in pieces so short and so few that it ends and fits into memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from heapq import heappop, heappush
 
 import regex
 
-MAX_PIECES = 1_000_000       # different pieces that BPE training may hold: up to 1.5 kB of its memory for each
+MAX_PIECES = 1_000_000       # different ones that BPE training may hold of either kind: up to 1.5 kB of its memory for each
 PIECES_A_LINE = 10_000
+MAX_RUN = 80                 # characters; the time of BPE training grows with the square of a piece's length
+BORDER = "\uffff"            # between two pieces: it is no character, so no text needs it
+UP_TO = f"{{1,{MAX_RUN}}}"
+# GPT-2's pattern, which byte-level tokenizers encode with, but for the limit:
+RUNS = regex.compile(rf"'(?:s|t|re|ve|m|ll|d)| ?\p{{L}}{UP_TO}| ?\p{{N}}{UP_TO}| ?[^\s\p{{L}}\p{{N}}]{UP_TO}|\s{UP_TO}(?!\S)|\s{UP_TO}")
 
 
 def even_sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
@@ -40,27 +45,41 @@ def even_sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
         yield kept.pop()[1]
 
 
-def bounded_pieces(texts: Iterable[str], words: str, max_pieces: int = MAX_PIECES) -> Iterator[str]:
-    """The texts for BPE training, in another order: first what lies between the pieces that `words` cuts out, then these.
+def count_pieces(texts: Iterable[str], words: str | None, max_pieces: int = MAX_PIECES) -> Counter[str]:
+    """The pieces that BPE training may merge within, and how often each stands in the texts.
+
+    `words` cuts out its own, if given; then all is cut as GPT-2 does, and after `MAX_RUN` characters.
 
     BPE training keeps every different piece, and text has ever new ones: for verse it takes 64 bytes of memory for a byte of
-    text. So when there are more than `max_pieces`, the rarest of them are cut in two, again and again, which costs next to
-    nothing (verse, 45 MB, 400,000 instead of 2 million pieces: a sixth of the memory, 0.1% more tokens). Where there are
-    fewer, training learns what it would learn from the texts themselves, for pieces are all it looks at.
+    text. So when there are more than `max_pieces` of either kind, the rarest of them are cut in two, again and again, which
+    costs next to nothing (verse, 45 MB, 400,000 instead of 2 million pieces: a sixth of the memory, 0.1% more tokens). Where
+    there are fewer, training learns what it would learn from the texts themselves, for pieces are all it looks at.
     """
-    pattern = regex.compile(f"({words})", regex.V1)
+    pattern = regex.compile(f"({words or '(?!)'})", regex.V1)                   # (?!) is found nowhere
     if pattern.groups > 1:
         raise ValueError(f"words={words!r} has a capturing group, which would be counted as a piece: write (?:…) instead of (…).")
-    counts: Counter[str] = Counter()
+    cut_out, counts = Counter(), Counter()
     for text in texts:
-        parts = pattern.split(text)              # rest, piece, rest, piece, ..., rest
-        counts.update(parts[1::2])
-        yield "\n".join(filter(None, parts[::2]))
-        if len(counts) > max_pieces:
-            _halve_rare(counts, max_pieces // 2)
-    for piece, count in counts.items():
+        parts = pattern.split(text)              # between, cut out, between, ..., between
+        cut_out.update(parts[1::2])
+        for part in parts[::2]:
+            counts.update(RUNS.findall(part))
+        for kind in (cut_out, counts):
+            if len(kind) > max_pieces:
+                _halve_rare(kind, max_pieces // 2)
+    while cut_out:
+        piece, count = cut_out.popitem()
+        for run in RUNS.findall(piece):
+            counts[run] += count
+    return counts
+
+
+def in_lines(counts: Counter[str]) -> Iterator[str]:
+    """Each piece as often as it was counted, with `BORDER` between any two. `counts` is emptied, for it is large."""
+    while counts:
+        piece, count = counts.popitem()
         for start in range(0, count, PIECES_A_LINE):
-            yield "\n".join([piece] * min(PIECES_A_LINE, count - start))
+            yield BORDER.join([piece] * min(PIECES_A_LINE, count - start))
 
 
 def _halve_rare(counts: Counter[str], keep: int) -> None:
