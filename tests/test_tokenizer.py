@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from tinyllm_lib.corpus import read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.corpus.training_text import even_sample
 from tinyllm_lib.tokenizer import (
+    CHAT_TEMPLATE,
     FUNCTION_WORDS,
     MAX_HAN,
     NUMERALS,
@@ -422,7 +423,7 @@ def test_a_template_that_is_not_chatml_is_refused_wherever_it_would_be_used(temp
 def test_a_chatml_template_in_other_words_is_taken_and_none_is_ours(tokenizer_folder, tmp_path):
     theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", CHATML + ASK, eos_token="<|im_end|>"))
     bare = load_tokenizer(foreign(tokenizer_folder, tmp_path / "bare", eos_token="<|im_end|>"))
-    assert bare.chat_template == tinyllm_lib.tokenizer.CHAT_TEMPLATE
+    assert bare.chat_template == CHAT_TEMPLATE
     for messages in DIALOGUES[:4]:
         ids = encode_chat(theirs, messages).ids
         assert ids == theirs.apply_chat_template(messages, return_dict=False) == encode_chat(bare, messages).ids
