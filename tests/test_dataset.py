@@ -1,6 +1,7 @@
 """Datasets: X, Y and loss_mask fit together, and packing loses, doubles and mixes nothing."""
 
 import json
+import pickle
 import random
 from itertools import groupby
 
@@ -246,3 +247,41 @@ def test_unfinished_shards_and_unknown_packing_are_refused(packed_texts, tmp_pat
         PackedDataset(tmp_path, 32)
     with pytest.raises(ValueError, match="packing='tight': expected one of best_fit, stream, none"):
         PackedDataset(packed_texts, 32, packing="tight")
+
+
+def long_questions(n):
+    """Dialogues whose question fills several rows of 32 and whose reply is in the last of them."""
+    return [dialogue("小猫在河边走了很久，遇见一只白鹅。" * 12 + str(i), "好。") for i in range(n)]
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "stream", "none"])
+def test_rows_without_a_token_to_learn_are_left_out_and_counted(tokenizer, tmp_path, packing):
+    write_sft_tokens(long_questions(6), tokenizer, tmp_path, max_length=2048)
+    data = PackedDataset(tmp_path, 32, packing=packing)
+    assert data.left_out > len(data) > 0
+    assert all(row.loss_mask.any() for row in data)
+    assert sum(int(row.loss_mask.sum()) for row in data) == data.manifest["supervised_tokens"]
+    assert data.positions == sum(int((row.document_ids >= 0).sum()) for row in data)
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "stream", "none"])
+def test_where_every_row_has_something_to_learn_none_is_left_out_and_the_order_is_as_it_was(tokenizer, tmp_path, packing, monkeypatch):
+    write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=128)
+    data = PackedDataset(tmp_path, 128, packing=packing)
+    monkeypatch.setattr(PackedDataset, "_leave_out_rows_without_a_target", lambda self: 0)
+    as_it_was = PackedDataset(tmp_path, 128, packing=packing)
+    assert data.left_out == 0 and [*data.rows] == [*as_it_was.rows] and data.positions == as_it_was.positions
+
+
+def test_a_pickled_dataset_takes_its_rows_along_and_not_the_tokens(tokenizer, tmp_path):
+    write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=128)
+    data = PackedDataset(tmp_path, 128)
+    pickled = pickle.dumps(data)
+    assert all(part.tobytes() not in pickled for shard in data.shards for part in shard)
+    again = pickle.loads(pickled)
+    assert len(again) == len(data) and all(torch.equal(a, b) for a, b in zip(again[3], data[3], strict=True))
+
+
+def test_shards_of_single_tokens_have_no_rows(tokenizer, tmp_path):
+    write_sft_tokens([], tokenizer, tmp_path, replay=["猫" * 9] * 3, max_length=1)
+    assert [len(PackedDataset(tmp_path, 32, packing=packing)) for packing in ("best_fit", "stream", "none")] == [0, 0, 0]

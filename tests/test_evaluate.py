@@ -22,8 +22,10 @@ from tinyllm_lib.exam import (
     wilson,
 )
 from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.memory import OutOfMemory
 from tinyllm_lib.model import ModelConfig, Transformer
-from tinyllm_lib.tokenizer import encode_text, token_bytes, train_tokenizer
+from tinyllm_lib.score import score
+from tinyllm_lib.tokenizer import encode_text, token_byte_lengths, token_bytes, train_tokenizer
 
 TEXTS = ["你好，小苗！今天天气很好。", "法国的首都是巴黎。", "问：1+1等于多少？\n答：2", "日本的首都是东京。"] * 5
 EXAM = [
@@ -422,3 +424,27 @@ def test_bits_per_byte_of_files(generator, tokenizer, tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"text": "x"}, {"title": "y"}])
     with pytest.raises(ValueError, match=r'a\.jsonl line 2: no "text" field \(found: title\)'):
         bits_per_byte(generator.model, tokenizer, lines)
+
+
+def test_what_has_no_bytes_counts_on_neither_side_of_bits_per_byte(generator, tokenizer):
+    ids = torch.tensor([[*encode_text(tokenizer, TEXTS[0]), 4, 3, *encode_text(tokenizer, TEXTS[1]), 4]])
+    X, Y, mask = ids[:, :-1], ids[:, 1:], torch.ones_like(ids[:, 1:])
+    mask[0, :2] = 0
+    with torch.no_grad():
+        nats = F.cross_entropy(generator.model(X)[0], Y[0], reduction="none")
+    learned = mask[0] == 1
+    text = learned & (Y[0] > 4)
+    found = score(generator.model, [(X, Y, mask, {})], torch.tensor(token_byte_lengths(tokenizer)))
+    size = sum(len(token_bytes(tokenizer, i)) for i in Y[0][text].tolist())
+    assert found.nats_per_token == pytest.approx(nats[learned].mean().item(), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(nats[text].sum().item() / math.log(2) / size, rel=1e-5)
+
+
+def test_no_memory_left_while_evaluating_says_what_to_change(generator, tokenizer, monkeypatch):
+    monkeypatch.setattr(Transformer, "hidden_states", no_memory)
+    with pytest.raises(OutOfMemory, match="Out of memory while evaluating: give a smaller batch_size than 16, or .*CUDA out of memory"):
+        bits_per_byte(generator.model, tokenizer, TEXTS)
+
+
+def no_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.")

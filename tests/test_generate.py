@@ -11,8 +11,10 @@ import pytest
 import torch
 from helpers.tiny import random_model
 
+from tinyllm_lib.checkpoint import write_model
 from tinyllm_lib.generate import ContextWarning, TextGenerator, TextStream, Written, visible_token
-from tinyllm_lib.model import ModelConfig
+from tinyllm_lib.memory import OutOfMemory
+from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.sampling import (
     Sampling,
     _StaticStep,
@@ -477,6 +479,20 @@ def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_p
     (broken / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         TextGenerator(broken)
+
+
+def test_no_memory_left_while_loading_or_writing_says_what_to_change(generator, tokenizer, tmp_path, monkeypatch):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    write_model(tmp_path, generator.model, tokenizer)
+    monkeypatch.setattr(Transformer, "hidden_states", no_memory)
+    for write in (lambda: generator.chat("小猫"), lambda: [*generator.stream("小猫")], lambda: generator.complete("小猫")):
+        with pytest.raises(OutOfMemory, match="Out of memory while writing: ask for fewer texts at once"):
+            write()
+    monkeypatch.setattr(Transformer, "from_pretrained", no_memory)
+    with pytest.raises(OutOfMemory, match="Out of memory while loading .*: the file of its weights alone has .* GB"):
+        TextGenerator(tmp_path)
 
 
 def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):

@@ -146,3 +146,13 @@ def test_every_parameter_has_exactly_one_optimizer(model, kind):
 def test_an_unknown_optimizer_is_named(model):
     with pytest.raises(ValueError, match="optimizer='sgd': expected 'adamw' or 'muon'"):
         make_optimizers(model, "sgd", 1e-3, 0.1)
+
+
+def test_a_step_of_muon_makes_its_buffers_once(monkeypatch):
+    torch.manual_seed(0)
+    muon = Muon([with_gradient(torch.randn(4, 4)) for _ in range(3)], lr=0.1)
+    muon.step()
+    made, zeros_like = [], torch.zeros_like
+    monkeypatch.setattr(torch, "zeros_like", lambda tensor: made.append(tensor) or zeros_like(tensor))
+    muon.step()
+    assert not made

@@ -16,19 +16,24 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from helpers import gradients
-from helpers.tiny import arguments, start_python, wait_until
+from helpers.tiny import TEXTS, arguments, dialogue, start_python, wait_until
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 
 from tinyllm_lib import devices
 from tinyllm_lib.checkpoint import latest_checkpoint, load_state, step_folders, step_of
 from tinyllm_lib.dataset import PackedDataset
+from tinyllm_lib.evaluate import bits_per_byte
+from tinyllm_lib.memory import train_memory
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.optim import make_optimizers
+from tinyllm_lib.profiles import get_profile
+from tinyllm_lib.serve import free_port
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
-from tinyllm_lib.tokens import write_sft_tokens
+from tinyllm_lib.tokens import write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, main, parse_args, train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -71,12 +76,12 @@ def optimizer_states(run):
 # ---- a token weighs the same wherever it lies
 
 
-UNEVEN = [33, 1, 0, 0, 3, 33, 5, 1]  # learned tokens of the rows of the first step, in its order; the second pair has none
+UNEVEN = [33, 1, 1, 1, 3, 33, 5, 1]  # learned tokens of the rows of the first step, in its order
 
 
 @pytest.fixture(scope="module")
 def uneven_tokens(tmp_path_factory, tokenizer):
-    """Eight rows of 32 positions whose masks could hardly be less even; the second micro-batch of two has nothing to learn."""
+    """Eight rows of 32 positions whose masks could hardly be less even."""
     folder = tmp_path_factory.mktemp("uneven")
     write_sft_tokens([], tokenizer, folder, replay=[f"{n}" + "小猫和白鹅。" * 20 for n in range(8)], max_length=33)
     learned = dict(zip(DataOrder(8, seed=0).step_rows(0, 8), UNEVEN, strict=True))
@@ -117,7 +122,7 @@ def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_b
     config = replace(uneven_config, grad_accumulation_steps=micro_batches)
     if micro_batches == 4:
         parts = Trainer(replace(config, out_dir=config.out_dir + "_parts"), ALONE).load_step(0)[0]
-        assert [int(part.loss_mask.sum()) for part in parts] == [33, 0, 35, 6]  # of 33 learned tokens 32 are targets
+        assert [int(part.loss_mask.sum()) for part in parts] == [33, 2, 35, 6]  # of 33 learned tokens 32 are targets
     assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
 
 
@@ -162,13 +167,39 @@ def test_one_and_two_processes_see_the_same_global_batches_and_the_same_losses(t
     assert losses[0] == pytest.approx(losses[1], rel=2e-4)
 
 
-def test_a_batch_with_nothing_to_learn_has_loss_zero(tiny_config, tokenizer, tmp_path):
+def test_rows_with_nothing_to_learn_are_left_out_and_said_and_no_step_has_loss_zero(tiny_config, tokenizer, tmp_path):
+    questions = [dialogue("小猫在河边走了很久，遇见一只白鹅。" * 12 + str(n), "好。") for n in range(4)]  # the reply is in the last piece
+    write_sft_tokens(questions, tokenizer, tmp_path / "tokens", max_length=2048)
+    data = PackedDataset(tmp_path / "tokens", 32)
+    assert all(row.loss_mask.any() for row in data) and 0 < len(data) < data.left_out
+    run = train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), batch_size=1, steps=12))
+    assert all(row["loss"] > 0 for row in metrics(run))
+    assert f"{data.left_out} rows hold no token to learn and are left out." in (run / "train.log").read_text("utf-8")
+
+
+def test_data_without_any_token_to_learn_is_refused(tiny_config, tokenizer, tmp_path):
     write_sft_tokens([], tokenizer, tmp_path / "tokens", replay=["小猫和白鹅。" * 20] * 8, max_length=33)
     mask = tmp_path / "tokens" / "shard_00000.mask"
     mask.write_bytes(bytes(mask.stat().st_size))
-    run = train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2))
-    assert [(row["loss"], row["grad_norm"]) for row in metrics(run)] == [(0.0, 0.0)] * 2
-    assert all(w.isfinite().all() for w in weights(run).values())
+    with pytest.raises(ValueError, match="tokens holds nothing to learn: .* no token to learn in any of 8 rows"):
+        train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2))
+
+
+@pytest.mark.parametrize("empty_folder", [False, True])
+def test_without_validation_documents_a_run_trains_and_says_so(tiny_config, pretrain_tokens, tmp_path, empty_folder):
+    shutil.copytree(pretrain_tokens / "train", tmp_path / "tokens" / "train")
+    if empty_folder:
+        (tmp_path / "tokens" / "val").mkdir()
+    run = train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2, eval_interval=1))
+    assert not any("val_loss" in row for row in metrics(run)) and step_of(latest_checkpoint(run)) == 2
+    assert "holds no validation documents: the run is not evaluated." in (run / "train.log").read_text("utf-8")
+
+
+def test_validation_that_was_begun_and_not_finished_is_no_empty_one(tiny_config, pretrain_tokens, tmp_path):
+    shutil.copytree(pretrain_tokens, tmp_path / "tokens")
+    (tmp_path / "tokens" / "val" / "manifest.json").rename(tmp_path / "tokens" / "val" / "progress.json")
+    with pytest.raises(FileNotFoundError, match="val holds no finished token shards .* writing it was begun"):
+        train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens")))
 
 
 # ---- the order of the data
@@ -257,26 +288,67 @@ def test_what_a_run_folder_holds(pretrained):
 
 def test_config_json_holds_every_option_and_what_auto_became(pretrained, tiny_config):
     saved = json.loads((pretrained / "config.json").read_text("utf-8"))
-    resolved = saved.pop("resolved")
+    resolved, made_from = saved.pop("resolved"), saved.pop("made_from")
     assert saved == asdict(TrainConfig(**saved))
     assert saved.keys() == {f.name for f in fields(TrainConfig)}
     assert (resolved["dtype"], resolved["device"]) == ("float32", "cpu")
-    assert {"data", "tokenizer"} < resolved.keys()
+    assert made_from.keys() == {"shards", "tokenizer", "init_from"} and made_from["init_from"] is None
 
 
 def test_validation_is_in_nats_per_token_and_bits_per_byte(pretrained, pretrain_tokens, tokenizer):
     model = Transformer.from_pretrained(latest_checkpoint(pretrained))
-    nats, tokens, size = 0.0, 0, 0
+    nats, tokens, text, size = 0.0, 0, 0.0, 0
     for row in PackedDataset(pretrain_tokens / "val", 32):
         X, Y, mask, position_ids, document_ids = (part[None] for part in row)
         with torch.no_grad():
             logits = model(X, position_ids=position_ids, document_ids=document_ids)
-        nats += F.cross_entropy(logits[mask == 1], Y[mask == 1], reduction="sum").item()
-        tokens += int(mask.sum())
+        each = F.cross_entropy(logits[mask == 1], Y[mask == 1], reduction="none")
+        nats, tokens, text = nats + each.sum().item(), tokens + int(mask.sum()), text + each[Y[mask == 1] > 4].sum().item()
         size += sum(len(token_bytes(tokenizer, i)) for i in Y[mask == 1].tolist() if i > 4)
     last = metrics(pretrained)[-1]
     assert last["val_loss"] == pytest.approx(nats / tokens, abs=1e-4)
-    assert last["val_bits_per_byte"] == pytest.approx(nats / math.log(2) / size, abs=1e-4)
+    assert last["val_bits_per_byte"] == pytest.approx(text / math.log(2) / size, abs=1e-4)
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "none"])
+def test_validation_and_bits_per_byte_agree_on_the_same_documents(tiny_config, tokenizer, tmp_path, packing):
+    run = train(tiny_config(tmp_path / "run", max_seq_len=128, steps=8, packing=packing))
+    model = Transformer.from_pretrained(latest_checkpoint(run))
+    assert metrics(run)[-1]["val_bits_per_byte"] == pytest.approx(bits_per_byte(model, tokenizer, TEXTS[::6]), abs=1e-4)
+
+
+def test_two_processes_measure_the_same_bits_per_byte(tiny_config, tokenizer, tmp_path, torchrun):
+    run = tmp_path / "run"
+    torchrun(tiny_config(run, max_seq_len=128, steps=3), 2)
+    model = Transformer.from_pretrained(latest_checkpoint(run))
+    assert metrics(run)[-1]["val_bits_per_byte"] == pytest.approx(bits_per_byte(model, tokenizer, TEXTS[::6]), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def uneven_validation(pretrain_tokens, tokenizer, tmp_path_factory):
+    """Training data, and validation documents of very different lengths: the long ones are much easier to guess."""
+    folder = tmp_path_factory.mktemp("uneven_validation")
+    shutil.copytree(pretrain_tokens / "train", folder / "train")
+    write_pretrain_tokens([*["法国的首都是巴黎。" * 40] * 40, *["Zq7#x" * 2] * 400], tokenizer, folder / "val")
+    return folder
+
+
+def test_fewer_eval_rows_change_the_noise_and_not_the_mean(tiny_config, uneven_validation, tmp_path):
+    config = tiny_config(tmp_path / "run", data_path=str(uneven_validation), steps=12)
+    trainer = Trainer(config, ALONE)
+    trainer.fit()
+    rows = len(trainer.val_data)
+
+    def loss(eval_rows):
+        trainer.config = replace(config, eval_rows=eval_rows)
+        return trainer.evaluate()["val_loss"]
+
+    assert rows > 300
+    assert loss(rows // 4) == pytest.approx(loss(rows), rel=0.15)
+    trainer.config = replace(config, seed=5, eval_rows=20)
+    some = trainer._eval_rows()
+    trainer.config = replace(config, eval_rows=40)
+    assert len(some) == 20 and set(some) < set(trainer._eval_rows())
 
 
 def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch):
@@ -457,11 +529,86 @@ def test_another_configuration_sets_the_old_run_aside(tiny_config, tmp_path, cap
     train(config)
     first = measured(tmp_path / "run")
     train(replace(config, seed=1, learning_rate=2e-2))
-    assert "An older run lay in run; it is now run.old1 (different: learning_rate, seed)." in capsys.readouterr().out
+    differing = "learning_rate (was 0.01, now 0.02), seed (was 0, now 1)"
+    assert f"An older run lay in run; it is now run.old1 (different: {differing})." in capsys.readouterr().out
     assert measured(tmp_path / "run.old1") == first != measured(tmp_path / "run")
     train(replace(config, seed=1, learning_rate=2e-2, resume="never"))
     assert "it is now run.old2." in capsys.readouterr().out
     assert measured(tmp_path / "run.old2") == measured(tmp_path / "run")
+
+
+# ---- what a run was made from
+
+
+def test_a_new_base_at_the_same_path_makes_a_new_chat_run(tiny_config, sft_tokens, tmp_path, capsys):
+    base = tiny_config(tmp_path / "base", steps=2)
+    train(base)
+    chat = tiny_config(tmp_path / "chat", init_from=str(tmp_path / "base"), data_path=str(sft_tokens), tokenizer_path="", steps=2)
+    train(chat)
+    old = weights(tmp_path / "chat")
+    train(replace(base, resume="never"))  # the same weights once more
+    train(replace(chat, resume="must"))
+    train(replace(base, seed=1))
+    with pytest.raises(ValueError, match=r"resume='must', but .*chat is another run; different: init_from \(was \w{16}, now \w{16}\)\."):
+        train(replace(chat, resume="must"))
+    capsys.readouterr()
+    train(chat)
+    assert "An older run lay in chat; it is now chat.old1 (different: init_from (was " in capsys.readouterr().out
+    assert any(not torch.equal(tensor, old[name]) for name, tensor in weights(tmp_path / "chat").items())
+
+
+def test_a_changed_second_shard_makes_another_run_and_a_changed_validation_set_does_not(tiny_config, tokenizer, tmp_path):
+    def write(split, texts):
+        return write_pretrain_tokens(texts, tokenizer, tmp_path / "tokens" / split, shard_tokens=1, replace=True, source=f"{texts}")
+
+    texts = TEXTS * (1 + 1024 // len(TEXTS))  # shards end with a batch of 1,024 documents
+    before, _ = write("train", texts), write("val", TEXTS[:4])
+    config = tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=1)
+    train(config)
+    write("val", TEXTS[4:9])
+    train(replace(config, resume="must"))
+    after = write("train", [*texts[:-1], TEXTS[0] + "！"])
+    assert before["shards"][0] == after["shards"][0] and before["shards"][1] != after["shards"][1]
+    with pytest.raises(ValueError, match=r"is another run; different: shards \(was \w{16}, now \w{16}\)\."):
+        train(replace(config, resume="must"))
+
+
+def test_a_run_of_which_nobody_knows_what_it_was_made_from_is_set_aside(tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "run", steps=1)
+    saved = json.loads((train(config) / "config.json").read_text("utf-8"))
+    del saved["made_from"]  # as version 0.1 wrote it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(saved), "utf-8")
+    train(config)
+    assert "it is now run.old1 (different: there is no record of what it was made from)." in capsys.readouterr().out
+
+
+def test_a_run_goes_on_though_the_model_it_started_from_is_gone(tiny_config, sft_tokens, tmp_path):
+    train(tiny_config(tmp_path / "base", steps=1))
+    changes = {"data_path": str(sft_tokens), "tokenizer_path": "", "steps": 4, "save_interval": 2}
+    chat = tiny_config(tmp_path / "chat", init_from=str(tmp_path / "base"), **changes)
+    expected = weights(train(chat))
+    shutil.rmtree(step_folders(tmp_path / "chat")[-1])
+    shutil.rmtree(tmp_path / "base")
+    train(replace(chat, resume="must"))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "chat").items())
+    with pytest.raises(FileNotFoundError, match="base does not exist"):
+        train(replace(chat, seed=1))  # another run would have to start from it
+    assert [path.name for path in tmp_path.iterdir()] == ["chat"]
+
+
+def test_config_json_tells_the_size_that_a_model_brought_along(tiny_config, sft_tokens, tmp_path):
+    train(tiny_config(tmp_path / "base", steps=1))
+    changes = {"init_from": str(tmp_path / "base"), "data_path": str(sft_tokens), "steps": 1}
+    for dim in (512, 1024):  # an option that plays no part makes no other run
+        run = train(tiny_config(tmp_path / "chat", dim=dim, **changes))
+        assert json.loads((run / "config.json").read_text("utf-8"))["dim"] == 32
+    assert not (tmp_path / "chat.old1").exists()
+
+
+def test_how_the_number_of_steps_came_about_makes_no_other_run(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "run", steps=0, epochs=0.25)
+    steps = json.loads((train(config) / "config.json").read_text("utf-8"))["steps"]
+    train(replace(config, epochs=7.0, steps=steps, resume="must"))
 
 
 def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with_it(tiny_config, tmp_path, monkeypatch):
@@ -511,7 +658,7 @@ def test_resume_must_refuses_anything_else(tiny_config, tmp_path):
     with pytest.raises(FileNotFoundError, match="resume='must', but .*run holds no checkpoint"):
         train(replace(config, resume="must"))
     train(config)
-    with pytest.raises(ValueError, match="resume='must', .* another configuration; different: weight_decay"):
+    with pytest.raises(ValueError, match=r"resume='must', but .*run is another run; different: weight_decay \(was 0\.1, now 0\.0\)"):
         train(replace(config, resume="must", weight_decay=0.0))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -538,7 +685,8 @@ def test_a_learning_rate_far_too_high_names_the_last_good_checkpoint(tiny_config
     assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
 
 
-def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path):
+def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinyllm_lib.train.device_gigabytes", lambda device, processes: 16.0)
     trainer = Trainer(tiny_config(tmp_path / "run", batch_size=8), ALONE)
 
     def too_large(*_, **__):
@@ -548,8 +696,9 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path):
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert str(raised.value) == (
-        "Out of memory in step 1: 8 rows of 32 tokens per micro-batch do not fit. grad_accumulation_steps=2 makes micro-batches of 4; "
-        "the result is the same. Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+        "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit. grad_accumulation_steps=2 makes it 4, with which "
+        "training by estimate needs 0.00102 of the 16 GB; the result is the same. "
+        "Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
     )
 
 
@@ -564,9 +713,55 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
         return nats(*args, **options)
 
     trainer.nats = too_large_in_step_three
-    advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes micro-batches of 1; .*checkpoint: step_000002"
+    advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes it 1.*; .*checkpoint: step_000002"
     with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
         trainer.fit()
+
+
+def test_no_memory_left_in_an_evaluation_says_what_to_change(tiny_config, tmp_path, monkeypatch):
+    trainer = Trainer(tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=2), ALONE)
+    monkeypatch.setattr("tinyllm_lib.train.score", no_memory)
+    advice = r"in the evaluation after step 2: 8 rows .* grad_accumulation_steps=2 makes it 4.*checkpoint: step_000001\. \(CUDA out of"
+    with pytest.raises(torch.OutOfMemoryError, match=f"Out of memory {advice}"):
+        trainer.fit()
+
+
+def test_what_memory_does_not_hold_in_training_it_need_not_hold_in_an_evaluation(tiny_config, tmp_path, monkeypatch):
+    trainer = Trainer(tiny_config(tmp_path / "run", grad_accumulation_steps=4), ALONE)
+    sizes, nats = [], Transformer.hidden_states
+    monkeypatch.setattr(Transformer, "hidden_states", lambda model, ids, **options: sizes.append(len(ids)) or nats(model, ids, **options))
+    trainer.evaluate()
+    assert set(sizes) <= {1, 2} and 2 in sizes
+
+
+def test_no_memory_left_for_the_samples_or_the_model_says_so(tiny_config, tmp_path, monkeypatch):
+    trainer = Trainer(tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫"), ALONE)
+    trainer.writer = no_memory
+    with pytest.raises(torch.OutOfMemoryError, match="Out of memory in the samples after step 1: leave sample_prompts empty"):
+        trainer.fit()
+    monkeypatch.setattr(Transformer, "to", no_memory)
+    with pytest.raises(torch.OutOfMemoryError, match="Out of memory while building the model: weights, gradients and optimisers of this"):
+        Trainer(tiny_config(tmp_path / "other"), ALONE)
+
+
+def no_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path / "run", steps=2, grad_accumulation_steps="auto")
+    train(config)
+    need = train_memory(replace(config, grad_accumulation_steps=1), 400)
+    *rest, activations = need.values()
+    monkeypatch.setattr("tinyllm_lib.train.device_gigabytes", lambda *_: (sum(rest) + 1.35 * activations / 4) / 0.9)
+    trainer = Trainer(replace(config, resume="must"), ALONE)  # the result is the same, so it is the same run
+    assert trainer.micro_batches == 1
+    trainer.device = torch.device("cuda")
+    trainer.micro_batches = trainer._micro_batches()
+    trainer.device = torch.device("cpu")
+    assert len(trainer.load_step(0)[0]) == 4
+    assert "grad_accumulation_steps is 4: " in (tmp_path / "run" / "train.log").read_text("utf-8")
+    assert get_profile("full").pretrain["grad_accumulation_steps"] == get_profile("full").sft["grad_accumulation_steps"] == "auto"
 
 
 def test_another_error_in_a_step_stays_what_it_is(tiny_config, tmp_path):
@@ -643,6 +838,87 @@ def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypa
     assert [id(tensor) for tensor in pinned] == [id(tensor) for batch in batches for tensor in batch]
 
 
+# ---- the machine
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", None),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40", 181),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_is_that_of_the_card_with_this_whole_name_and_others_are_measured(name, teraflops, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert devices.data_sheet_flops(torch.device("cuda"), torch.bfloat16) == (teraflops and teraflops * 1e12)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_threads_are_as_many_as_the_cores_that_are_allowed(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        os.sched_setaffinity(0, {min(allowed)})
+        Processes.join(TrainConfig(device="cpu"))
+        assert torch.get_num_threads() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "left_over",
+    [
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"},
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+        {"WORLD_SIZE": "2", "RANK": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+    ],
+)
+def test_what_is_left_over_in_the_environment_makes_no_other_processes(left_over, monkeypatch, capsys):
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    found = Processes.join(TrainConfig(device="cpu"))
+    assert (found.rank, found.world_size, found.machines) == (0, 1, 1)
+    assert "WORLD_SIZE=2 is in the environment, but not " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_processes_that_nobody_joins_end_with_a_sentence(rank, monkeypatch):
+    port = free_port()
+    for name, value in {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(devices, "MEETING_SECONDS", 0.5)
+    with pytest.raises(RuntimeError, match=f"Process {rank} of 2 did not meet the others at 127.0.0.1:{port} within 0 s .*remove RANK"):
+        Processes.join(TrainConfig(device="cpu"))
+    assert not dist.is_initialized()
+
+
+def test_processes_of_another_launcher_that_says_all_train_together(tiny_config, tmp_path):
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_WORLD_SIZE": "2"}
+    command = ["-m", "tinyllm_lib.train", *arguments(tiny_config(tmp_path / "run", steps=2))]
+    started = [start_python(*command, **place, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert "2 x cpu" in outputs[0]
+
+
 @pytest.mark.parametrize(
     ("wanted", "device", "flops", "pays", "why"),
     [
@@ -680,6 +956,7 @@ def test_a_long_run_on_a_cpu_goes_without_compile_where_it_cannot_work_and_says_
         ({"batch_size": 0}, "batch_size must be positive, is 0"),
         ({"learning_rate": -1.0, "log_interval": 0}, "learning_rate must be positive, is -1.0; log_interval must be"),
         ({"grad_accumulation_steps": 0}, "grad_accumulation_steps must be positive"),
+        ({"grad_accumulation_steps": "some"}, "grad_accumulation_steps must be of type int or 'auto', is 'some'"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon, is 'sgd'"),
         ({"dtype": "fp16"}, "dtype must be one of auto, fp32, bf16, is 'fp16'"),
         ({"device": "gpu"}, "device must be one of auto, cpu, cuda, mps"),
@@ -739,23 +1016,77 @@ def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_pat
 # ---- number formats
 
 
-@pytest.mark.parametrize("amx", [False, True])
-def test_on_a_cpu_auto_takes_bf16_only_where_it_is_faster(monkeypatch, amx):
-    # AVX-512's bf16 instructions alone: half the speed of fp32 on a Xeon without AMX, seen on 2026-11-25.
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert choose_dtype("auto", torch.device("cpu")) == (torch.bfloat16 if amx else torch.float32)
+@pytest.fixture
+def a_cpu_with_bf16(monkeypatch):
+    """a_cpu_with_bf16(speedup): its products take a second in fp32, whatever their size."""
+
+    def make(speedup):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+        monkeypatch.setattr(devices, "_seconds_of_layer", lambda weight, n, dtype: 1.0 if dtype == torch.float32 else 1.0 / speedup)
+
+    return make
+
+
+@pytest.mark.parametrize(("speedup", "dtype"), [(1.8, torch.bfloat16), (1.1, torch.float32), (0.5, torch.float32)])
+def test_on_a_cpu_auto_takes_bf16_where_a_layer_of_the_model_trains_clearly_faster_in_it(a_cpu_with_bf16, speedup, dtype):
+    a_cpu_with_bf16(speedup)
+    found, why = choose_dtype("auto", torch.device("cpu"), (512, 32, 128))
+    assert found == dtype and f"a layer of 32 x 128 {speedup:.2g} times as fast (tried with 1 positions)" in why
+
+
+def test_a_cpu_without_bf16_is_not_made_to_try(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(devices, "bf16_speedup", None)
+    assert choose_dtype("auto", torch.device("cpu"), (512, 32, 128)) == (torch.float32, "this CPU has no bf16 instructions")
+
+
+def test_the_trial_is_of_the_products_of_a_training_step_and_draws_no_random_number():
+    before = torch.get_rng_state()
+    speedup, positions = devices.bf16_speedup(8, 16, 32)
+    assert speedup > 0 and 1 <= positions <= 8 and torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_says_why_it_has_its_number_format_and_tries_it_with_its_own_shapes(tiny_config, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tinyllm_lib.train.choose_dtype", lambda *about: asked.append(about) or (torch.float32, "tried it"))
+    run = train(tiny_config(tmp_path / "run", dtype="auto", steps=1))
+    assert asked == [("auto", torch.device("cpu"), (8 * 32, 32, 128))]
+    assert "The number format is float32: tried it." in (run / "train.log").read_text("utf-8")
+
+
+def test_of_several_processes_the_first_one_decides_on_the_number_format(tiny_config, tmp_path, monkeypatch):
+    decided = [None, {"dtype": "bfloat16", "device": "cpu"}, "the first one says so"]
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda found, src: found.__setitem__(slice(None), decided))
+    monkeypatch.setattr("tinyllm_lib.train.choose_dtype", None)
+    assert Trainer(tiny_config(tmp_path / "run", dtype="auto"), replace(ALONE, rank=1, world_size=2)).dtype == torch.bfloat16
+
+
+def test_a_run_keeps_the_number_format_it_began_with_on_whatever_machine_it_goes_on(tiny_config, tmp_path, capsys):
+    config = tiny_config(tmp_path / "run", dtype="auto", steps=3, save_interval=1, keep_last=3)
+    run = train(config)
+    saved = json.loads((run / "config.json").read_text("utf-8"))
+    saved["resolved"] |= {"dtype": "bfloat16", "device": "cuda"}  # as a GPU would have begun it
+    (run / "config.json").write_text(json.dumps(saved), "utf-8")
+    before = metrics(run)
+    for dtype in ("auto", "bf16"):
+        train(replace(config, dtype=dtype, device="cpu"))  # finished is finished
+        assert metrics(run) == before and [path.name for path in tmp_path.iterdir()] == ["run"]
+    shutil.rmtree(step_folders(run)[-1])
+    train(config)
+    assert "steps 2 to 3, 1 x cpu, bfloat16" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"another run; different: dtype \(was bfloat16, now float32\)\."):
+        train(replace(config, dtype="fp32", resume="must"))
 
 
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
 def test_on_a_gpu_auto_takes_bf16_from_ampere_on(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_dtype("auto", torch.device("cuda")) == dtype
+    assert choose_dtype("auto", torch.device("cuda"), (1, 1, 1))[0] == dtype
 
 
 def test_a_number_format_that_is_asked_for_is_used(tiny_config, tmp_path):
-    assert choose_dtype("fp32", torch.device("cuda")) == torch.float32
-    assert choose_dtype("auto", torch.device("mps")) == torch.float32
+    assert choose_dtype("fp32", torch.device("cuda"), (1, 1, 1)) == (torch.float32, "asked for")
+    assert choose_dtype("auto", torch.device("mps"), (1, 1, 1))[0] == torch.float32
     run = train(tiny_config(tmp_path / "run", dtype="bf16", steps=2))
     assert json.loads((run / "config.json").read_text("utf-8"))["resolved"]["dtype"] == "bfloat16"
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
@@ -782,6 +1113,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
     assert (config.dim, config.learning_rate, config.out_dir) == (32, 1e-2, saved["out_dir"])
     assert (config.seed, config.compile, config.epochs) == (9, True, 0.5)
     assert parse_args([]) == TrainConfig()
+    assert [parse_args(["--grad_accumulation_steps", word]).grad_accumulation_steps for word in ("auto", "4")] == ["auto", 4]
 
 
 @pytest.mark.parametrize(
@@ -791,6 +1123,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
         ("[1]", ["--config", "FILE"], "expected a JSON object of options, found a list"),
         ('{"dim": null}', ["--config", "FILE"], "dim must be of type int, is None"),
         ("{}", ["--dim", "wide"], "--dim: invalid int value: 'wide'"),
+        ("{}", ["--grad_accumulation_steps", "some"], "--grad_accumulation_steps: invalid int or auto value: 'some'"),
         ("{}", ["--dims", "8"], "no such option: --dims (did you mean --dim?)"),
     ],
 )

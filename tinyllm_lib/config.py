@@ -15,9 +15,9 @@ from numbers import Real
 from pathlib import Path
 
 
-def option(default, text: str, *, choices: tuple = ()):
-    """A field with the sentence that `--help` shows and, where there are few, the values it may have."""
-    return field(default=default, metadata={"help": text, "choices": choices})
+def option(default, text: str, *, choices: tuple = (), word: str = ""):
+    """A field with the sentence that `--help` shows and, where there are few, the values it may have; or a word instead of a number."""
+    return field(default=default, metadata={"help": text, "choices": choices, "word": word})
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TrainConfig:
     tokens: int = option(0, "train for about so many tokens; 0: from epochs")
     epochs: float = option(1.0, "passes over the data, where neither steps nor tokens says how long")
     batch_size: int = option(64, "rows of one optimiser step, over all processes and micro-batches")
-    grad_accumulation_steps: int = option(1, "micro-batches into which a process cuts its rows; the result is the same")
+    grad_accumulation_steps: int | str = option(1, "micro-batches into which a process cuts its rows, the result is the same; auto: as "
+                                                   "few as fit on the GPU", word="auto")
     packing: str = option("best_fit", "best_fit: whole documents; stream: one long tape; none: a document a row",
                           choices=("best_fit", "stream", "none"))
     separate_documents: bool = option(True, "attention stays within a document")
@@ -53,7 +54,8 @@ class TrainConfig:
     grad_clip: float = option(1.0, "largest gradient norm; 0: no clipping")
     seed: int = option(0, "decides weights and data order")
     device: str = option("auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda", "mps"))
-    dtype: str = option("auto", "auto: bf16 where the hardware is good at it; weights are fp32 always", choices=("auto", "fp32", "bf16"))
+    dtype: str = option("auto", "auto: bf16 where it is faster, and as it began where a run goes on; weights are fp32 always",
+                        choices=("auto", "fp32", "bf16"))
     compile: bool | str = option("auto", "torch.compile; auto: where it pays back within the run", choices=("auto", True, False))
     num_workers: int = option(1, "threads that prepare batches")
     log_interval: int = option(10, "steps between lines of metrics.jsonl")
@@ -75,10 +77,13 @@ class TrainConfig:
             kind, needed = type(f.default), "be positive" if f.name in positive else "not be negative"
             value = _plain(getattr(self, f.name), kind)
             object.__setattr__(self, f.name, value)
+            if (word := f.metadata["word"]) and value == word:
+                continue
             if (choices := f.metadata["choices"]) and value not in choices:
                 problems.append(f"{f.name} must be one of {', '.join(map(str, choices))}, is {value!r}")
             elif not (choices or isinstance(value, Real if kind is float else kind)):
-                problems.append(f"{f.name} must be {'a number' if kind is float else f'of type {kind.__name__}'}, is {value!r}")
+                named = "a number" if kind is float else f"of type {kind.__name__}"
+                problems.append(f"{f.name} must be {named}{f.metadata['word'] and f' or {word!r}'}, is {value!r}")
             elif kind in (int, float) and not (value > 0 or value == 0 and needed != "be positive"):
                 problems.append(f"{f.name} must {needed}, is {value}")
         if problems:
@@ -92,10 +97,12 @@ def _plain(value: object, kind: type) -> object:
     return int(value) if kind is int and isinstance(value, Real) and value % 1 == 0 else value
 
 
-# Options that may change when a run goes on: none of them changes its weights.
+# Options that may change when a run goes on: none of them changes its weights, but for rounding. Of files it is their content that
+# counts, which the run's record `made_from` holds; of tokens and epochs the steps that they come to; of dtype what it became.
 FREE_OPTIONS = {
     "out_dir", "resume", "log_interval", "eval_interval", "eval_rows", "sample_prompts", "save_interval", "keep_last", "keep_every",
-    "num_workers", "grad_accumulation_steps", "compile", "tracker", "device", "data_path", "tokenizer_path", "init_from"}
+    "num_workers", "grad_accumulation_steps", "compile", "tracker", "device", "dtype", "data_path", "tokenizer_path", "init_from",
+    "tokens", "epochs"}
 
 
 def get_lr(step: int, config: TrainConfig) -> float:
@@ -133,7 +140,9 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
         if kind is bool or bool in typing.get_args(kind):                        # --compile alone means true
             kind, choices = _true_false_or([c for c in choices if isinstance(c, str)]), choices or (True, False)
             flag = {"nargs": "?", "const": True}
-        metavar = "|".join(str(c).lower() for c in choices) or kind.__name__.upper()
+        elif word := f.metadata["word"]:
+            kind, choices = _int_or(word), ("INT", word)
+        metavar = "|".join(str(c) if c == "INT" else str(c).lower() for c in choices) or kind.__name__.upper()
         default = "" if f.default == "" else f" (default: {str(f.default).lower()})"
         section.add_argument(f"--{f.name}", type=kind, default=f.default, metavar=metavar, help=f.metadata["help"] + default, **flag)
     known, rest = parser.parse_known_args(argv)
@@ -155,7 +164,8 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict:
         parser.error(f"--config {path}: {error}")
     if not isinstance(saved, dict):
         parser.error(f"--config {path}: expected a JSON object of options, found a {type(saved).__name__}")
-    saved.pop("resolved", None)
+    for found in ("resolved", "made_from"):                                      # what a run adds to its config.json
+        saved.pop(found, None)
     if unknown := [name for name in saved if name not in {f.name for f in fields(TrainConfig)}]:
         parser.error(f"{path}: {_no_such_option(unknown)}")
     return saved
@@ -180,6 +190,16 @@ def _true_false_or(words: list[str]):
             raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join([*words, 'true', 'false'])}")
         return values[word]
 
+    return convert
+
+
+def _int_or(word: str):
+    """Reads a whole number, or `word` as it is."""
+
+    def convert(text: str) -> int | str:
+        return word if text.lower() == word else int(text)
+
+    convert.__name__ = f"int or {word}"                        # as argparse calls it in an error
     return convert
 
 

@@ -79,7 +79,8 @@ class PackedDataset(Dataset):
 
     A document of n tokens fills n-1 positions (each token but the last predicts the next), so no target ever lies in
     another document. Positions count from 0 in each document and `document_ids` tells them apart, which lets attention
-    stay inside. Shards are memory-mapped: a corpus larger than memory works.
+    stay inside. Shards are memory-mapped: a corpus larger than memory works, and a copy in another process maps them anew.
+    A row in which nothing is learned (the piece of a long question, say) is left out; `left_out` counts them.
 
     Args:
         folder: shards with a finished manifest.
@@ -103,9 +104,26 @@ class PackedDataset(Dataset):
             raise ValueError(f"{folder} was written with another tokenizer (shards {found[:12]}…, tokenizer {expected[:12]}…): "
                              f"write the shards again with this tokenizer (notebook 03), or pass the one they were made with.")
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
-        pieces = self._pieces()                                                  # (N, 3): shard, first token, positions
-        self.pieces, self.rows = pieces, PACKINGS[packing](pieces, context)
-        self.positions = min(int(pieces[:, 2].sum()), len(self) * context)       # a stream drops its unfinished last row
+        self.pieces = self._pieces()                                             # (N, 3): shard, first token, positions
+        self.rows = PACKINGS[packing](self.pieces, context)
+        self.positions = min(int(self.pieces[:, 2].sum()), len(self) * context)  # a stream drops its unfinished last row
+        self.left_out = self._leave_out_rows_without_a_target()
+
+    def _leave_out_rows_without_a_target(self) -> int:
+        masks = [np.asarray(mask) for _, mask, _ in self.shards if mask is not None]             # to slice a memmap is slow
+        if not masks:
+            return 0
+        kept = [row for row in self.rows if any(masks[shard][start + 1:start + length + 1].any() for shard, start, length in row)]
+        if left_out := len(self) - len(kept):
+            self.rows, self.positions = kept, sum(length for row in kept for *_, length in row)
+        return left_out
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"shards": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.shards = [self._open(entry) for entry in self.manifest["shards"]]
 
     def _open(self, entry: dict) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         name, dtype = entry["name"], np.dtype(self.manifest["dtype"])
@@ -195,7 +213,8 @@ class _Stream:
         self.ends = np.cumsum(pieces[:, 2])
 
     def __len__(self) -> int:
-        return int(self.ends[-1]) // self.context if int(self.ends[-1]) >= self.context else 1
+        positions = int(self.ends[-1]) if len(self.ends) else 0
+        return max(1, positions // self.context) if positions else 0
 
     def __getitem__(self, index: int) -> list[tuple[int, int, int]]:
         position, room, row = range(len(self))[index] * self.context, self.context, []    # IndexError ends a `for`

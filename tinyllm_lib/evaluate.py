@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -35,8 +35,10 @@ from tinyllm_lib.exam import (
     wilson,
 )
 from tinyllm_lib.generate import TextGenerator, read_text_file
+from tinyllm_lib.memory import explaining_out_of_memory
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.provenance import content_fingerprint
+from tinyllm_lib.score import Batch, score
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
 from tinyllm_lib.workspace import get_workspace
 
@@ -57,7 +59,6 @@ __all__ = [
 # ---- bits per byte
 
 
-@torch.no_grad()
 def bits_per_byte(
     model: Transformer,
     tokenizer: PreTrainedTokenizerFast,
@@ -68,11 +69,8 @@ def bits_per_byte(
 ) -> float:
     """How many bits the model needs for one byte of text, on average; lower is better, 8 is no model at all.
 
-    Loss per token cannot be compared between tokenizers: one that cuts the same text into fewer tokens has a higher
-    loss per token and yet may know the text better. Bytes are the same for all, so this number can be compared.
-
-    A document longer than the context is read in windows, of which each but the first repeats half a context that is
-    not counted again. The first token of a document is not predicted, so its bytes do not count either.
+    What counts is told in `score`. A document longer than the context is read in windows, of which each but the first
+    repeats half a context that is not counted again.
 
     Args:
         texts: documents, or a file: `.jsonl` with {"text": …} lines, else one document. (One text: pass [text].)
@@ -81,41 +79,35 @@ def bits_per_byte(
     Raises:
         ValueError: nothing to score.
     """
+    documents = (encode_text(tokenizer, text) for text in islice(read_documents(texts), max_documents))
+    windows = (window for ids in documents for window in _windows(ids, model.config.max_seq_len))
     lengths = torch.tensor(token_byte_lengths(tokenizer))
-    device = model.lm_head.weight.device
-    nats, counted = 0.0, 0
-    batch: list[tuple[list[int], int]] = []
+    advice = f"give a smaller batch_size than {batch_size}, or load the model with device='cpu'."
+    with explaining_out_of_memory("while evaluating", advice):
+        found = score(model, _batches(windows, batch_size), lengths)
+    if not found.text_bytes:
+        raise ValueError("bits_per_byte found no text of two tokens or more to score: is the file or list empty?")
+    return found.bits_per_byte
 
-    def score() -> None:
-        nonlocal nats, counted
+
+def _windows(ids: list[int], context: int) -> Iterator[tuple[list[int], int]]:
+    """(ids, the first of them to score), up to context + 1 ids at a time, until each but the first of all has been scored once."""
+    first = 1
+    while first < len(ids):
+        start = 0 if first == 1 else max(0, first - context // 2)
+        end = min(len(ids), start + context + 1)
+        yield ids[start:end], first - start
+        first = end
+
+
+def _batches(windows: Iterator[tuple[list[int], int]], batch_size: int) -> Iterator[Batch]:
+    while batch := list(islice(windows, batch_size)):
         T = max(len(ids) for ids, _ in batch) - 1
-        ids = torch.zeros(len(batch), T + 1, dtype=torch.long)
-        weights = torch.zeros(len(batch), T)
+        ids, mask = torch.zeros(len(batch), T + 1, dtype=torch.long), torch.zeros(len(batch), T, dtype=torch.long)
         for row, (window, first) in enumerate(batch):
             ids[row, : len(window)] = torch.tensor(window)
-            weights[row, first - 1 : len(window) - 1] = 1.0
-        counted += int((lengths[ids[:, 1:]] * weights).sum())
-        nats += model.nats(ids[:, :-1].to(device), ids[:, 1:].to(device), weights.to(device)).item()
-        batch.clear()
-
-    context = model.config.max_seq_len
-    for number, text in enumerate(read_documents(texts)):
-        if number == max_documents:
-            break
-        ids = encode_text(tokenizer, text)
-        first = 1  # the first token to score
-        while first < len(ids):
-            start = 0 if first == 1 else max(0, first - context // 2)
-            end = min(len(ids), start + context + 1)
-            batch.append((ids[start:end], first - start))
-            first = end
-            if len(batch) == batch_size:
-                score()
-    if batch:
-        score()
-    if not counted:
-        raise ValueError("bits_per_byte found no text of two tokens or more to score: is the file or list empty?")
-    return nats / math.log(2) / counted
+            mask[row, first - 1 : len(window) - 1] = 1
+        yield ids[:, :-1], ids[:, 1:], mask, {}
 
 
 def read_documents(texts: str | Path | Iterable[str]) -> Iterator[str]:

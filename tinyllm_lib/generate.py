@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.checkpoint import model_folder
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
+from tinyllm_lib.memory import explaining_out_of_memory
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.sampling import Generated, Sampling, dice_for, generate, generate_batch, stream_tokens
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, token_bytes
@@ -111,7 +112,11 @@ class TextGenerator:
             torch.empty(0, device=device)
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
-        self._use(Transformer.from_pretrained(self.folder, device=device), load_tokenizer(self.folder))
+        size = (self.folder / "model.safetensors").stat().st_size / 1e9
+        advice = f"the file of its weights alone has {size:.3g} GB. Take a smaller model or another device, and see what else runs there."
+        with explaining_out_of_memory(f"while loading {self.folder}", advice):
+            model = Transformer.from_pretrained(self.folder, device=device)
+        self._use(model, load_tokenizer(self.folder))
 
     @classmethod
     def from_model(cls, model: Transformer, tokenizer: PreTrainedTokenizerFast) -> TextGenerator:

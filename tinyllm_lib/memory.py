@@ -1,4 +1,4 @@
-"""How much memory a GPU needs for training: computed from the shapes, the activations by estimate.
+"""How much memory training needs: computed from the shapes, the activations by estimate. And what to change where it is not there.
 
 python -m tinyllm_lib.memory        the table by profile, micro-batch and number format, as README shows it
 """
@@ -6,11 +6,14 @@ python -m tinyllm_lib.memory        the table by profile, micro-batch and number
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
 from tinyllm_lib.config import TrainConfig
+from tinyllm_lib.machine import allowed_memory
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.profiles import get_profile
 
@@ -23,13 +26,15 @@ def train_memory(config: TrainConfig, vocab_size: int, gpus: int = 1) -> dict[st
 
     The activations are what autograd keeps of every token and layer: the inputs of norms and matrices, queries, keys,
     values, the halves of SwiGLU. The logits are not among them, `HeadLoss` never has all of them at once.
+    grad_accumulation_steps="auto" counts as 1.
     """
     shape = ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, vocab_size)
     with torch.device("meta"):
         model = Transformer(shape)
     total = model.num_parameters()
     hidden = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and ".layers." in n) * (config.optimizer == "muon")
-    tokens = config.max_seq_len * config.batch_size / gpus / config.grad_accumulation_steps
+    micro_batches = 1 if config.grad_accumulation_steps == "auto" else config.grad_accumulation_steps
+    tokens = config.max_seq_len * config.batch_size / gpus / micro_batches
     values = 6 * shape.dim + 2 * shape.n_kv_heads * shape.head_dim + 4 * shape.hidden_dim    # kept per token and layer
     dtype, size = ("fp32", 4) if config.dtype == "fp32" else ("bf16", 2)
     parts = {
@@ -42,13 +47,13 @@ def train_memory(config: TrainConfig, vocab_size: int, gpus: int = 1) -> dict[st
     return {part: n / 1e9 for part, n in parts.items() if n}
 
 
-def accumulation_that_fits(config: TrainConfig, vocab_size: int, gpus: int, gigabytes: float | None) -> int:
-    """The next `grad_accumulation_steps` to try after the present one was too few: doubled until the estimate fits.
+def accumulation_that_fits(config: TrainConfig, vocab_size: int, gpus: int, gigabytes: float | None, at_least: int = 1) -> int:
+    """`at_least` micro-batches, doubled until the estimate fits or none has more than one row.
 
     Args:
-        gigabytes: of each GPU; None: not known, doubled once.
+        gigabytes: of each GPU; None: not known, `at_least` it is.
     """
-    steps = 2 * config.grad_accumulation_steps
+    steps = at_least
     while gigabytes and steps < config.batch_size / gpus:
         *rest, activations = train_memory(replace(config, grad_accumulation_steps=steps), vocab_size, gpus).values()
         if sum(rest) + ACTIVATIONS_MARGIN * activations <= USABLE_SHARE * gigabytes:
@@ -57,24 +62,57 @@ def accumulation_that_fits(config: TrainConfig, vocab_size: int, gpus: int, giga
     return min(steps, math.ceil(config.batch_size / gpus))
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def device_gigabytes(device: torch.device, processes: int) -> float:
+    """Memory of a GPU (1e9 bytes); elsewhere what may be used of the machine's, of which each of its `processes` has a share."""
+    return torch.cuda.get_device_properties(device).total_memory / 1e9 if device.type == "cuda" else allowed_memory() / 1e9 / processes
+
+
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a GPU or the CPU had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+    return (isinstance(error, MemoryError | torch.OutOfMemoryError)
+            or any(words in str(error) for words in ("can't allocate memory", "out of memory")))
 
 
-def advice_after_out_of_memory(config: TrainConfig, vocab_size: int, processes: int, gigabytes: float | None) -> str:
-    """What to change so that a step fits, in words. Arguments as in `accumulation_that_fits`."""
+class OutOfMemory(torch.OutOfMemoryError):
+    """No memory left, with the place and what to change."""
+
+
+@contextmanager
+def explaining_out_of_memory(where: str, advice: str | Callable[[], str]) -> Iterator[None]:
+    """An error for want of memory says where it came and what to change; any other passes as it is, as does one explained further in.
+
+    Raises:
+        OutOfMemory: instead of torch's, Python's or the allocator's own error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OutOfMemory(f"Out of memory {where}: {advice if isinstance(advice, str) else advice()} ({first})") from error
+
+
+def advice_for_rows(config: TrainConfig, vocab_size: int, processes: int, gigabytes: float | None, tried: int) -> str:
+    """What to change so that a step or an evaluation fits that did not with `tried` rows at once."""
     rows = math.ceil(config.batch_size / processes)
-    tried = math.ceil(rows / config.grad_accumulation_steps)
     if tried == 1:
-        return (f"even one row of {config.max_seq_len} tokens per micro-batch does not fit. Take a smaller model or a smaller "
-                f"max_seq_len, or a device with more memory.")
-    steps = accumulation_that_fits(config, vocab_size, processes, gigabytes)
+        return (f"even one row of {config.max_seq_len} tokens at a time does not fit. Take a smaller model or a smaller max_seq_len, or a "
+                f"device with more memory.")
+    steps = accumulation_that_fits(config, vocab_size, processes, gigabytes, math.ceil(rows / (tried // 2)))
     fewer = math.ceil(rows / steps)
     need = sum(train_memory(replace(config, grad_accumulation_steps=steps), vocab_size, processes).values())
-    known = f", which by estimate need {need:.3g} of the {gigabytes:.3g} GB" if gigabytes else ""
-    return (f"{tried} rows of {config.max_seq_len} tokens per micro-batch do not fit. grad_accumulation_steps={steps} makes "
-            f"micro-batches of {fewer}{known}; the result is the same.")
+    known = f", with which training by estimate needs {need:.3g} of the {gigabytes:.3g} GB" if gigabytes else ""
+    return (f"{tried} rows of {config.max_seq_len} tokens at a time do not fit. grad_accumulation_steps={steps} makes it {fewer}{known}; "
+            f"the result is the same.")
+
+
+def advice_for_model(config: TrainConfig, vocab_size: int, gigabytes: float | None) -> str:
+    """What to change where not even the model and its optimisers fit."""
+    *parts, _ = train_memory(config, vocab_size).values()
+    known = f" of {gigabytes:.3g}" if gigabytes else ""
+    return (f"weights, gradients and optimisers of this model take {sum(parts):.3g}{known} GB, whatever the batch. Take a smaller model, "
+            f"or a device with more memory, and see what else runs there.")
 
 
 def memory_table(micro_batches: tuple[int, ...] = (8, 16, 32, 64, 128)) -> str:
@@ -84,7 +122,7 @@ def memory_table(micro_batches: tuple[int, ...] = (8, 16, 32, 64, 128)) -> str:
     for name in ("laptop", "gpu", "full"):
         profile = get_profile(name)
         for dtype in ("bf16", "fp32"):
-            config = TrainConfig(**{**profile.pretrain, "max_seq_len": profile.max_length, "dtype": dtype})
+            config = TrainConfig(**{**profile.pretrain, "max_seq_len": profile.max_length, "dtype": dtype, "grad_accumulation_steps": 1})
             sizes = [sum(train_memory(replace(config, batch_size=rows), profile.vocab_size).values()) for rows in micro_batches]
             cells = " | ".join(f"{size:.2f}" if size < 1 else f"{size:.1f}" for size in sizes)
             lines.append(f"| `{name}`, {profile.max_length} tokens a row | {dtype} | {cells} |")

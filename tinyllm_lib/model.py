@@ -280,10 +280,11 @@ class Transformer(nn.Module):
         Args:
             ids, targets: (B, T); weights: (B, T) float, 0 where nothing is learned, e.g. loss_mask / supervised_tokens.
         """
-        return self._head_nats(self.hidden_states(ids, position_ids=position_ids, document_ids=document_ids), targets, weights)
+        return self.head_nats(self.hidden_states(ids, position_ids=position_ids, document_ids=document_ids), targets, weights)
 
     @torch.compiler.disable                                                      # HeadLoss is fused by hand already
-    def _head_nats(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def head_nats(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """`nats` from hidden states x (B, T, D) on."""
         x, targets, weights = x.flatten(0, 1), targets.flatten(), weights.flatten()
         if x.device.type == "cpu":                      # unsupervised positions need no logits; free to select on a CPU
             kept = weights.nonzero().squeeze(1)

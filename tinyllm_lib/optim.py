@@ -40,7 +40,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             params, updates = [p for p in group["params"] if p.grad is not None], []
             for p in params:
-                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                if p not in self.state:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                buffer = self.state[p]["momentum_buffer"]
                 buffer.lerp_(p.grad, 1 - group["momentum"])
                 updates.append(p.grad.lerp(buffer, group["momentum"]))
             for p, update in zip(params, orthogonalize_all(updates), strict=True):

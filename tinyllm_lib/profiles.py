@@ -44,10 +44,10 @@ PROFILES = {
     "full": Profile(
         "full", "the 215M model on 10B tokens and 3.5M dialogues, over many GPUs", documents=200_000, dialogues=60_000, vocab_size=6144,
         max_length=512, real_corpora=True, replay_share=0.0,
-        pretrain={"dim": 1024, "n_layers": 18, "n_heads": 16, "n_kv_heads": 8, "batch_size": 1024, "epochs": 1.0, "warmup_steps": 1000,
-                  "learning_rate": 1e-3, "packing": "stream", "separate_documents": False, "eval_interval": 1000, "save_interval": 1000,
-                  "keep_every": 10_000},
-        sft={"batch_size": 256, "epochs": 1.0, "warmup_steps": 200, "learning_rate": 2e-4}),
+        pretrain={"dim": 1024, "n_layers": 18, "n_heads": 16, "n_kv_heads": 8, "batch_size": 1024, "grad_accumulation_steps": "auto",
+                  "epochs": 1.0, "warmup_steps": 1000, "learning_rate": 1e-3, "packing": "stream", "separate_documents": False,
+                  "eval_interval": 1000, "save_interval": 1000, "keep_every": 10_000},
+        sft={"batch_size": 256, "grad_accumulation_steps": "auto", "epochs": 1.0, "warmup_steps": 200, "learning_rate": 2e-4}),
 }
 
 

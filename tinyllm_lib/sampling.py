@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tinyllm_lib.memory import explaining_out_of_memory
 from tinyllm_lib.model import KVCache, Transformer
 
 STOP_IDS = (4, 2)  # <|im_end|> and </s>
 SMALLEST = 1e-12  # divided by less, logits run over into infinity, and infinities cannot be told apart
+WRITE_LESS = "ask for fewer texts at once (batch_size, num_samples) or shorter ones, or load the model with device='cpu'."
 
 
 def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -245,7 +247,8 @@ def stream_tokens(
     ends = [len(text) + limit for text, limit in zip(texts, limits, strict=True)]
     reader = _Reader(model, texts, ends, use_cache, static_cache)
     while rows := [row for row in range(len(texts)) if row not in ended and len(texts[row]) < ends[row]]:
-        logits = reader.next_logits(rows).float().cpu()  # (rows, V)
+        with explaining_out_of_memory("while writing", WRITE_LESS):
+            logits = reader.next_logits(rows).float().cpu()  # (rows, V)
         if not logits.amax(-1).isfinite().all():
             raise ValueError(
                 "the model's logits are not finite: its weights hold NaN or infinity. Use an earlier checkpoint."

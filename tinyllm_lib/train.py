@@ -23,6 +23,7 @@ import threading
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
@@ -33,15 +34,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinyllm_lib.checkpoint import latest_checkpoint, load_state, model_folder, save_checkpoint, step_folders
+from tinyllm_lib.checkpoint import latest_checkpoint, load_state, model_folder, save_checkpoint, step_folders, weights_fingerprint
 from tinyllm_lib.config import FREE_OPTIONS, TrainConfig, get_lr, parse_args, resume_command
 from tinyllm_lib.dataset import DataOrder, PackedDataset, PackedRow, collate
-from tinyllm_lib.devices import Processes, choose_dtype, compile_pays, peak_flops
+from tinyllm_lib.devices import DTYPES, Processes, choose_dtype, compile_pays, peak_flops
 from tinyllm_lib.generate import TextGenerator
-from tinyllm_lib.memory import advice_after_out_of_memory, is_out_of_memory
+from tinyllm_lib.memory import accumulation_that_fits, advice_for_model, advice_for_rows, device_gigabytes, explaining_out_of_memory
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.optim import make_optimizers
+from tinyllm_lib.provenance import differences
+from tinyllm_lib.score import score
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths
+from tinyllm_lib.tokens import shards_fingerprint
 from tinyllm_lib.torchrun import Lifeline, failure_reported
 from tinyllm_lib.trackers import open_tracker
 from tinyllm_lib.workspace import atomic_path, write_json
@@ -52,6 +56,7 @@ except ImportError:                                              # Windows
     fcntl = None
 
 CLAIM_SECONDS = 120.0                                            # for a step and a checkpoint
+EVAL_BATCH = 16                                                  # rows, at most
 
 __all__ = ["DataOrder", "Processes", "TrainConfig", "Trainer", "choose_dtype", "get_lr", "parse_args", "peak_flops", "train"]
 
@@ -63,24 +68,27 @@ class Trainer:
         self.processes = processes
         self.main, self.device = processes.rank == 0, processes.device
         self.run = Path(config.out_dir)
-        self.differing: list[str] = []                                           # options in which an older run of this name differs
-        start = model_folder(config.init_from) if config.init_from else None
+        self.differing: list[str] = []                                           # what in an older run of this name differs
+        self.start_is_gone: FileNotFoundError | None = None
+        start = self._start(config)
         if not (config.tokenizer_path or start):
             raise ValueError("TrainConfig: tokenizer_path is empty, and so is init_from, which could bring a tokenizer: set one of them.")
         self.tokenizer = load_tokenizer(config.tokenizer_path or start)
         self.train_data, self.val_data = self._open_data(config)
-        self.config = config = replace(config, steps=self._steps(config))
-        self.resolved = {
-            "dtype": str(choose_dtype(config.dtype, self.device)).removeprefix("torch."), "device": self.device.type,
-            "data": self.train_data.manifest["shards"][0]["sha256"], "tokenizer": self.train_data.manifest["tokenizer"]}
-        self.autocast = (torch.autocast(self.device.type, torch.bfloat16) if self.resolved["dtype"] == "bfloat16" else nullcontext())
-        self.byte_lengths = torch.tensor(token_byte_lengths(self.tokenizer))
+        self.config = config = replace(config, steps=self._steps(config), **self._size(start))
+        self.made_from = {"shards": shards_fingerprint(self.train_data.manifest), "tokenizer": self.train_data.manifest["tokenizer"]}
+        if not self.start_is_gone:
+            self.made_from["init_from"] = weights_fingerprint(start) if start else None
         resume_from = self._prepare_folder()
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16) if self.dtype == torch.bfloat16 else nullcontext()
+        self.byte_lengths = torch.tensor(token_byte_lengths(self.tokenizer))
+        self.micro_batches = self._micro_batches()
         torch.manual_seed(config.seed)
-        self.model = self._build_model(config, resume_from or start).to(self.device)
-        self.params = [p for p in self.model.parameters() if p.requires_grad]
-        self._flatten_gradients()
-        self.optimizers = make_optimizers(self.model, config.optimizer, config.learning_rate, config.weight_decay)
+        with self._explaining_out_of_memory("while building the model", self._advice_for_model):
+            self.model = self._build_model(config, resume_from or start).to(self.device)
+            self.params = [p for p in self.model.parameters() if p.requires_grad]
+            self._flatten_gradients()
+            self.optimizers = make_optimizers(self.model, config.optimizer, config.learning_rate, config.weight_decay)
         self.nats = self._maybe_compile()
         self.order = DataOrder(len(self.train_data), config.seed)
         self.writer = self._sample_writer()
@@ -89,19 +97,37 @@ class Trainer:
         self.saved_step = -1
         self.first_bad = torch.zeros(3, device=self.device)                      # step, loss and gradient norm where one was no number
         if resume_from:
-            self._load(resume_from)
+            with self._explaining_out_of_memory("while loading the checkpoint", self._advice_for_model):
+                self._load(resume_from)
         self.tracker = None
         if self.main and config.tracker != "none" and self.step < config.steps:
             self.tracker = open_tracker(config.tracker, self.run, asdict(config), self.step + 1)
 
     # -- setting up ------------------------------------------------------------------------------------------------
 
+    def _start(self, config: TrainConfig) -> Path | None:
+        """The model folder to start from. Where it is gone, the checkpoint of this run that knows the rest, if there is one."""
+        if not config.init_from:
+            return None
+        try:
+            return model_folder(config.init_from)
+        except FileNotFoundError as error:
+            if config.resume == "never" or not step_folders(self.run):
+                raise
+            self.start_is_gone = error
+            return latest_checkpoint(self.run)
+
     def _open_data(self, config: TrainConfig) -> tuple[PackedDataset, PackedDataset | None]:
         folder = Path(config.data_path)
         if (folder / "manifest.json").is_file():
-            return self._dataset(folder, config), None
-        val = folder / "val"
-        return self._dataset(folder / "train", config), self._dataset(val, config) if val.is_dir() else None
+            train, val = self._dataset(folder, config), None
+        else:
+            train, val = self._dataset(folder / "train", config), folder / "val"
+            val = self._dataset(val, config) if val.is_dir() and any(val.iterdir()) else None
+        if not len(train):
+            raise ValueError(f"{train.folder} holds nothing to learn: no document of two tokens or more"
+                             + (f", and no token to learn in any of {train.left_out:,} rows." if train.left_out else "."))
+        return train, val if val and len(val) else None
 
     def _dataset(self, folder: Path, config: TrainConfig) -> PackedDataset:
         return PackedDataset(folder, config.max_seq_len, packing=config.packing, tokenizer=self.tokenizer)
@@ -111,6 +137,31 @@ class Trainer:
             return config.steps
         per_step = config.batch_size * config.max_seq_len * (1 - self.train_data.waste)
         return max(1, math.ceil(config.tokens / per_step if config.tokens else config.epochs * len(self.train_data) / config.batch_size))
+
+    def _size(self, start: Path | None) -> dict[str, int]:
+        """The options of the model's size where they follow from the model to start from."""
+        if start is None:
+            return {}
+        shape = ModelConfig.from_hf(json.loads((start / "config.json").read_text(encoding="utf-8")), str(start / "config.json"))
+        return {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
+
+    def _micro_batches(self) -> int:
+        """grad_accumulation_steps as a number."""
+        config = self.config
+        if config.grad_accumulation_steps != "auto":
+            return config.grad_accumulation_steps
+        if self.device.type != "cuda":
+            return 1
+        number = accumulation_that_fits(self._as_it_runs(1), len(self.tokenizer), self.processes.world_size, self._gigabytes())
+        self._log(f"grad_accumulation_steps is {number}, by what should fit into {self._gigabytes():.3g} GB.")
+        return number
+
+    def _gigabytes(self) -> float:
+        return device_gigabytes(self.device, math.ceil(self.processes.world_size / self.processes.machines))
+
+    def _as_it_runs(self, micro_batches: int) -> TrainConfig:
+        """The config as the estimates of memory take it."""
+        return replace(self.config, dtype="fp32" if self.dtype == torch.float32 else "bf16", grad_accumulation_steps=micro_batches)
 
     def _build_model(self, config: TrainConfig, folder: Path | None) -> Transformer:
         size = len(self.tokenizer)
@@ -128,7 +179,7 @@ class Trainer:
         config = self.config
         tokens = config.steps * config.batch_size * config.max_seq_len / self.processes.world_size
         flops = tokens * self.model.flops_per_token(config.max_seq_len)
-        pays, why = compile_pays(config.compile, flops, self.device, getattr(torch, self.resolved["dtype"]))
+        pays, why = compile_pays(config.compile, flops, self.device, self.dtype)
         self._log(f"torch.compile is {'on' if pays else 'off'}: {why}.")
         return torch.compile(self.model.nats) if pays else self.model.nats
 
@@ -159,35 +210,46 @@ class Trainer:
             p.grad = part.view_as(p)
 
     def _prepare_folder(self) -> Path | None:
-        """Makes the run folder; returns the checkpoint to go on from, if any."""
-        resume_from = None
+        """Finds the checkpoint to go on from and returns it, or makes the run folder. Settles the number format, for all processes."""
+        found = [None, None, ""]                                                 # checkpoint, number format and why
         if self.main:
-            resume_from = self._find_resume()
-            if resume_from is None:
-                self._set_aside()
-                (self.run / "checkpoints").mkdir(parents=True)
-                saved = {**asdict(self.config), "resolved": self.resolved}
-                write_json(self.run / "config.json", saved)
+            found = self._find_resume() or self._begin()
         if self.processes.world_size > 1:
-            message = [str(resume_from) if resume_from else None]
-            dist.broadcast_object_list(message, src=0)
-            resume_from = Path(message[0]) if message[0] else None
+            dist.broadcast_object_list(found, src=0)
+        resume_from, self.resolved, why = found
+        self.dtype = getattr(torch, self.resolved["dtype"])
+        self._log(f"The number format is {self.resolved['dtype']}: {why}.")
         return resume_from
 
-    def _find_resume(self) -> Path | None:
+    def _begin(self) -> list:
+        if self.start_is_gone:
+            raise self.start_is_gone
+        rows = math.ceil(self.config.batch_size / self.processes.world_size)
+        c = ModelConfig(self.config.dim, self.config.n_layers, self.config.n_heads, self.config.n_kv_heads)
+        dtype, why = choose_dtype(self.config.dtype, self.device, (rows * self.config.max_seq_len, c.dim, c.hidden_dim))
+        resolved = {"dtype": _name(dtype), "device": self.device.type}
+        self._set_aside()
+        (self.run / "checkpoints").mkdir(parents=True)
+        write_json(self.run / "config.json", {**asdict(self.config), "resolved": resolved, "made_from": self.made_from})
+        return [None, resolved, why]
+
+    def _find_resume(self) -> list | None:
+        """The checkpoint to go on from, what `auto` became when the run began, and why; None where there is none of this very run."""
         path = self.run / "config.json"
         if self.config.resume == "never" or not path.is_file() or not step_folders(self.run):
             if self.config.resume == "must":
                 raise FileNotFoundError(f"resume='must', but {self.run} holds no checkpoint to go on from.")
             return None
-        saved, now = json.loads(path.read_text(encoding="utf-8")), {**asdict(self.config), "resolved": self.resolved}
-        saved = {f.name: f.default for f in fields(TrainConfig)} | saved         # an option that came after this run was as its default
-        differing = sorted(k for k in now if k not in FREE_OPTIONS and saved.get(k) != now[k])
-        if not differing:
-            return latest_checkpoint(self.run)
+        saved = {f.name: f.default for f in fields(TrainConfig)}                 # an option that came after this run was as its default
+        saved |= json.loads(path.read_text(encoding="utf-8"))
+        now = {name: value for name, value in asdict(self.config).items() if name not in FREE_OPTIONS}
+        asked = {} if self.config.dtype == "auto" else {"dtype": _name(DTYPES[self.config.dtype])}       # auto goes on as it began
+        self.differing = differences(saved, now) + differences(saved.get("resolved", {}), asked)
+        self.differing += differences(saved.get("made_from"), self.made_from)
+        if not self.differing:
+            return [latest_checkpoint(self.run), saved["resolved"], "so the run began"]
         if self.config.resume == "must":
-            raise ValueError(f"resume='must', but {self.run} was made with another configuration; different: {', '.join(differing)}.")
-        self.differing = differing
+            raise ValueError(f"resume='must', but {self.run} is another run; different: {', '.join(self.differing)}.")
         return None
 
     def _set_aside(self) -> None:
@@ -215,7 +277,7 @@ class Trainer:
     def load_step(self, step: int) -> tuple[list[PackedRow], int, int]:
         """This process's micro-batches of a step, their supervised tokens and their positions that are not padding."""
         share = np.array_split(self.order.step_rows(step, self.config.batch_size), self.processes.world_size)[self.processes.rank]
-        parts = [part for part in np.array_split(share, self.config.grad_accumulation_steps) if len(part)]
+        parts = [part for part in np.array_split(share, self.micro_batches) if len(part)]
         batches = [collate([self.train_data[i] for i in part]) for part in parts]
         if self.device.type == "cuda":                           # from pinned memory a batch travels while the GPU computes
             batches = [PackedRow(*(t.pin_memory() for t in batch)) for batch in batches]
@@ -259,7 +321,13 @@ class Trainer:
         """Runs from the current step to the last, or until asked to stop."""
         config, processes = self.config, self.processes
         flops = self.model.flops_per_token(config.max_seq_len)
-        peak = peak_flops(self.device, getattr(torch, self.resolved["dtype"]))
+        if self.step == config.steps:
+            return self._log(self._finished())
+        peak = peak_flops(self.device, self.dtype)
+        if self.train_data.left_out:
+            self._log(f"{self.train_data.left_out:,} rows hold no token to learn and are left out.")
+        if self.val_data is None:
+            self._log(f"{config.data_path} holds no validation documents: the run is not evaluated.")
         self._log(f"{self.model.num_parameters():,} parameters, {len(self.train_data):,} rows of {config.max_seq_len} "
                   f"({self.train_data.waste:.1%} padding), steps {self.step} to {config.steps}, "
                   f"{processes.world_size} x {self.device.type}, {self.resolved['dtype']}")
@@ -274,7 +342,7 @@ class Trainer:
                 counts = processes.add_up(torch.tensor([supervised, positions, int(self.stop)], dtype=torch.float64)).tolist()
                 if counts[2]:
                     break
-                with self._explaining_out_of_memory():
+                with self._explaining_out_of_memory(f"in step {self.step + 1}", self._advice_for_rows):
                     self.accumulate_gradients(batches, int(counts[0]))
                     norm = self.update()
                 self.step, self.tokens = self.step + 1, self.tokens + int(counts[1])
@@ -300,39 +368,47 @@ class Trainer:
             self.save()
             self._log(self._how_to_go_on())
         else:
-            self._log(f"Finished: {self.run.name}, {config.steps} steps, {self.tokens:,} tokens.")
+            self._log(self._finished())
+
+    def _finished(self) -> str:
+        return f"Finished: {self.run.name}, {self.config.steps} steps, {self.tokens:,} tokens."
 
     def _how_to_go_on(self) -> str:
         if not self.step:
             return "Stopped before the first step; there is nothing to save. The same command begins again."
-        one_machine = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+        one_machine = self.processes.machines == 1
         return (f"Stopped after step {self.step} of {self.config.steps}; the checkpoint is saved. The same command goes on from here"
                 + (f", or: {resume_command(self.run, self.processes.world_size)}" if one_machine else ", on each machine."))
 
-    @torch.no_grad()
     def evaluate(self) -> dict:
-        """Validation loss in nats per supervised token, and the same in bits per byte of text."""
-        if self.val_data is None or not len(self.val_data):
+        """Validation loss in nats per supervised token, and bits per byte of text (`score`)."""
+        if self.val_data is None:
             return {}
-        rows = range(self.processes.rank, min(len(self.val_data), self.config.eval_rows), self.processes.world_size)
-        nats, sums = [], torch.zeros(3, dtype=torch.float64)                     # nats, tokens, bytes
-        for start in range(0, len(rows), 16):
-            batch = collate([self.val_data[i] for i in rows[start:start + 16]])
-            mask = batch.loss_mask
-            on_device = PackedRow(*(t.to(self.device) for t in batch))
-            with self.autocast:
-                nats.append(self.model.nats(on_device.X, on_device.Y, on_device.loss_mask.float(), **self._documents_of(on_device)))
-            sums[1:] += torch.stack([mask.sum(), (self.byte_lengths[batch.Y] * mask).sum()])
-        sums[0] = sum(part.item() for part in nats)                              # read at the end: no batch waits for the one before
-        total, tokens, size = self.processes.add_up(sums).tolist()
-        return {"val_loss": round(total / max(tokens, 1), 5), "val_bits_per_byte": round(total / math.log(2) / max(size, 1), 5)}
+        rows = self._eval_rows()[self.processes.rank::self.processes.world_size]
+        size = self._rows_at_once(EVAL_BATCH)
+        batches = (collate([self.val_data[i] for i in rows[start:start + size]]) for start in range(0, len(rows), size))
+        with self._explaining_out_of_memory(f"in the evaluation after step {self.step}", lambda: self._advice_for_rows(EVAL_BATCH)):
+            found = score(self.model, ((b.X, b.Y, b.loss_mask, self._documents_of(b)) for b in batches), self.byte_lengths,
+                          autocast=self.autocast, add_up=self.processes.add_up)
+        return {"val_loss": round(found.nats_per_token, 5), "val_bits_per_byte": round(found.bits_per_byte, 5)}
+
+    def _eval_rows(self) -> list[int]:
+        """A sample of all rows (best fit sorts them by length), the same in every run on these shards; more rows contain fewer."""
+        order = np.random.default_rng(0).permutation(len(self.val_data))
+        return sorted(order[:self.config.eval_rows].tolist())
+
+    def _rows_at_once(self, most: int | None = None) -> int:
+        """Rows of a micro-batch, or `most`; what memory does not hold in training it shall not have to hold in an evaluation."""
+        rows = math.ceil(math.ceil(self.config.batch_size / self.processes.world_size) / self.micro_batches)
+        return min(rows, most or rows)
 
     def sample(self) -> None:
         """Writes how the model answers the `sample_prompts` now to train.log and samples.jsonl. Draws no number of torch's."""
         for prompt in self._sample_prompts() if self.main else ():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")                  # of a reply that fills the context
-                text = self.writer(prompt)
+                with self._explaining_out_of_memory(f"in the samples after step {self.step}", lambda: "leave sample_prompts empty."):
+                    text = self.writer(prompt)
             self._append("samples.jsonl", {"step": self.step, "prompt": prompt, "text": text})
             self._log(f"sample  {prompt} → {text}".replace("\n", "⏎"))
 
@@ -352,20 +428,15 @@ class Trainer:
     def _last_good(self) -> str:
         return folders[-1].name if (folders := step_folders(self.run)) else "none"
 
-    @contextmanager
-    def _explaining_out_of_memory(self):
-        """An error for want of memory says which micro-batch would fit."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            gigabytes = torch.cuda.get_device_properties(self.device).total_memory / 1e9 if self.device.type == "cuda" else None
-            size = self.model.config
-            config = replace(self.config, dim=size.dim, n_layers=size.n_layers, n_heads=size.n_heads, n_kv_heads=size.n_kv_heads)
-            advice = advice_after_out_of_memory(config, size.vocab_size, self.processes.world_size, gigabytes)
-            raise torch.OutOfMemoryError(f"Out of memory in step {self.step + 1}: {advice} Last good checkpoint: {self._last_good()}. "
-                                         f"({str(error).splitlines()[0]})") from error
+    def _explaining_out_of_memory(self, where: str, advice: Callable[[], str]):
+        return explaining_out_of_memory(where, lambda: f"{advice()} Last good checkpoint: {self._last_good()}.")
+
+    def _advice_for_rows(self, most: int | None = None) -> str:
+        return advice_for_rows(self._as_it_runs(self.micro_batches), len(self.tokenizer), self.processes.world_size,
+                               self._gigabytes(), self._rows_at_once(most))
+
+    def _advice_for_model(self) -> str:
+        return advice_for_model(self._as_it_runs(1), len(self.tokenizer), self._gigabytes())
 
     # -- saving ----------------------------------------------------------------------------------------------------
 
@@ -435,6 +506,10 @@ class Trainer:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _step_of_line(line: bytes) -> float:
     """The step of a line of JSON; infinity where the line was broken off, be it within a character."""
     try:
@@ -452,15 +527,15 @@ def train(config: TrainConfig) -> Path:
     processes = Processes.join(config)
     with ExitStack() as claims:
         if processes.rank == 0:                                  # the folder as it is, which a new run may move away
-            _claim(Path(config.out_dir), claims)
+            _claim(Path(config.out_dir), claims, processes)
         trainer = Trainer(config, processes)
         if processes.rank == 0:
             claims.close()
-            _claim(trainer.run, claims)
+            _claim(trainer.run, claims, processes)
         return _fit(trainer, lifeline)
 
 
-def _claim(run: Path, claims: ExitStack) -> None:
+def _claim(run: Path, claims: ExitStack, processes: Processes) -> None:
     """Locks the log of a run as long as this process works on it, so that two at once never mix their checkpoints.
 
     The other one may be about to end (a kernel that was restarted, workers that still save), so it is waited for.
@@ -468,7 +543,7 @@ def _claim(run: Path, claims: ExitStack) -> None:
     Raises:
         RuntimeError: it does not end.
     """
-    if fcntl is None or os.environ.get("GROUP_WORLD_SIZE", "1") != "1" or not (run / "train.log").is_file():
+    if fcntl is None or processes.machines > 1 or not (run / "train.log").is_file():
         return                                                   # many machines: the lock of one that is lost may outlive it
     log, end, said = claims.enter_context((run / "train.log").open("a")), time.monotonic() + CLAIM_SECONDS, False
     while True:

@@ -3,9 +3,8 @@
 A test file takes them with `pytest_plugins = ["helpers.tiny_fixtures"]`; they are made once a session.
 """
 
-import os
-
 import pytest
+import torch
 
 from helpers.tiny import DIALOGUES, TEXTS
 from tinyllm_lib.tokenizer import load_tokenizer, train_tokenizer
@@ -64,6 +63,9 @@ def tiny_config(pretrain_tokens, tokenizer_folder):
 @pytest.fixture(scope="module")
 def one_thread():
     """Training in this process, or in one it starts, computes on one thread: much quicker on a busy machine."""
+    before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_WORLD_SIZE", str(os.cpu_count()))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
         yield
+    torch.set_num_threads(before)

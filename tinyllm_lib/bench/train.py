@@ -182,6 +182,7 @@ def plain_bits_per_byte(folder: Path) -> float:
         X, Y, mask = collate(data, list(range(start, min(start + 16, len(data)))))
         with torch.no_grad():
             logits = model(input_ids=X, attention_mask=(X != 0).long(), use_cache=False).logits
+        mask = mask * (sizes[Y] > 0)                           # as in `score`: what has no bytes costs no nats
         nats += float((torch.nn.functional.cross_entropy(logits.transpose(1, 2), Y, reduction="none") * mask).sum())
         size += int((sizes[Y] * mask).sum())
     return nats / math.log(2) / size
