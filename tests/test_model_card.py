@@ -8,7 +8,7 @@ import socket
 
 import pytest
 from helpers.local_hub import HubHandler, serving
-from helpers.tiny import foreign, sign_run
+from helpers.tiny import foreign
 
 from tinyllm_lib.checkpoint import latest_checkpoint, save_checkpoint, step_folders, weights_fingerprint
 from tinyllm_lib.exam import Answer, ExamResult
@@ -31,9 +31,9 @@ def trained(tiny_config, pretrain_tokens, sft_tokens, tmp_path_factory):
     for kind, folder in (("pretrain", pretrain_tokens), ("sft", sft_tokens)):
         shutil.copytree(folder, root / "tokens" / kind)
     data = {"data_path": str(root / "tokens" / "pretrain")}
-    base = sign_run(train(tiny_config(root / "pretrain", **data)))
+    base = train(tiny_config(root / "pretrain", **data))
     data = {"data_path": str(root / "tokens" / "sft"), "tokenizer_path": "", "init_from": str(base)}
-    run = sign_run(train(tiny_config(root / "chat", **data, steps=6, save_interval=3, keep_every=3)))
+    run = train(tiny_config(root / "chat", **data, steps=6, save_interval=3, keep_every=3))
     answers = [Answer("greeting", "你好", "你好", "你好！", True), Answer("fact_seen", "法国的首都？", "巴黎", "a|b\nc", False)]
     of_these = {"weights": weights_fingerprint(latest_checkpoint(run)), "exam": "0"}
     ExamResult("chat", latest_checkpoint(run).name, "exam.jsonl", 0.1, answers, of_these).save(run / "exam.json")

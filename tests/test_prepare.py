@@ -5,7 +5,7 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-from helpers.tiny import ROOT, sign_run
+from helpers.tiny import ROOT
 
 from tinyllm_lib import prepare
 from tinyllm_lib.checkpoint import latest_checkpoint
@@ -44,7 +44,7 @@ def in_this_process(monkeypatch, one_thread):
 
     def launch(config, nproc_per_node="auto", show=True):
         launched.append(config)
-        return sign_run(train(config))
+        return train(config)
 
     monkeypatch.setattr("tinyllm_lib.launch.launch", launch)
     return launched
@@ -78,7 +78,7 @@ def test_a_chat_run_out_of_nothing_and_then_out_of_the_workspace(ws, profile, in
 def test_the_run_of_the_notebook_wins_over_the_stand_in(ws, profile, in_this_process):
     quick = prepare.pretrained_run(ws, profile)
     prepare.token_shards(ws, "pretrain", profile)
-    real = sign_run(train(prepare.train_config("pretrain", ws, profile, steps=1)))
+    real = train(prepare.train_config("pretrain", ws, profile, steps=1))
     assert prepare.pretrained_run(ws, profile) == real == ws.run("pretrain") != quick
 
 
@@ -338,7 +338,7 @@ def test_half_a_tokenizer_folder_is_refused_and_kept(ws, profile, lost):
 def stopped(ws, profile, in_this_process):
     """The base of notebook 05, stopped at step 2 of 4."""
     prepare.token_shards(ws, "pretrain", profile)
-    run = sign_run(train(prepare.train_config("pretrain", ws, profile, steps=2)))
+    run = train(prepare.train_config("pretrain", ws, profile, steps=2))
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     write_json(run / "config.json", {**config, "steps": 4})
     return run
@@ -371,10 +371,10 @@ def test_a_base_that_was_stopped_goes_on_to_its_end(ws, profile, stopped, in_thi
 def test_a_chat_run_of_another_base_is_not_used_without_a_word(ws, profile, in_this_process, capsys):
     prepare.token_shards(ws, "pretrain", profile)
     prepare.token_shards(ws, "sft", profile)
-    sign_run(train(prepare.train_config("pretrain", ws, profile, seed=0)))
-    chat = sign_run(train(prepare.train_config("sft", ws, profile)))
+    train(prepare.train_config("pretrain", ws, profile, seed=0))
+    chat = train(prepare.train_config("sft", ws, profile))
     assert prepare.chat_run(ws, profile) == chat
-    sign_run(train(prepare.train_config("pretrain", ws, profile, seed=1)))
+    train(prepare.train_config("pretrain", ws, profile, seed=1))
     capsys.readouterr()
     assert prepare.chat_run(ws, profile) == ws.run("chat_quick")
     assert "The run chat is not used: it was not made from what lies here now: init_from (was " in capsys.readouterr().out
@@ -383,7 +383,7 @@ def test_a_chat_run_of_another_base_is_not_used_without_a_word(ws, profile, in_t
 
 def test_a_base_of_other_shards_or_of_a_changed_corpus_is_not_used_without_a_word(ws, profile, in_this_process):
     prepare.token_shards(ws, "pretrain", profile)
-    run = sign_run(train(prepare.train_config("pretrain", ws, profile)))
+    run = train(prepare.train_config("pretrain", ws, profile))
     assert prepare.why_not_ready(ws, "pretrain", profile) == ""
     (ws.tokenizer / "made_from.json").unlink()              # so the tokenizer is the learner's own, and stays
     own_files(ws, "pretrain")

@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-import json
 import os
 import socket
 import subprocess
@@ -94,21 +93,6 @@ def load_tool(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def sign_run(run):
-    """Writes into a run's config.json what it was made from, where the trainer has not done so."""
-    from tinyllm_lib.checkpoint import latest_checkpoint, weights_fingerprint
-    from tinyllm_lib.tokens import read_manifest, shards_fingerprint
-    from tinyllm_lib.workspace import write_json
-
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    manifest = read_manifest(Path(config["data_path"]) / "train")
-    start = config["init_from"]
-    made_from = {"shards": shards_fingerprint(manifest), "tokenizer": manifest["tokenizer"],
-                 "init_from": weights_fingerprint(latest_checkpoint(start)) if start else None}  # fmt: skip
-    write_json(run / "config.json", {"made_from": made_from, **config})
-    return run
 
 
 def foreign(tokenizer_folder, folder, template=None, bos=None, **tokens):
