@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import json
 import os
 import socket
 import subprocess
