@@ -70,8 +70,8 @@ def test_which_errors_are_for_want_of_memory(error, expected):
 
 
 def test_an_error_for_want_of_memory_is_explained_once_where_it_came_and_others_pass():
-    with pytest.raises(OutOfMemory) as raised, explaining_out_of_memory("outside", "nothing."):
-        with explaining_out_of_memory("while loading", lambda: "take less."):
+    with pytest.raises(OutOfMemory) as raised, explaining_out_of_memory("while loading", lambda: "take less."):
+        with explaining_out_of_memory("further in", "nothing."):
             raise MemoryError
     assert str(raised.value) == "Out of memory while loading: take less. (MemoryError)"
     with pytest.raises(RuntimeError, match="^shapes$"), explaining_out_of_memory("outside", "nothing."):

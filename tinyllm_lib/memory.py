@@ -79,7 +79,8 @@ class OutOfMemory(torch.OutOfMemoryError):
 
 @contextmanager
 def explaining_out_of_memory(where: str, advice: str | Callable[[], str]) -> Iterator[None]:
-    """An error for want of memory says where it came and what to change; any other passes as it is, as does one explained further in.
+    """An error for want of memory says where it came and what to change, in the words of the outermost, which knows why it was done; any
+    other passes as it is.
 
     Raises:
         OutOfMemory: instead of torch's, Python's or the allocator's own error.
@@ -87,8 +88,9 @@ def explaining_out_of_memory(where: str, advice: str | Callable[[], str]) -> Ite
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
+        error = error.__cause__ if isinstance(error, OutOfMemory) else error
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise OutOfMemory(f"Out of memory {where}: {advice if isinstance(advice, str) else advice()} ({first})") from error
 
