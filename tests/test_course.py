@@ -107,10 +107,10 @@ def test_an_html_copy_that_cannot_be_made_stops_nothing(tmp_path, executed, caps
 
 
 def test_a_kernel_that_does_not_come_up_is_told_as_such(tmp_path, executed, capsys, monkeypatch):
-    def no_kernel(self):
+    async def no_kernel(self, **kwargs):
         raise OSError("no room for the kernel")
 
-    monkeypatch.setattr("jupyter_client.manager.AsyncKernelManager.write_connection_file", no_kernel)
+    monkeypatch.setattr("nbclient.NotebookClient.async_start_new_kernel", no_kernel)
     assert not course.run_notebooks([write_notebook(tmp_path / "01_fine.ipynb", "1")], executed)
     out = capsys.readouterr().out
     assert "01_fine.ipynb stopped before its first cell" in out and "OSError: no room for the kernel" in out
