@@ -609,6 +609,38 @@ def test_a_conversation_at_a_terminal(generator, monkeypatch, capsys):
         assert converse(chat) == code
 
 
+def test_a_model_without_memory_left_says_so_and_the_chat_goes_on(folder, generator, monkeypatch, capsys):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        yield
+
+    chat, write = Chat(generator, Sampling(temperature=0), max_new_tokens=4), generator.write_ids
+    lines = iter(["你好", "再见", "/exit"])
+
+    def typed(prompt):
+        line = next(lines)
+        monkeypatch.setattr(generator, "write_ids", no_memory if line == "你好" else write)
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert converse(chat) == 0
+    assert "error: the memory is used up" in capsys.readouterr().err and len(chat.turns) == 4
+    monkeypatch.setattr(TextGenerator, "write_ids", no_memory)
+    assert main([str(folder), "--prompt", "你好"]) == 2
+    monkeypatch.setattr("tinyllm_lib.terminal.TextGenerator", lambda *_, **__: next(no_memory()))
+    assert main([str(folder), "--prompt", "你好"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("error: the memory is used up") == 2 and "GiB" not in captured.err
+
+
+def test_a_closed_standard_input_is_named(folder, monkeypatch, capsys):
+    """As under cron, or behind `<&-`."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main([str(folder)]) == 2
+    assert capsys.readouterr().err == "error: standard input is closed, so there is nothing to reply to: give a --prompt.\n"
+    assert main([str(folder), "--prompt", "你好", "--max-new-tokens", "2"]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader is another error there")
 def test_a_reader_that_leaves_early_is_no_error(folder):

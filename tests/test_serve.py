@@ -1,13 +1,18 @@
 """A served model: started on a free port, answering as we do, and gone when the block ends."""
 
+import importlib.util
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import types
 
+import httpx
 import psutil
 import pytest
 import torch
+from helpers.local_hub import HubHandler, serving
 from helpers.tiny import DIALOGUES, random_model
 
 from tinyllm_lib import serve as module
@@ -60,10 +65,37 @@ def test_a_server_that_ends_at_once_shows_its_last_lines(run, monkeypatch):
         pass
 
 
-def asked(server, messages):
-    import openai
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_the_way_to_a_server_of_this_machine_leads_through_no_proxy(run, tmp_path, monkeypatch, proxy):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    if importlib.util.find_spec("openai") is None:  # its ways with httpx are enough for this
+        made = types.SimpleNamespace(OpenAI=lambda **options: types.SimpleNamespace(_client=options["http_client"]),
+                                     DefaultHttpxClient=httpx.Client)  # fmt: skip
+        monkeypatch.setitem(sys.modules, "openai", made)
 
-    client = openai.OpenAI(base_url=server.url, api_key="none")
+    class Answer(HubHandler):
+        def do_GET(self):
+            self.send_json(200, {})
+
+    with serving(Answer) as there:
+        url = f"http://127.0.0.1:{there.server_port}/v1"
+        assert Server(url, "m", 0).client()._client.get(f"{url}/models").status_code == 200
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process, tempfile.TemporaryFile() as log:
+            module._wait_until_ready(process, f"{url}/models", 60, log)
+            process.communicate(b"\n")
+
+    program = tmp_path / "program"
+    program.write_text(f"#!{sys.executable}\nimport httpx\nhttpx.Client()\nprint('made a client')\nraise SystemExit(3)\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(module, "what_is_missing", lambda program: "")
+    monkeypatch.setattr(module.sys, "executable", str(program))
+    with pytest.raises(ServeError, match=r"(?s)exit code 3.*made a client"), serve(run):
+        pass
+
+
+def asked(server, messages):
+    client = server.client()
     reply = client.chat.completions.create(model=server.model, messages=messages, temperature=0, max_tokens=24)
     pieces = client.chat.completions.create(model=server.model, messages=messages, temperature=0, max_tokens=24, stream=True)
     streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)

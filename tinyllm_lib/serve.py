@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible endpoint: an existing server, started, waited for, and stopped.
 
     with serve("workspace/laptop/runs/chat") as server:      # transformers serve
-        client = openai.OpenAI(base_url=server.url, api_key="none")
+        client = server.client()                              # the openai package's
         client.chat.completions.create(model=server.model, messages=[…], temperature=0)
 """
 
@@ -28,6 +28,7 @@ NEEDS = {
     "transformers": ("fastapi", "uvicorn", "openai", "accelerate"),
     "llama_cpp": ("llama_cpp", "fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings"),
 }
+DIRECT = {"NO_PROXY": "*", "no_proxy": "*"}  # for a program without business outside this machine; a SOCKS proxy alone may stop it
 EXTRA = {"transformers": "serve", "llama_cpp": "llama"}
 
 
@@ -42,6 +43,12 @@ class Server:
     url: str
     model: str
     pid: int
+
+    def client(self):
+        """`openai.OpenAI` for this server; the environment's proxies, which do not know this machine's ports, are left out."""
+        import openai
+
+        return openai.OpenAI(base_url=self.url, api_key="none", http_client=openai.DefaultHttpxClient(trust_env=False))
 
 
 def what_is_missing(program: str = "transformers") -> str:
@@ -82,7 +89,7 @@ def serve(model: str | Path, program: str = "transformers", *, port: int = 0, ti
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="tinyllm-serve-") as cache:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=path.parent, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": cache, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **DIRECT, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": cache, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         try:
             _wait_until_ready(process, f"http://127.0.0.1:{port}/v1/models", timeout, log)

@@ -22,6 +22,7 @@ from pathlib import Path
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.generate import Messages, TextGenerator, Written
 from tinyllm_lib.machine import utf8_output
+from tinyllm_lib.memory import is_out_of_memory
 from tinyllm_lib.sampling import Sampling
 from tinyllm_lib.workspace import get_workspace
 
@@ -101,8 +102,8 @@ def converse(chat: Chat) -> int:
                 _show_reply(chat, line)
             except KeyboardInterrupt:
                 print(" …", flush=True)
-            except ValueError as error:
-                _tell(f"error: {error}")
+            except (ValueError, RuntimeError, MemoryError) as error:
+                _tell(f"error: {_explained(error)}")
 
 
 def answer_lines(chat: Chat, lines: Iterator[str], *, as_json: bool, forget: bool) -> int:
@@ -130,10 +131,19 @@ def answer_lines(chat: Chat, lines: Iterator[str], *, as_json: bool, forget: boo
                 print(json.dumps({"prompt": line, "reply": reply, "notes": notes}, ensure_ascii=False), flush=True)
             else:
                 _show_reply(chat, line)
-        except ValueError as error:
-            _tell(f"error: {error}")
+        except (ValueError, RuntimeError, MemoryError) as error:
+            _tell(f"error: {_explained(error)}")
             code = 2
     return code
+
+
+def _explained(error: Exception) -> str:
+    """What to tell the user; what is no mistake of theirs, and no want of memory, goes on as it is."""
+    if is_out_of_memory(error):
+        return "the memory is used up. End other programs, or try --device cpu, a shorter --max-new-tokens or a smaller model."
+    if isinstance(error, RuntimeError):
+        raise error
+    return str(error)
 
 
 def _show_reply(chat: Chat, line: str) -> None:
@@ -168,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         chat = Chat(generator, sampling, options.system, options.max_new_tokens, options.seed)
         if options.prompt:
             return answer_lines(chat, iter(options.prompt), as_json=options.json, forget=True)
+        if sys.stdin is None:
+            raise ValueError("standard input is closed, so there is nothing to reply to: give a --prompt.")
         if options.json or not sys.stdin.isatty():
             return answer_lines(chat, iter(sys.stdin.readline, ""), as_json=options.json, forget=False)
         _line_editing()
@@ -177,8 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError) as error:
-        _tell(f"error: {error}")
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        _tell(f"error: {_explained(error)}")
         return 2
 
 
