@@ -316,6 +316,17 @@ def test_a_taken_port_is_named(generator, tmp_path, capsys):
     assert "expected one like hub.example.org" in capsys.readouterr().err
 
 
+def test_a_model_too_large_for_the_memory_is_one_sentence(generator, tmp_path, monkeypatch, capsys):
+    def no_memory(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    generator.model.save_pretrained(tmp_path)
+    monkeypatch.setattr("tinyllm_lib.demo.TextGenerator", no_memory)
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("demo: there is not enough memory for this model") and error.count("\n") == 1
+
+
 def test_the_command_listens_on_loopback_until_ctrl_c(generator, tmp_path):
     generator.model.save_pretrained(tmp_path)
     generator.tokenizer.save_pretrained(str(tmp_path))

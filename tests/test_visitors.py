@@ -122,6 +122,22 @@ def test_where_others_can_reach_it_the_machine_s_names_and_addresses_are_its_nam
                 assert own == OWN or status(sent(server, request(Host=own))) == 403, "an address is good where it leads"
 
 
+def test_over_both_kinds_of_addresses():
+    """Bound to ::, a visitor's IPv4 address is seen in an IPv6 one."""
+    try:
+        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True), socket.create_server(
+            ("::1", 0), family=socket.AF_INET6
+        ):
+            pass
+    except (OSError, ValueError):
+        pytest.skip("no IPv6 here")
+    with serving(host="::") as server:
+        for address in ("::1", OWN):
+            with socket.create_connection((address, server.server_address[1]), timeout=60) as connection:
+                connection.sendall(request(Host=OWN))
+                assert status(read(connection)) == 200
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [

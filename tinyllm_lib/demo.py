@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
-        print(f"demo: {error}" + _advice(error, options), file=sys.stderr)
+        print(f"demo: {_explained(error, options)}", file=sys.stderr)
         return 2
     host, port = server.server_address[:2]
     name = model_name(classroom.generator.folder)
@@ -189,12 +189,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _advice(error: Exception, options: argparse.Namespace) -> str:
+def _explained(error: Exception, options: argparse.Namespace) -> str:
+    if is_out_of_memory(error):
+        return "there is not enough memory for this model: end other programs, or try --device cpu."
     if getattr(error, "errno", None) == errno.EADDRINUSE:
-        return f". Port {options.port} is taken: is the demo running already? Choose another: make demo PORT={options.port + 1}."
+        return f"{error}. Port {options.port} is taken: is the demo running already? Choose another: make demo PORT={options.port + 1}."
     if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-        return f". --host is {options.host}, expected an address or name of this machine, or 0.0.0.0 for all of them."
-    return ". There is not enough memory for this model: end other programs, or try --device cpu." if is_out_of_memory(error) else ""
+        return f"{error}. --host is {options.host}, expected an address or name of this machine, or 0.0.0.0 for all of them."
+    return str(error)
 
 
 def _reachable(host: str) -> str:
