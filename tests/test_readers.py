@@ -25,6 +25,7 @@ from tinyllm_lib.corpus.readers import (
     read_texts,
     split_text,
 )
+from tinyllm_lib.exam import json_lines
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 TEXTS = [f"第{number}篇文章，讲的是数字{number}。\n它有两行。" for number in range(300)]
@@ -67,6 +68,9 @@ def write(path: Path, content: bytes) -> Path:
         ("corpus.jsonl.bz2", bz2.compress),
         ("corpus.jsonl.xz", lzma.compress),
         ("two streams.jsonl.bz2", lambda data: bz2.compress(data[:999]) + bz2.compress(data[999:])),
+        ("two streams.jsonl.gz", lambda data: gzip.compress(data[:999]) + gzip.compress(data[999:])),
+        ("two streams.jsonl.xz", lambda data: lzma.compress(data[:999]) + lzma.compress(data[999:])),
+        ("空 格/语料 库.jsonl", bytes),
         ("corpus.tar", lambda data: tar_of(a_jsonl=data)),
         ("corpus.jsonl.tar.bz2", lambda data: bz2.compress(tar_of(folder__a_jsonl=data))),
         ("corpus.tgz", lambda data: gzip.compress(tar_of(README_md=b"hello", a_json=data))),
@@ -74,6 +78,7 @@ def write(path: Path, content: bytes) -> Path:
     ],
 )
 def test_every_format_gives_the_same_documents(tmp_path, name, pack):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     path = write(tmp_path / name, pack(jsonl(TEXTS)))
     assert list(read_texts(path)) == TEXTS
 
@@ -83,7 +88,8 @@ def zstd():
 
 
 def test_zst(tmp_path):
-    path = write(tmp_path / "corpus.jsonl.zst", zstd().compress(jsonl(TEXTS)))
+    data = jsonl(TEXTS)
+    path = write(tmp_path / "corpus.jsonl.zst", zstd().compress(data[:999]) + zstd().compress(data[999:]))
     assert list(read_texts(path)) == TEXTS
 
 
@@ -122,6 +128,59 @@ def test_line_ends_of_windows_byte_order_mark_and_no_final_newline(tmp_path):
     report = ReadReport()
     assert list(read_texts(write(tmp_path / "w.jsonl", content), report=report)) == [*TEXTS[:3], "end"]
     assert (report.lines, report.blank) == (4, 1)
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOM + jsonl(["一"]) + BOM + jsonl(["二"]),
+        BOM + jsonl(["一"]) + BOM + BOM + jsonl(["二"]),
+        jsonl(["一", "二"]) + BOM,
+        jsonl(["一", "二"]) + b"\x1a",
+        jsonl(["一", "二"]).rstrip() + b"\x1a",
+        jsonl(["一", "二"]).replace(b"\n", b"\r"),
+        jsonl(["一", "二"]).replace(b"\n", b"\r").rstrip(),
+    ],
+    ids=["cat of two", "and of an empty one", "an empty one last", "DOS", "DOS, no line end", "old Mac", "old Mac, no line end"],
+)
+def test_marks_of_editors_and_cat_cost_no_document(tmp_path, content):
+    report = ReadReport()
+    assert list(read_texts(write(tmp_path / "a.jsonl", content), report=report)) == ["一", "二"]
+    assert (report.lines, report.rejected_lines) == (2, 0)
+    assert [row["text"] for _, row in json_lines(tmp_path / "a.jsonl")] == ["一", "二"]
+
+
+def test_such_marks_inside_a_text_are_text(tmp_path):
+    texts = ["\ufeff一\ufeff", "二\x1a", "三\r四", "\x00五"]
+    assert list(read_texts(write(tmp_path / "a.jsonl", jsonl(texts)))) == texts
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \r\n\t\n", BOM, gzip.compress(b"")], ids=["empty", "blank", "BOM", "gz of nothing"])
+def test_a_file_without_a_document_gives_none(tmp_path, content):
+    assert list(read_texts(write(tmp_path / "a", content))) == []
+
+
+def test_a_folder_is_no_corpus(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing or no file"):
+        read_texts(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["grows", "goes"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, change):
+    path = write(tmp_path / "a.jsonl", jsonl(TEXTS))
+    texts = []
+    with pytest.raises(CorpusError, match="a.jsonl was .* bytes of .* when reading began, and now it is"):
+        for text in read_texts(path):
+            texts.append(text)
+            if len(texts) == 10 and change == "grows":
+                with open(path, "ab") as file:
+                    file.write(jsonl(["more"]))
+            elif len(texts) == 10:
+                path.unlink()
+    assert texts[:300] == TEXTS, "what was there came first"
 
 
 def test_unusual_line_separators_do_not_end_a_line(tmp_path):

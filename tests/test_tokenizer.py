@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_training_text import LONG_RUNS
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import tinyllm_lib.tokenizer
 from tinyllm_lib.corpus import read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.corpus.training_text import even_sample
 from tinyllm_lib.tokenizer import (
@@ -45,6 +46,7 @@ from tinyllm_lib.tokenizer import (
     train_tokenizer,
 )
 from tinyllm_lib.tokens import write_pretrain_tokens
+from tinyllm_lib.workspace import atomic_path
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -251,6 +253,69 @@ def test_what_training_refuses(tmp_path):
     with pytest.raises(ValueError, match="got no text"):
         train_tokenizer([], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("documents", [1, 3, 20])
+def test_a_few_documents_give_a_smaller_tokenizer_that_works_and_say_so(documents, tmp_path):
+    with pytest.warns(UserWarning, match=r"This text gives \d\d\d entries, not 6,144: .* stands there 2 times"):
+        small = train_tokenizer(TEXTS[:documents], tmp_path)
+    assert 261 < len(small) < 1000 and tokenizer_hash(small) == tokenizer_hash(load_tokenizer(tmp_path))
+    assert max(i for text in TEXTS for i in encode_text(small, text)) < len(small)
+    for text in (*TEXTS[:8], *HOSTILE):
+        assert small.decode(encode_text(small, text)) == text
+
+
+def test_too_little_memory_is_said_before_training_with_a_sample_that_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(tinyllm_lib.tokenizer, "allowed_memory", lambda: 40_000)
+    with pytest.warns(UserWarning, match=r"needs 0.0 GB of memory by estimate.* pass sample_bytes=[\d_]+") as caught:
+        train_tokenizer(TEXTS, tmp_path, vocab_size=300)
+    fits = int(re.search(r"sample_bytes=([\d_]+)", str(caught[0].message))[1])
+    assert 100 < fits < sum(len(text.encode()) for text in TEXTS)
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
+def test_a_stop_while_the_folder_is_written_leaves_none_that_passes_for_finished(tmp_path, monkeypatch, tokenizer):
+    def write_half(tokenizer, folder):
+        tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PreTrainedTokenizerFast, "save_pretrained", write_half)
+        (tmp_path / "half").mkdir()
+        train_tokenizer(TEXTS, tmp_path / "half", vocab_size=400)
+    with pytest.raises(FileNotFoundError, match="has no tokenizer.json"):
+        load_tokenizer(tmp_path / "half")
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_the_file_that_makes_a_folder_a_tokenizer_comes_last(written, tmp_path, monkeypatch):
+    train_tokenizer(TEXTS[:50], tmp_path, vocab_size=300)
+    before = tokenizer_hash(load_tokenizer(tmp_path))
+    moved = iter(range(written))
+
+    def stops(path):
+        return atomic_path(path) if next(moved, None) is not None else interrupted()
+
+    monkeypatch.setattr(tinyllm_lib.tokenizer, "atomic_path", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(TEXTS, tmp_path, vocab_size=400)
+    assert tokenizer_hash(load_tokenizer(tmp_path)) == before
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_what_else_lies_in_the_folder_stays(tmp_path):
+    (tmp_path / "pretrain.jsonl").write_text("mine", encoding="utf-8")
+    train_tokenizer(TEXTS, tmp_path, vocab_size=300)
+    assert (tmp_path / "pretrain.jsonl").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_texts_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="cannot be written"):
+        train_tokenizer(interrupted, tmp_path / "tokenizer")
 
 
 # ---- the folder

@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from tinyllm_lib.checkpoint import model_folder, run_folder, weights_fingerprint
+from tinyllm_lib.corpus.readers import MAX_LINE_BYTES
+from tinyllm_lib.corpus.streams import read_lines
 from tinyllm_lib.corpus.training_text import why_no_bytes
 from tinyllm_lib.provenance import content_fingerprint, differences
 from tinyllm_lib.tokenizer import ROLES
@@ -82,19 +84,24 @@ def checked_rows(rows: Iterable[tuple[str, dict]], exam: str) -> list[dict]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
-    """("file line N", object) for each line that is not blank."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path.name} line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or brackets without end
-                raise ValueError(f"{where}: not a line of JSON in UTF-8 ({error}).") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: expected an object {{…}}, found {type(row).__name__}.")
-            yield where, row
+    """("file line N", object) for each line that is not blank.
+
+    Raises:
+        ValueError: a line that is no object in UTF-8, or longer than any question or document.
+    """
+    for line in read_lines(path, MAX_LINE_BYTES, lambda skipped: None):
+        where = f"{line.source} line {line.number}"
+        if line.problem:
+            raise ValueError(f"{where}: {line.problem}.")
+        if not line.raw.strip():
+            continue
+        try:
+            row = json.loads(line.raw.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or brackets without end
+            raise ValueError(f"{where}: not a line of JSON in UTF-8 ({error}).") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected an object {{…}}, found {type(row).__name__}.")
+        yield where, row
 
 
 # ---- grading

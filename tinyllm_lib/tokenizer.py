@@ -17,6 +17,8 @@ import hashlib
 import json
 import logging
 import re
+import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +27,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.corpus.training_text import BORDER, count_pieces, even_sample, in_lines, why_no_bytes
+from tinyllm_lib.corpus.training_text import BORDER, count_pieces, even_sample, in_lines, training_memory, why_no_bytes
+from tinyllm_lib.machine import allowed_memory
+from tinyllm_lib.workspace import atomic_path, require_writable
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 UNK_ID, BOS_TEXT_ID, EOS_TEXT_ID, IM_START_ID, IM_END_ID = range(5)
@@ -64,12 +68,14 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learns a byte-level BPE from `texts` (streamed, read once) and saves it as a Hugging Face tokenizer folder.
 
+    A folder with a tokenizer.json is whole: that file comes last.
+
     Args:
         texts: the whole corpus, however large; an even sample of it is trained on.
-        vocab_size: entries in all, at least 261: five special tokens and the 256 bytes, the rest merges.
+        vocab_size: entries in all, at least 261: five special tokens and the 256 bytes, the rest merges. A small text may give
+            fewer, with a warning; the tokenizer works, and what is made with it goes by its own size.
         nfkc: fold characters to their compatibility form first. Off by default, for it is lossy: ，１² become ,12.
-        words: pattern of the pieces that merges may not cross while training; None trains on whole runs of letters, and
-            then memory has no bound.
+        words: pattern of the pieces that merges may not cross while training; None trains on whole runs of letters.
         sample_bytes: size of the sample in UTF-8; a smaller corpus is taken whole. Memory at 1 GB of text: 2.4 GB
             (verse, in which nearly every line is new).
 
@@ -78,10 +84,12 @@ def train_tokenizer(
 
     Raises:
         ValueError: vocab_size below 261, no text at all, or half of a surrogate pair in a text.
+        PermissionError: the folder cannot be written; said before the texts are read.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(SPECIAL_TOKENS) + len(alphabet):
         raise ValueError(f"vocab_size={vocab_size} leaves no room: five special tokens and 256 bytes make 261; choose more.")
+    require_writable(folder := Path(out_dir))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.CharDelimiterSplit(BORDER), byte_level])
@@ -90,10 +98,19 @@ def train_tokenizer(
     pieces = count_pieces(map(fold, even_sample(texts, sample_bytes)), words)
     if not pieces:
         raise ValueError("train_tokenizer got no text: is the corpus file empty, or its iterator already used up?")
+    if (need := training_memory(pieces)) > (have := allowed_memory()):
+        fits = int(have / need * sum(len(piece.encode()) * count for piece, count in pieces.items()))
+        warnings.warn(f"Training on this text needs {need / 1e9:.1f} GB of memory by estimate, and this process may use "
+                      f"{have / 1e9:.1f} GB: where it ends without a word, or with \"memory allocation failed\", pass "
+                      f"sample_bytes={fits:_} for a smaller sample.", stacklevel=2)
     pieces.update(dict.fromkeys(ROLES, ROLE_COUNT))          # in no document, but in the header of every message
     tokenizer.train_from_iterator(in_lines(pieces), trainers.BpeTrainer(
         vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(alphabet), show_progress=show_progress))
+    if (size := tokenizer.get_vocab_size()) < vocab_size:
+        warnings.warn(f"This text gives {size:,} entries, not {vocab_size:,}: no pair of tokens is left in it that stands there "
+                      f"{min_frequency} times. The tokenizer works, and its models will be as much smaller; more text gives more.",
+                      stacklevel=2)
     tokenizer.pre_tokenizer = byte_level
     if nfkc:
         tokenizer.normalizer = normalizers.NFKC()
@@ -101,7 +118,12 @@ def train_tokenizer(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<unk>",
         additional_special_tokens=["<s>", "</s>"], clean_up_tokenization_spaces=False, add_prefix_space=False)
     fast.chat_template = CHAT_TEMPLATE
-    save_tokenizer(fast, out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as new:
+        save_tokenizer(fast, new)
+        for file in sorted(Path(new).iterdir(), key=lambda file: file.name == "tokenizer.json"):     # last: what has it is whole
+            with atomic_path(folder / file.name) as temporary:
+                file.replace(temporary)
     return load_tokenizer(out_dir)
 
 

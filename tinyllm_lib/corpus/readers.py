@@ -264,8 +264,7 @@ def _read(
             try:
                 if line.problem:
                     raise line.problem
-                raw = line.raw.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.raw
-                document, content = parse(raw)
+                document, content = parse(line.raw)
             except BadLine as problem:
                 report.reject(line, problem)
                 if line.raw:

@@ -2,14 +2,16 @@
 
 A file is decompressed as it is read, never unpacked to disk and never held. Two things can go wrong on the
 way, and neither is passed over: a line too long to hold, and an archive that ends early or is damaged. Both
-come as a `Line` with a `problem`, after every good line before them.
+come as a `Line` with a `problem`, after every good line before them. A file that changes meanwhile is an error.
 """
 
 import bz2
 import gzip
 import lzma
 import tarfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -37,7 +39,7 @@ class BadLine(ValueError):
 class Line(NamedTuple):
     source: str  # file name, or "archive:member"
     number: int  # from 1, counted per source
-    raw: bytes  # without its newline; empty if too long
+    raw: bytes  # without its newline and without marks that are no text; empty if too long
     problem: BadLine | None
 
 
@@ -53,20 +55,43 @@ def read_lines(path: Path, max_line_bytes: int, spill: Callable[[bytes], object]
             yielded is an empty line with the problem "line too long".
 
     Raises:
-        CorpusError: the file is not what its name says, or an archive holds no .jsonl or .json file.
+        CorpusError: the file is not what its name says, an archive holds no .jsonl or .json file, or the file is
+            another one at the end of reading.
     """
+    before = _state(path)
     for source, chunks in _sources(path):
         yield from _split(source, chunks, max_line_bytes, spill)
+    if (after := _state(path)) != before:
+        raise CorpusError(
+            f"{path} was {before} when reading began, and now it is {after}: something still writes to it, such as "
+            "a download. What was read belongs together nowhere: wait for its end, then read it again."
+        )
+
+
+def _state(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return "gone"
+    return f"{stat.st_size:,} bytes of {datetime.fromtimestamp(stat.st_mtime)}"
+
+
+def _without_marks(line: bytes) -> bytes:
+    """A line without byte order marks (`cat` leaves them inside a file) and without the end mark of DOS."""
+    while line.startswith(BOM_UTF8):
+        line = line.removeprefix(BOM_UTF8)
+    return line.removesuffix(b"\x1a")
 
 
 def _split(
     source: str, chunks: Iterator[bytes], limit: int, spill: Callable[[bytes], object]
 ) -> Iterator[Line]:
     too_long = BadLine("line too long", f"more than {limit:,} bytes")
-    number, pending, spilling = 1, b"", False
+    number, pending, spilling, end = 1, b"", False, None
     try:
         for chunk in chunks:
-            pieces = (pending + chunk).split(b"\n")
+            end = end or (b"\r" if b"\r" in chunk[:-1] and b"\n" not in chunk else b"\n")  # CR alone: an old Mac's
+            pieces = (pending + chunk).split(end)
             pending = pieces.pop()
             for piece in pieces:
                 if spilling or len(piece) > limit:
@@ -74,7 +99,7 @@ def _split(
                     spilling = False
                     yield Line(source, number, b"", too_long)
                 else:
-                    yield Line(source, number, piece, None)
+                    yield Line(source, number, _without_marks(piece), None)
                 number += 1
             if spilling or len(pending) > limit:
                 spill(pending)
@@ -86,7 +111,7 @@ def _split(
         spill(b"\n")
         yield Line(source, number, b"", too_long)
     elif pending:
-        yield Line(source, number, pending, None)
+        yield Line(source, number, _without_marks(pending), None)
 
 
 def _sources(path: Path) -> Iterator[tuple[str, Iterator[bytes]]]:

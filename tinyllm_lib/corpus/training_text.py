@@ -10,6 +10,7 @@ from heapq import heappop, heappush
 import regex
 
 MAX_PIECES = 1_000_000       # different ones that BPE training may hold of either kind: up to 1.5 kB of its memory for each
+BYTES_A_BYTE = 100           # of memory that BPE training takes for a byte of a different piece, counted
 PIECES_A_LINE = 10_000
 MAX_RUN = 80                 # characters; the time of BPE training grows with the square of a piece's length
 BORDER = "\uffff"            # between two pieces: it is no character, so no text needs it
@@ -72,6 +73,11 @@ def count_pieces(texts: Iterable[str], words: str | None, max_pieces: int = MAX_
         for run in RUNS.findall(piece):
             counts[run] += count
     return counts
+
+
+def training_memory(counts: Counter[str]) -> int:
+    """Bytes of memory that BPE training takes for these pieces, by estimate."""
+    return BYTES_A_BYTE * sum(len(piece.encode()) for piece in counts)
 
 
 def in_lines(counts: Counter[str]) -> Iterator[str]:
