@@ -12,10 +12,15 @@ import pytest
 from helpers import write_tokens
 from helpers.tiny import DIALOGUES, SYSTEM, TEXTS, dialogue, start_python, wait_until
 
+import tinyllm_lib.tokenizer
 from tinyllm_lib import tokens
 from tinyllm_lib.bench.harness import peak_memory_mb
+from tinyllm_lib.checkpoint import latest_checkpoint
+from tinyllm_lib.dataset import PackedDataset
+from tinyllm_lib.model import Transformer
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
+from tinyllm_lib.train import TrainConfig, train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -246,6 +251,47 @@ def test_a_finished_folder_without_a_name_is_written_again(tokenizer, tmp_path):
     write_pretrain_tokens(TEXTS[:4], tokenizer, tmp_path)
     ids, _ = documents_on_disk(tmp_path)
     assert ids == [[*encode_text(tokenizer, text), 4] for text in TEXTS[:4]]
+
+
+def test_a_run_without_a_name_that_was_stopped_begins_anew_for_its_texts_may_be_others(tokenizer, tmp_path, monkeypatch):
+    small_batches(monkeypatch)
+    with pytest.raises(Stopped):
+        write_pretrain_tokens(stop_after(TEXTS, 100), tokenizer, tmp_path, shard_tokens=1000)
+    write_pretrain_tokens(TEXTS[::-1], tokenizer, tmp_path, shard_tokens=1000)
+    ids, _ = documents_on_disk(tmp_path)
+    assert ids == [[*encode_text(tokenizer, text), 4] for text in TEXTS[::-1]]
+
+
+def test_a_document_too_large_for_the_memory_is_said_before_it_is_encoded(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(tinyllm_lib.tokenizer, "allowed_memory", lambda: 1_000_000)
+    with pytest.warns(UserWarning, match=r"Encoding 9,000 characters at once, from text 1 on, takes about .*split_text"):
+        write_pretrain_tokens(["春天来了，" * 1800], tokenizer, tmp_path)
+
+
+# ---- small is enough
+
+
+def test_twenty_documents_go_the_whole_way_to_a_checkpoint(tmp_path, one_thread):
+    with pytest.warns(UserWarning, match="This text gives"):
+        train_tokenizer(TEXTS[:20], tmp_path / "tokenizer")
+    small = load_tokenizer(tmp_path / "tokenizer")
+    for split, texts in (("train", TEXTS[:19]), ("val", TEXTS[19:20])):
+        assert write_pretrain_tokens(texts, small, tmp_path / "tokens" / split)["documents"] == len(texts)
+    shape = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "max_seq_len": 64}
+    paths = {"data_path": str(tmp_path / "tokens"), "tokenizer_path": str(tmp_path / "tokenizer"), "out_dir": str(tmp_path / "run")}
+    train(TrainConfig(**paths, **shape, batch_size=2, steps=2, warmup_steps=1, device="cpu", dtype="fp32"))
+    assert Transformer.from_pretrained(latest_checkpoint(tmp_path / "run")).config.vocab_size == len(small) < 6144
+
+
+def test_one_document_and_one_dialogue_are_a_corpus(tokenizer, tmp_path):
+    write_pretrain_tokens(["好。"], tokenizer, tmp_path / "text")
+    write_sft_tokens([dialogue("你好", "好。")], tokenizer, tmp_path / "chat")
+    for packing in ("best_fit", "stream", "none"):
+        row = PackedDataset(tmp_path / "text", 64, packing=packing, tokenizer=tokenizer)[0]
+        ids = [*encode_text(tokenizer, "好。"), 4]
+        assert row.Y[: len(ids) - 1].tolist() == ids[1:] and row.loss_mask.sum() == len(ids) - 1
+        chat, packed = encode_chat(tokenizer, dialogue("你好", "好。")), PackedDataset(tmp_path / "chat", 64, packing=packing)
+        assert len(packed) == 1 and packed[0].loss_mask.sum() == sum(chat.loss_mask)
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ ROLES = ("system", "user", "assistant")
 SAMPLE_BYTES = 10**9     # of text to train on: more would hardly change the merges
 MAX_HAN = 6
 ROUNDED_UP = 0.02        # of a model's vocabulary may have no token: some are rounded up to a multiple of 64 or 128
+ENCODING_BYTES = 400     # of memory for a character of text
 ROLE_COUNT = 20_000      # so often does training count each role's name, for it to become one token
 FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
 NUMERALS = "零一二三四五六七八九十百千万亿两"
@@ -271,6 +272,11 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str], *, first: int = 1) -> list[list[int]]:
     """Ids of each text as `encode_text` gives them, on all cores at once. `first` is the first text's number in errors."""
     try:
+        chars = sum(map(len, texts))
+        if (need := ENCODING_BYTES * chars) > (have := allowed_memory()):
+            warnings.warn(f"Encoding {chars:,} characters at once, from text {first} on, takes about {need / 1e9:.1f} GB of memory, and "
+                          f"this process may use {have / 1e9:.1f} GB: where it ends without a word, cut the longest documents before "
+                          f"(split_text).", stacklevel=2)
         return [encoding.ids for encoding in text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)]
     except TypeError:
         number, reason = next((n, reason) for n, text in enumerate(texts, first) if (reason := why_no_bytes(text)))

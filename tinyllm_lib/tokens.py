@@ -5,7 +5,7 @@
 
 A folder is finished when it has a `manifest.json`, which is written last. A stopped run goes on after its last whole
 shard; a file that exists is whole, for each is written under another name and renamed. Memory is that of two batches,
-however large the corpus and the shards are.
+however large the corpus and the shards are; a batch is a million characters, or one document that is longer.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def write_pretrain_tokens(
 
     Args:
         texts: documents, streamed; on a restart the same stream from its beginning.
-        source: a name for where the texts come from (file, size, settings). A finished folder with this name is left as it is.
+        source: a name for where the texts come from (file, size, settings, replay). A finished folder of this name is left as
+            it is, and a stopped run goes on; without a name nobody knows of which texts they are, and all is written anew.
         shard_tokens: a shard is closed when it holds at least this many tokens.
         replace: delete shards in the folder that were made from another source, with another tokenizer or other settings.
         progress: called with the number of documents done.
@@ -221,8 +222,7 @@ def _begun(out_dir: Path, fresh: dict, replace: bool) -> dict | None:
         was, now = (", ".join(f"{key} {shards.get(key)!r:.80}" for key in changed) for shards in (done["manifest"], fresh))
         raise ValueError(f"{out_dir} holds token shards made with {was}; now it is {now}. Give another folder, or replace=True "
                          f"to delete these {done['manifest']['tokens']:,} tokens and write them anew.")
-    unnamed = not fresh["source"] and done["items"] is None      # finished, but of which texts?
-    return None if changed or unnamed else done
+    return done if fresh["source"] and not changed else None
 
 
 def _encoded(items: Iterable, encode: Callable[[list, int], Encoded], done: int) -> Iterator[tuple[Encoded, int]]:
