@@ -89,7 +89,7 @@ def test_a_kernel_that_dies_is_told_as_such(tmp_path, executed, capsys):
 
 
 def test_widgets_of_another_run_are_left_out(tmp_path, executed, capsys):
-    path = write_notebook(tmp_path / "01_widgets.ipynb", "print('so far')")
+    path = write_notebook(tmp_path / "01_widgets.ipynb", "import ipywidgets\nprint('so far')", "ipywidgets.IntSlider()")
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"version_major": 2, "version_minor": 0}}
     nbformat.write(notebook, path)
