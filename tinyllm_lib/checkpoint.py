@@ -79,7 +79,7 @@ def weights_fingerprint(folder: str | Path) -> str:
     try:
         sums = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
         found = {name: sums[name] for name in names}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         found = {name: _sha256(folder / name) for name in names}
     return content_fingerprint(found)
 
@@ -87,10 +87,10 @@ def weights_fingerprint(folder: str | Path) -> str:
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None."""
     try:
-        files = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        files = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"checkpoint.json: {error}"
-    for name, expected in files.items():
+    for name, expected in files:
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _sha256(folder / name) != expected:
