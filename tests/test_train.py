@@ -609,6 +609,30 @@ def test_a_run_that_was_moved_is_named_as_it_is_now_where_it_goes_on(tiny_config
     assert [step_of(folder) for folder in step_folders(tmp_path / "here" / "run")] == [1]
 
 
+def test_other_weights_written_into_the_checkpoint_that_a_run_started_from_are_seen(tiny_config, sft_tokens, tmp_path):
+    base, other = (latest_checkpoint(train(tiny_config(tmp_path / f"base{seed}", steps=1, seed=seed))) for seed in (0, 1))
+    chat = tiny_config(tmp_path / "chat", init_from=str(base), data_path=str(sft_tokens), tokenizer_path="", steps=1)
+    train(chat)
+    shutil.copy(other / "model.safetensors", base)  # its checkpoint.json still has the sums of what was there before
+    with pytest.raises(ValueError, match=r"is another run; different: init_from \(was "):
+        train(replace(chat, resume="must"))
+
+
+@pytest.mark.parametrize("own", ["config.json", "samples.jsonl"])
+def test_a_folder_that_is_no_run_is_not_emptied(tiny_config, tmp_path, own):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / own).write_text('{"mine": 1}', "utf-8")
+    with pytest.raises(ValueError, match=f"mine is no run, and holds {own}, which a run would write anew"):
+        train(tiny_config(tmp_path / "mine", steps=1))
+    assert (tmp_path / "mine" / own).read_text("utf-8") == '{"mine": 1}'
+
+
+def test_checkpoints_of_another_kind_are_set_aside_and_not_deleted(tiny_config, tmp_path):
+    (tmp_path / "run" / "checkpoints" / "checkpoint-500").mkdir(parents=True)
+    train(tiny_config(tmp_path / "run", steps=1))
+    assert (tmp_path / "run.old1" / "checkpoints" / "checkpoint-500").is_dir()
+
+
 def test_a_run_goes_on_though_the_model_it_started_from_is_gone(tiny_config, sft_tokens, tmp_path):
     train(tiny_config(tmp_path / "base", steps=1))
     changes = {"data_path": str(sft_tokens), "tokenizer_path": "", "steps": 4, "save_interval": 2}

@@ -73,15 +73,9 @@ def run_folder(folder: Path) -> Path:
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits. Quick where checkpoint.json has the sums."""
+    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits; of the files as they are now."""
     folder = Path(folder)
-    names = ("config.json", *weight_files(folder))
-    try:
-        sums = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
-        found = {name: sums[name] for name in names}
-    except (OSError, ValueError, LookupError, TypeError):
-        found = {name: _sha256(folder / name) for name in names}
-    return content_fingerprint(found)
+    return content_fingerprint({name: _sha256(folder / name) for name in ("config.json", *weight_files(folder))})
 
 
 def find_damage(folder: Path) -> str | None:

@@ -264,14 +264,17 @@ class Trainer:
         return None
 
     def _set_aside(self) -> None:
-        """An older run of this name is renamed, never overwritten; an empty one is removed."""
+        """An older run of this name is renamed, never overwritten; an empty one is removed. What no run wrote is left alone."""
         if not self.run.exists():
             return
         source = self.config.init_from and Path(self.config.init_from).resolve()
         if weight_files(self.run) or source and source.is_relative_to(self.run.resolve()):
             raise ValueError(f"out_dir {self.run} holds the model to start from, or another one; a new run would begin by moving it away: "
                              f"choose another out_dir.")
-        if step_folders(self.run):
+        checkpoints = self.run / "checkpoints"
+        for stray in checkpoints.glob(".tmp-*"):                                 # of one that was killed while it saved its first
+            shutil.rmtree(stray, ignore_errors=True)
+        if checkpoints.is_dir() and any(checkpoints.iterdir()):
             number = 1
             while (old := self.run.with_name(f"{self.run.name}.old{number}")).exists():
                 number += 1
@@ -279,9 +282,14 @@ class Trainer:
             why = f" (different: {', '.join(self.differing)})" if self.differing else ""
             print(f"An older run lay in {self.run.name}; it is now {old.name}{why}.", flush=True)
         else:
-            for name in ("metrics.jsonl", "samples.jsonl", "config.json"):
-                (self.run / name).unlink(missing_ok=True)
-            shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
+            written = [path for name in ("metrics.jsonl", "samples.jsonl", "config.json") if (path := self.run / name).exists()]
+            if written and "data_path" not in run_config(self.run):
+                raise ValueError(f"out_dir {self.run} is no run, and holds {', '.join(path.name for path in written)}, which a run would "
+                                 f"write anew: choose another out_dir.")
+            for path in written:
+                path.unlink()
+            if checkpoints.is_dir():
+                checkpoints.rmdir()
 
     # -- one step --------------------------------------------------------------------------------------------------
 
