@@ -132,6 +132,7 @@ def flipped(path):
         ("trainer_state.pt", flipped, "trainer_state.pt does not match its checksum"),
         ("tokenizer.json", lambda path: path.unlink(), "tokenizer.json is missing"),
         ("checkpoint.json", truncated, "checkpoint.json: "),
+        ("checkpoint.json", lambda path: path.write_text("[]", "utf-8"), "checkpoint.json: "),
     ],
 )
 def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(save, tmp_path, capsys, name, damage, said):

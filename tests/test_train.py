@@ -26,9 +26,11 @@ from torch.optim import AdamW
 from tinyllm_lib import devices
 from tinyllm_lib.checkpoint import latest_checkpoint, load_state, step_folders, step_of
 from tinyllm_lib.dataset import PackedDataset
-from tinyllm_lib.evaluate import bits_per_byte
+from tinyllm_lib.demo import model_name
+from tinyllm_lib.evaluate import bits_per_byte, kind_of_run
 from tinyllm_lib.memory import train_memory
 from tinyllm_lib.model import Transformer
+from tinyllm_lib.model_card import read_stages
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.profiles import get_profile
 from tinyllm_lib.serve import free_port
@@ -580,6 +582,55 @@ def test_a_run_of_which_nobody_knows_what_it_was_made_from_is_set_aside(tiny_con
     (tmp_path / "run" / "config.json").write_text(json.dumps(saved), "utf-8")
     train(config)
     assert "it is now run.old1 (different: there is no record of what it was made from)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left", [b"", b'{"steps": 1,', b"null", b"[1]", b"\xff\x00"])
+def test_a_run_whose_config_json_is_damaged_is_set_aside_too(tiny_config, tmp_path, capsys, left):
+    config = tiny_config(tmp_path / "run", steps=1)
+    (train(config) / "config.json").write_bytes(left)
+    with pytest.raises(ValueError, match=r"resume='must', but .* there is no record of what it was made from\."):
+        train(replace(config, resume="must"))
+    assert model_name(latest_checkpoint(tmp_path / "run")) == "run, step 1 of ?"
+    assert kind_of_run(tmp_path / "run") == "chat"
+    assert [stage.config for stage in read_stages(latest_checkpoint(tmp_path / "run"))] == [{}]
+    train(config)
+    assert "it is now run.old1 (different: there is no record of what it was made from)." in capsys.readouterr().out
+
+
+def test_a_run_that_was_moved_is_named_as_it_is_now_where_it_goes_on(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "here" / "run", steps=2, save_interval=1)
+    before = json.loads((train(config) / "config.json").read_text("utf-8"))
+    shutil.rmtree(step_folders(tmp_path / "here" / "run")[-1])
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    moved = train(replace(config, out_dir=str(tmp_path / "there" / "run"), save_interval=2))
+    after = json.loads((moved / "config.json").read_text("utf-8"))
+    assert after == before | {"out_dir": str(moved), "save_interval": 2}
+    train(parse_args(["--config", str(moved / "config.json"), "--resume", "must"]))  # as it says itself how to go on
+    assert [step_of(folder) for folder in step_folders(tmp_path / "here" / "run")] == [1]
+
+
+def test_other_weights_written_into_the_checkpoint_that_a_run_started_from_are_seen(tiny_config, sft_tokens, tmp_path):
+    base, other = (latest_checkpoint(train(tiny_config(tmp_path / f"base{seed}", steps=1, seed=seed))) for seed in (0, 1))
+    chat = tiny_config(tmp_path / "chat", init_from=str(base), data_path=str(sft_tokens), tokenizer_path="", steps=1)
+    train(chat)
+    shutil.copy(other / "model.safetensors", base)  # its checkpoint.json still has the sums of what was there before
+    with pytest.raises(ValueError, match=r"is another run; different: init_from \(was "):
+        train(replace(chat, resume="must"))
+
+
+@pytest.mark.parametrize("own", ["config.json", "samples.jsonl"])
+def test_a_folder_that_is_no_run_is_not_emptied(tiny_config, tmp_path, own):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / own).write_text('{"mine": 1}', "utf-8")
+    with pytest.raises(ValueError, match=f"mine is no run, and holds {own}, which a run would write anew"):
+        train(tiny_config(tmp_path / "mine", steps=1))
+    assert (tmp_path / "mine" / own).read_text("utf-8") == '{"mine": 1}'
+
+
+def test_checkpoints_of_another_kind_are_set_aside_and_not_deleted(tiny_config, tmp_path):
+    (tmp_path / "run" / "checkpoints" / "checkpoint-500").mkdir(parents=True)
+    train(tiny_config(tmp_path / "run", steps=1))
+    assert (tmp_path / "run.old1" / "checkpoints" / "checkpoint-500").is_dir()
 
 
 def test_a_run_goes_on_though_the_model_it_started_from_is_gone(tiny_config, sft_tokens, tmp_path):

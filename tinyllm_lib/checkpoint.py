@@ -73,24 +73,18 @@ def run_folder(folder: Path) -> Path:
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits. Quick where checkpoint.json has the sums."""
+    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits; of the files as they are now."""
     folder = Path(folder)
-    names = ("config.json", *weight_files(folder))
-    try:
-        sums = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
-        found = {name: sums[name] for name in names}
-    except (OSError, ValueError, KeyError):
-        found = {name: _sha256(folder / name) for name in names}
-    return content_fingerprint(found)
+    return content_fingerprint({name: _sha256(folder / name) for name in ("config.json", *weight_files(folder))})
 
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None."""
     try:
-        files = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        files = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["sha256"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"checkpoint.json: {error}"
-    for name, expected in files.items():
+    for name, expected in files:
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _sha256(folder / name) != expected:

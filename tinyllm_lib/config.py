@@ -203,6 +203,15 @@ def _int_or(word: str):
     return convert
 
 
+def run_config(run: str | Path) -> dict:
+    """The `config.json` of a run; empty where there is none, or none that can be read: then nobody knows."""
+    try:
+        found = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def resume_command(run: Path, processes: int) -> str:
     """The shell command that goes on with a run from its last checkpoint."""
     return shlex.join([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import secrets
 import signal
 import socket
@@ -25,6 +24,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from tinyllm_lib.checkpoint import step_folders, step_of
+from tinyllm_lib.config import run_config
 from tinyllm_lib.generate import TextGenerator, Written
 from tinyllm_lib.machine import utf8_output
 from tinyllm_lib.memory import is_out_of_memory
@@ -125,11 +125,7 @@ def model_name(folder: Path | None) -> str:
     """Which model this is, for people: its run, and how far that had come when this checkpoint was written."""
     if folder is None or folder not in step_folders(run := folder.parent.parent):
         return folder.name if folder else "a model"
-    try:
-        planned = json.loads((run / "config.json").read_text(encoding="utf-8"))["steps"]
-    except (OSError, ValueError, LookupError, TypeError):
-        planned = "?"
-    return f"{run.name}, step {step_of(folder)} of {planned}"
+    return f"{run.name}, step {step_of(folder)} of {run_config(run).get('steps', '?')}"
 
 
 def _row(piece: Written) -> dict:

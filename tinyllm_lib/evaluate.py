@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.checkpoint import run_folder, weights_fingerprint
+from tinyllm_lib.config import run_config
 from tinyllm_lib.corpus.training_text import why_no_bytes
 from tinyllm_lib.exam import (
     Answer,
@@ -241,10 +242,7 @@ def _spread(rows: Sequence[dict], limit: int | None) -> list[tuple[int, dict]]:
 
 def kind_of_run(folder: Path | None) -> str:
     """ "base" if the run's token shards were made of documents, else "chat"."""
-    config = run_folder(folder) / "config.json" if folder else None
-    if config is None or not config.is_file():
-        return "chat"
-    data = Path(json.loads(config.read_text(encoding="utf-8")).get("data_path") or "-")
+    data = Path(folder and run_config(run_folder(folder)).get("data_path") or "-")
     manifest = data / "train" / "manifest.json"
     if manifest.is_file():
         return "base" if json.loads(manifest.read_text(encoding="utf-8"))["kind"] == "pretrain" else "chat"

@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from tinyllm_lib.config import run_config
+
 REFRESH_SECONDS = 1.0
 SILENCE_SECONDS = 120.0                                        # without a line, after which `watch` says so
 SHOWN_POINTS = 400
@@ -78,10 +80,7 @@ class Silence:
 
 def _steps(run: Path) -> int:
     """The length of a run; 0 where there is no run, or none yet."""
-    try:
-        return json.loads((run / "config.json").read_text(encoding="utf-8"))["steps"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        return 0
+    return run_config(run).get("steps", 0)
 
 
 def read_metrics(run: str | Path) -> list[dict]:

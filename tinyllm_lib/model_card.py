@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyllm_lib.checkpoint import STEP_FOLDER, model_folder, step_folders, step_of, weights_fingerprint
+from tinyllm_lib.config import run_config
 from tinyllm_lib.corpus.download import BELLE, SEQ_MONKEY
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.exam import CLASS_MEANING, ExamResult, exam_of
@@ -132,7 +133,7 @@ def read_stages(folder: Path) -> list[Stage]:
     """The runs that made a checkpoint, the first one first: pretraining, then what started from it."""
     stages: list[Stage] = []
     while run := run_of(folder):
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config = run_config(run)
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if (run / "metrics.jsonl").is_file() else []
         metrics = [row for row in map(json.loads, lines) if row["step"] <= step_of(folder)]
         stages.insert(0, Stage(run, config, metrics, *_manifest(config)))
@@ -150,7 +151,7 @@ def read_stages(folder: Path) -> list[Stage]:
 def _manifest(config: dict) -> tuple[dict | None, str]:
     """The manifest of the shards that a run was trained on; not of others that lie in their place now."""
     try:
-        manifest = read_manifest(Path(config["data_path"]) / "train")
+        manifest = read_manifest(Path(config.get("data_path") or "-") / "train")
     except FileNotFoundError:
         return None, "its token shards are no longer where they were"
     changed = differences(config.get("made_from"), {"shards": shards_fingerprint(manifest)})

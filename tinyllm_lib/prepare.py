@@ -10,7 +10,6 @@ is made again, when what it was made from has changed, and a line says so. What 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -20,6 +19,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.checkpoint import latest_checkpoint, model_folder, step_folders, step_of, weights_fingerprint
+from tinyllm_lib.config import run_config
 from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.corpus.sample import sample_recipe
 from tinyllm_lib.profiles import Profile, get_profile
@@ -191,7 +191,7 @@ def why_not_ready(ws: Workspace, name: str, profile: Profile | None = None) -> s
         step = step_of(latest_checkpoint(run))
     except FileNotFoundError as error:
         return str(error)
-    steps = _saved_config(run).get("steps", 0)
+    steps = run_config(run).get("steps", 0)
     if step < steps:
         return f"it has come to step {step:,} of {steps:,}"
     changed = _changed(ws, run, profile or get_profile())
@@ -234,7 +234,7 @@ def _to_go_on(ws: Workspace, stage: str, name: str, profile: Profile) -> TrainCo
     """The profile's configuration, with the numbers of the run itself where it was only stopped."""
     run, own = ws.run(name), {}
     if step_folders(run) and not _changed(ws, run, profile):
-        saved = _saved_config(run)
+        saved = run_config(run)
         names = [f.name for f in fields(TrainConfig) if f.name in saved and (f.name not in PATHS or os.path.exists(saved[f.name]))]
         own = {name: saved[name] for name in names} | {"out_dir": str(run), "resume": "auto"}
     return train_config(stage, ws, profile, name=name, if_not_ready="go_on", **own)
@@ -242,7 +242,7 @@ def _to_go_on(ws: Workspace, stage: str, name: str, profile: Profile) -> TrainCo
 
 def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
     """What a run was made from and what lies in the workspace now: where they differ. What is no longer there is not compared."""
-    config = _saved_config(run)
+    config = run_config(run)
     was, now = config.get("made_from"), {"tokenizer": tokenizer_hash(tokenizer(ws, profile))}
     data = Path(config.get("data_path") or "-").name
     try:
@@ -262,11 +262,6 @@ def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
         if here:
             now["init_from"] = weights_fingerprint(model_folder(here[0]))
     return differences(was, now)
-
-
-def _saved_config(run: Path) -> dict:
-    path = run / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _source(files: dict[str, Path], kind: str, split: str, profile: Profile) -> str:

@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinyllm_lib.checkpoint import latest_checkpoint, load_state, model_folder, save_checkpoint, step_folders, weights_fingerprint
-from tinyllm_lib.config import FREE_OPTIONS, TrainConfig, get_lr, parse_args, resume_command
+from tinyllm_lib.config import FREE_OPTIONS, TrainConfig, get_lr, parse_args, resume_command, run_config
 from tinyllm_lib.dataset import DataOrder, PackedDataset, PackedRow, collate
 from tinyllm_lib.devices import DTYPES, Processes, choose_dtype, compile_pays, peak_flops
 from tinyllm_lib.generate import TextGenerator
@@ -235,37 +235,46 @@ class Trainer:
         resolved = {"dtype": _name(dtype), "device": self.device.type}
         self._set_aside()
         (self.run / "checkpoints").mkdir(parents=True)
-        write_json(self.run / "config.json", {**asdict(self.config), "resolved": resolved, "made_from": self.made_from})
+        self._write_config(resolved)
         return [None, resolved, why]
+
+    def _write_config(self, resolved: dict[str, str]) -> None:
+        """Where a run goes on, anew: it may have been moved, and what it may do otherwise from here on stands there, too."""
+        write_json(self.run / "config.json", {**asdict(self.config), "resolved": resolved, "made_from": self.made_from})
 
     def _find_resume(self) -> list | None:
         """The checkpoint to go on from, what `auto` became when the run began, and why; None where there is none of this very run."""
-        path = self.run / "config.json"
-        if self.config.resume == "never" or not path.is_file() or not step_folders(self.run):
+        found = run_config(self.run)
+        if self.config.resume == "never" or not step_folders(self.run):
             if self.config.resume == "must":
                 raise FileNotFoundError(f"resume='must', but {self.run} holds no checkpoint to go on from.")
             return None
         saved = {f.name: f.default for f in fields(TrainConfig)}                 # an option that came after this run was as its default
-        saved |= json.loads(path.read_text(encoding="utf-8"))
+        saved |= found
         now = {name: value for name, value in asdict(self.config).items() if name not in FREE_OPTIONS}
         asked = {} if self.config.dtype == "auto" else {"dtype": _name(DTYPES[self.config.dtype])}       # auto goes on as it began
-        self.differing = differences(saved, now) + differences(saved.get("resolved", {}), asked)
-        self.differing += differences(saved.get("made_from"), self.made_from)
+        self.differing = differences(saved, now) + differences(saved.get("resolved"), asked) if found else []
+        self.differing += differences(found.get("made_from"), self.made_from)
         if not self.differing:
-            return [latest_checkpoint(self.run), saved["resolved"], "so the run began"]
+            self.made_from = found["made_from"] | self.made_from                 # knows the start that is gone, too
+            self._write_config(found["resolved"])
+            return [latest_checkpoint(self.run), found["resolved"], "so the run began"]
         if self.config.resume == "must":
             raise ValueError(f"resume='must', but {self.run} is another run; different: {', '.join(self.differing)}.")
         return None
 
     def _set_aside(self) -> None:
-        """An older run of this name is renamed, never overwritten; an empty one is removed."""
+        """An older run of this name is renamed, never overwritten; an empty one is removed. What no run wrote is left alone."""
         if not self.run.exists():
             return
         source = self.config.init_from and Path(self.config.init_from).resolve()
         if weight_files(self.run) or source and source.is_relative_to(self.run.resolve()):
             raise ValueError(f"out_dir {self.run} holds the model to start from, or another one; a new run would begin by moving it away: "
                              f"choose another out_dir.")
-        if step_folders(self.run):
+        checkpoints = self.run / "checkpoints"
+        for stray in checkpoints.glob(".tmp-*"):                                 # of one that was killed while it saved its first
+            shutil.rmtree(stray, ignore_errors=True)
+        if checkpoints.is_dir() and any(checkpoints.iterdir()):
             number = 1
             while (old := self.run.with_name(f"{self.run.name}.old{number}")).exists():
                 number += 1
@@ -273,9 +282,14 @@ class Trainer:
             why = f" (different: {', '.join(self.differing)})" if self.differing else ""
             print(f"An older run lay in {self.run.name}; it is now {old.name}{why}.", flush=True)
         else:
-            for name in ("metrics.jsonl", "samples.jsonl", "config.json"):
-                (self.run / name).unlink(missing_ok=True)
-            shutil.rmtree(self.run / "checkpoints", ignore_errors=True)
+            written = [path for name in ("metrics.jsonl", "samples.jsonl", "config.json") if (path := self.run / name).exists()]
+            if written and "data_path" not in run_config(self.run):
+                raise ValueError(f"out_dir {self.run} is no run, and holds {', '.join(path.name for path in written)}, which a run would "
+                                 f"write anew: choose another out_dir.")
+            for path in written:
+                path.unlink()
+            if checkpoints.is_dir():
+                checkpoints.rmdir()
 
     # -- one step --------------------------------------------------------------------------------------------------
 

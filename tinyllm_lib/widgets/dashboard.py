@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ import ipywidgets as ipw
 
 from tinyllm_lib import plots
 from tinyllm_lib.checkpoint import step_folders, step_of
-from tinyllm_lib.config import TrainConfig, get_lr
+from tinyllm_lib.config import TrainConfig, get_lr, run_config
 from tinyllm_lib.launch import LaunchError, launch
 from tinyllm_lib.live import LogTail, View, progress_html, read_metrics
 from tinyllm_lib.widgets import views
@@ -52,7 +52,7 @@ class Control:
         folders = step_folders(self.run)
         if not folders:
             return "not started"
-        steps = json.loads((self.run / "config.json").read_text(encoding="utf-8"))["steps"]
+        steps = run_config(self.run).get("steps", math.inf)
         return "finished" if step_of(folders[-1]) >= steps else "stopped"
 
     def start(self) -> None:
