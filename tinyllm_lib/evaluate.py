@@ -6,7 +6,6 @@ python -m tinyllm_lib.evaluate RUN [EXAM]        the exam table of a run; --help
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -41,7 +40,7 @@ from tinyllm_lib.model import Transformer
 from tinyllm_lib.provenance import content_fingerprint
 from tinyllm_lib.score import Batch, score
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
-from tinyllm_lib.workspace import get_workspace
+from tinyllm_lib.workspace import get_workspace, read_json
 
 __all__ = [
     "Answer",
@@ -244,10 +243,10 @@ def kind_of_run(folder: Path | None) -> str:
     config = run_folder(folder) / "config.json" if folder else None
     if config is None or not config.is_file():
         return "chat"
-    data = Path(json.loads(config.read_text(encoding="utf-8")).get("data_path") or "-")
+    data = Path(read_json(config).get("data_path") or "-")
     manifest = data / "train" / "manifest.json"
     if manifest.is_file():
-        return "base" if json.loads(manifest.read_text(encoding="utf-8"))["kind"] == "pretrain" else "chat"
+        return "base" if read_json(manifest)["kind"] == "pretrain" else "chat"
     return "base" if "pretrain" in data.name else "chat"
 
 
