@@ -110,6 +110,13 @@ def test_an_earlier_checkpoint_has_its_own_curve_and_no_exam(trained):
     assert "not tested beyond its loss" in card
 
 
+def test_metrics_with_an_evaluation_between_two_log_lines_and_a_half_written_line_are_read(run, trained):
+    evaluation = '{"step": 2, "tokens": 9, "val_loss": 9.5, "val_bits_per_byte": 3.5}\n'
+    (run / "metrics.jsonl").write_text(evaluation + (trained / "metrics.jsonl").read_text(encoding="utf-8") + '{"step": 6, "tok')
+    curve = model_card(run)
+    assert curve == model_card(trained)
+
+
 def test_shards_that_changed_since_are_not_described(run, trained):
     config = json.loads((run / "config.json").read_text("utf-8"))
     config["data_path"] = str(trained.parent / "tokens" / "pretrain")

@@ -1,6 +1,8 @@
 """What notebooks hand each other: loaded where it is there, made small where it is not, and said so."""
 
 import json
+import re
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -366,6 +368,33 @@ def test_a_base_that_was_stopped_goes_on_to_its_end(ws, profile, stopped, in_thi
     assert latest_checkpoint(stopped).name == "step_000004"
     assert prepare.why_not_ready(ws, "pretrain", profile) == "" and not list(stopped.parent.glob("*.old*"))
     assert [row["step"] for row in read_metrics(stopped)] == [1, 2, 3, 4]
+
+
+def test_a_copied_workspace_goes_on_with_its_own_data(ws, profile, stopped, in_this_process, tmp_path):
+    copy = Workspace(shutil.copytree(ws.root, tmp_path / "copy" / "ci"))
+    run = prepare.pretrained_run(copy, profile, if_not_ready="go_on")
+    (config,) = in_this_process
+    assert {config.data_path, config.tokenizer_path} == {str(copy.root / "tokens" / "pretrain"), str(copy.tokenizer)}
+    assert latest_checkpoint(run).name == "step_000004" and latest_checkpoint(stopped).name == "step_000002"
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_record_is_named(ws, profile, stopped, content):
+    for damaged in (stopped / "config.json", ws.tokens("pretrain", "train") / "manifest.json"):
+        good = damaged.read_text(encoding="utf-8")
+        damaged.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=re.escape(str(damaged)) + ".*bring back the file as it was, or remove it"):
+            prepare.pretrained_run(ws, profile)
+        damaged.write_text(good, encoding="utf-8")
+
+
+def test_a_run_of_damaged_checkpoints_is_not_used_and_going_on_trains_it_anew(ws, profile, stopped, in_this_process, capsys):
+    (latest_checkpoint(stopped) / "model.safetensors").write_bytes(b"half")
+    assert prepare.pretrained_run(ws, profile, if_not_ready="use") == ws.run("pretrain_quick"), "there is nothing to use"
+    out = capsys.readouterr().out
+    assert "The run pretrain is not used: all its checkpoints are damaged." in out and "before it" not in out
+    assert prepare.pretrained_run(ws, profile, if_not_ready="go_on") == stopped
+    assert prepare.why_not_ready(ws, "pretrain", profile) == "" and stopped.with_name("pretrain.old1").is_dir()
 
 
 def test_a_chat_run_of_another_base_is_not_used_without_a_word(ws, profile, in_this_process, capsys):

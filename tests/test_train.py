@@ -312,7 +312,7 @@ def test_validation_is_in_nats_per_token_and_bits_per_byte(pretrained, pretrain_
     assert last["val_bits_per_byte"] == pytest.approx(text / math.log(2) / size, abs=1e-4)
 
 
-@pytest.mark.parametrize("packing", ["best_fit", "none"])
+@pytest.mark.parametrize("packing", ["best_fit", "stream", "none"])
 def test_validation_and_bits_per_byte_agree_on_the_same_documents(tiny_config, tokenizer, tmp_path, packing):
     run = train(tiny_config(tmp_path / "run", max_seq_len=128, steps=8, packing=packing))
     model = Transformer.from_pretrained(latest_checkpoint(run))

@@ -50,7 +50,8 @@ def latest_checkpoint(run: str | Path) -> Path:
     folders = step_folders(run)
     for folder in reversed(folders):
         if problem := find_damage(folder):
-            print(f"{folder.name} is damaged ({problem}); using the checkpoint before it.", flush=True)
+            before = "; using the checkpoint before it" if folder != folders[0] else ""
+            print(f"{folder.name} is damaged ({problem}){before}.", flush=True)
         else:
             return folder
     if folders:

@@ -6,7 +6,6 @@ python -m tinyllm_lib.evaluate RUN [EXAM]        the exam table of a run; --help
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -42,7 +41,7 @@ from tinyllm_lib.model import Transformer
 from tinyllm_lib.provenance import content_fingerprint
 from tinyllm_lib.score import Batch, score
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
-from tinyllm_lib.workspace import get_workspace
+from tinyllm_lib.workspace import get_workspace, read_json
 
 __all__ = [
     "Answer",
@@ -245,7 +244,7 @@ def kind_of_run(folder: Path | None) -> str:
     data = Path(folder and run_config(run_folder(folder)).get("data_path") or "-")
     manifest = data / "train" / "manifest.json"
     if manifest.is_file():
-        return "base" if json.loads(manifest.read_text(encoding="utf-8"))["kind"] == "pretrain" else "chat"
+        return "base" if read_json(manifest)["kind"] == "pretrain" else "chat"
     return "base" if "pretrain" in data.name else "chat"
 
 

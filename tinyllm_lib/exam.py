@@ -21,7 +21,7 @@ from tinyllm_lib.corpus.streams import read_lines
 from tinyllm_lib.corpus.training_text import why_no_bytes
 from tinyllm_lib.provenance import content_fingerprint, differences
 from tinyllm_lib.tokenizer import ROLES
-from tinyllm_lib.workspace import write_json
+from tinyllm_lib.workspace import read_json, write_json
 
 # What each class of the sample corpus's exam shows; an exam of your own may have other classes.
 CLASS_MEANING = {
@@ -299,7 +299,7 @@ class ExamResult:
         path = path / "exam.json" if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: run_exam writes it when it has asked the whole exam.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return cls(
             content["kind"],
             content["checkpoint"],

@@ -6,7 +6,6 @@ missing; nothing is filled in. Paths of this machine stay out.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -20,10 +19,12 @@ from tinyllm_lib.corpus.download import BELLE, SEQ_MONKEY
 from tinyllm_lib.corpus.readers import SYSTEM_PROMPT
 from tinyllm_lib.exam import CLASS_MEANING, ExamResult, exam_of
 from tinyllm_lib.gguf_file import other_weights
+from tinyllm_lib.live import read_metrics
 from tinyllm_lib.model import INDEX, ModelConfig, Transformer, weight_files
 from tinyllm_lib.provenance import differences
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.tokens import read_manifest, shards_fingerprint
+from tinyllm_lib.workspace import read_json
 
 FILES = ("config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 CURVE_ROWS = 8
@@ -108,7 +109,7 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
         FileNotFoundError: no checkpoint there.
     """
     folder = model_folder(folder)
-    config = ModelConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")), str(folder))
+    config = ModelConfig.from_hf(read_json(folder / "config.json"), str(folder))
     stages = read_stages(folder)
     exam, no_exam = read_exam(folder)
     metadata = {"language": "zh", "library_name": "transformers", "pipeline_tag": "text-generation", "tags": "[tinyllm, llama]"}
@@ -134,8 +135,8 @@ def read_stages(folder: Path) -> list[Stage]:
     stages: list[Stage] = []
     while run := run_of(folder):
         config = run_config(run)
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if (run / "metrics.jsonl").is_file() else []
-        metrics = [row for row in map(json.loads, lines) if row["step"] <= step_of(folder)]
+        rows = read_metrics(run) if (run / "metrics.jsonl").is_file() else []
+        metrics = [row for row in rows if row["step"] <= step_of(folder)]
         stages.insert(0, Stage(run, config, metrics, *_manifest(config)))
         start = Path(config["init_from"]) if config.get("init_from") else None
         if start is None or not start.is_dir() or any(stage.run == start.resolve() for stage in stages):
@@ -233,7 +234,7 @@ def _training(stages: list[Stage]) -> str:
 def _curve(stages: list[Stage]) -> str:
     parts = []
     for stage in stages:
-        if rows := stage.metrics:
+        if rows := [row for row in stage.metrics if "loss" in row]:          # an evaluation may have a line of its own
             chosen = sorted({round(i * (len(rows) - 1) / (CURVE_ROWS - 1)) for i in range(CURVE_ROWS)})
             parts.append(f"**{stage.title}**, training loss in nats per token:\n\n" + _table([
                 ("step", "tokens", "loss"), *((rows[i]["step"], f"{rows[i]['tokens']:,}", f"{rows[i]['loss']:.3f}") for i in chosen)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.checkpoint import latest_checkpoint, model_folder, step_folders, step_of, weights_fingerprint
+from tinyllm_lib.checkpoint import find_damage, latest_checkpoint, model_folder, step_folders, step_of, weights_fingerprint
 from tinyllm_lib.config import run_config
 from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.corpus.sample import sample_recipe
@@ -31,7 +31,8 @@ from tinyllm_lib.workspace import Workspace, atomic_path, require
 
 REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
 VAL_DOCUMENTS = 50_000      # enough to measure bits per byte; a share of 10B tokens would be far more than that
-PATHS = ("data_path", "tokenizer_path", "init_from")     # of a TrainConfig: a handout brings those of another machine
+PATHS = {"data_path": "tokens", "tokenizer_path": "", "init_from": "runs"}    # of a TrainConfig, and where in a workspace; a handout
+                            # brings those of another machine
 IF_NOT_READY = ("stand_in", "go_on", "use")
 
 
@@ -190,7 +191,7 @@ def why_not_ready(ws: Workspace, name: str, profile: Profile | None = None) -> s
     try:
         step = step_of(latest_checkpoint(run))
     except FileNotFoundError as error:
-        return str(error)
+        return "all its checkpoints are damaged" if step_folders(run) else str(error)
     steps = run_config(run).get("steps", 0)
     if step < steps:
         return f"it has come to step {step:,} of {steps:,}"
@@ -207,16 +208,18 @@ def _run(ws: Workspace, stage: str, name: str, profile: Profile, notebook: str, 
         return run
     from tinyllm_lib.launch import launch
 
-    begun = bool(step_folders(run))
-    if begun and if_not_ready == "use":
+    begun, whole = bool(step_folders(run)), not all(map(find_damage, step_folders(run)))
+    if whole and if_not_ready == "use":
         _say(f"The run {name} is used as it is: {why}.")
         return run
     if if_not_ready == "go_on":
         _say(f"The run {name} is trained now: {why}." if begun else f"No {name} run yet: training it now.")
         token_shards(ws, stage, profile)
-        return launch(_to_go_on(ws, stage, name, profile))
+        config = _to_go_on(ws, stage, name, profile)
+        return launch(config if whole or not begun else replace(config, resume="never"))
     if begun:
-        _say(f'The run {name} is not used: {why}. if_not_ready="go_on" trains it to its end, "use" takes it as it is.')
+        as_it_is = ', "use" takes it as it is' if whole else ""
+        _say(f'The run {name} is not used: {why}. if_not_ready="go_on" trains it to its end{as_it_is}.')
     if why_not_ready(ws, quick.name, profile):
         smallest = getattr(get_profile("ci"), stage)
         _say(f"{'' if begun else f'No {name} run yet: '}training a very small stand-in ({smallest['steps']} steps), so that this "
@@ -235,6 +238,9 @@ def _to_go_on(ws: Workspace, stage: str, name: str, profile: Profile) -> TrainCo
     run, own = ws.run(name), {}
     if step_folders(run) and not _changed(ws, run, profile):
         saved = run_config(run)
+        for option, inside in PATHS.items():                     # a copied workspace goes on with its own
+            if saved.get(option) and (here := ws.root / inside / Path(saved[option]).name).exists():
+                saved[option] = str(here)
         names = [f.name for f in fields(TrainConfig) if f.name in saved and (f.name not in PATHS or os.path.exists(saved[f.name]))]
         own = {name: saved[name] for name in names} | {"out_dir": str(run), "resume": "auto"}
     return train_config(stage, ws, profile, name=name, if_not_ready="go_on", **own)

@@ -11,7 +11,6 @@ however large the corpus and the shards are; a batch is a million characters, or
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.provenance import content_fingerprint
 from tinyllm_lib.tokenizer import encode_chats, encode_texts, text_start, tokenizer_hash
-from tinyllm_lib.workspace import atomic_path, write_json
+from tinyllm_lib.workspace import atomic_path, read_json, write_json
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARS = 1_000_000
@@ -144,14 +143,14 @@ def read_manifest(folder: str | Path) -> dict:
     """The manifest of a finished folder of shards.
 
     Raises:
-        FileNotFoundError: there is none (yet).
+        FileNotFoundError: there is none (yet).  ValueError: it is damaged.
     """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
         begun = ": writing it was begun and not finished; run the same command again" if (path.parent / "progress.json").is_file() else ""
         raise FileNotFoundError(f"{folder} holds no finished token shards (no manifest.json){begun}. They are written by "
                                 f"write_pretrain_tokens / write_sft_tokens, in notebook 03.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def shards_fingerprint(manifest: dict) -> str:
@@ -212,9 +211,9 @@ def _begun(out_dir: Path, fresh: dict, replace: bool) -> dict | None:
     """
     progress, finished = out_dir / "progress.json", out_dir / "manifest.json"
     if finished.is_file():
-        done = {"manifest": json.loads(finished.read_text(encoding="utf-8")), "items": None}
+        done = {"manifest": read_json(finished), "items": None}
     elif progress.is_file():
-        done = json.loads(progress.read_text(encoding="utf-8"))
+        done = read_json(progress)
     else:
         return None
     changed = [key for key in SAME if done["manifest"].get(key) != fresh[key]]

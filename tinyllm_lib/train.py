@@ -55,7 +55,7 @@ from tinyllm_lib.tokenizer import check_size, load_tokenizer, token_byte_lengths
 from tinyllm_lib.tokens import shards_fingerprint
 from tinyllm_lib.torchrun import Lifeline, failure_reported
 from tinyllm_lib.trackers import open_tracker
-from tinyllm_lib.workspace import atomic_path, write_json
+from tinyllm_lib.workspace import atomic_path, read_json, write_json
 
 try:
     import fcntl
@@ -130,7 +130,8 @@ class Trainer:
             train, val = self._dataset(folder, config), None
         else:
             train, val = self._dataset(folder / "train", config), folder / "val"
-            val = self._dataset(val, config) if val.is_dir() and any(val.iterdir()) else None
+            # However training packs: a stream cuts documents and drops its end, and its number would be of other text.
+            val = self._dataset(val, replace(config, packing="best_fit")) if val.is_dir() and any(val.iterdir()) else None
         if not len(train):
             raise ValueError(f"{train.folder} holds nothing to learn: no document of two tokens or more"
                              + (f", and no token to learn in any of {train.left_out:,} rows." if train.left_out else "."))
@@ -149,7 +150,7 @@ class Trainer:
         """The options of the model's size where they follow from the model to start from."""
         if start is None:
             return {}
-        shape = ModelConfig.from_hf(json.loads((start / "config.json").read_text(encoding="utf-8")), str(start / "config.json"))
+        shape = ModelConfig.from_hf(read_json(start / "config.json"), str(start / "config.json"))
         return {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
 
     def _micro_batches(self) -> int:

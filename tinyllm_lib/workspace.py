@@ -160,6 +160,21 @@ def write_json(path: Path | str, content: object) -> None:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path | str) -> dict:
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: there is something else in it.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): bring back the file as it was, or remove it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object: bring back the file as it was, or remove it.")
+    return content
+
+
 def _flush(path: Path) -> None:
     if path.is_dir():
         for child in path.iterdir():
