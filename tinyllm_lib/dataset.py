@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.tokenizer import PAD_ID, encode_chat, encode_text, text_start, tokenizer_hash
+from tinyllm_lib.tokenizer import PAD_ID, encode_chat, encode_text, text_end, text_start, tokenizer_hash
 from tinyllm_lib.tokens import read_manifest
 
 
@@ -37,7 +37,7 @@ class PretrainDataset(Dataset):
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int = 512):
         start = text_start(tokenizer)
-        self.samples = [[*start, *encode_text(tokenizer, text), tokenizer.eos_token_id] for text in texts]
+        self.samples = [[*start, *encode_text(tokenizer, text), text_end(tokenizer)] for text in texts]
         self.max_length = max_length
         self.cut_tokens = sum(max(0, len(ids) - max_length) for ids in self.samples)
 
