@@ -1,10 +1,12 @@
 """What notebooks hand each other: loaded where it is there, made small where it is not, and said so."""
 
 import json
+import os
 import re
 import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.tiny import ROOT
@@ -291,6 +293,14 @@ def test_ones_own_shards_are_not_written_over(ws, profile, capsys):
         prepare.token_shards(ws, "pretrain", profile, remake=remake)
         assert "pretrain/train were not made from the corpus here: they stay as they are" in capsys.readouterr().out
     assert times(ws.root / "tokens") == written
+
+
+def test_shards_of_a_closed_folder_are_not_written_anew(ws, profile, monkeypatch):
+    folder = prepare.token_shards(ws, "pretrain", profile)
+    monkeypatch.setattr(os, "access", lambda path, mode: folder not in Path(path).parents)
+    with pytest.raises(PermissionError, match="train cannot be written: the folder .* is closed to this user"):
+        prepare.token_shards(ws, "pretrain", profile, remake=True)
+    assert read_manifest(folder / "train") and read_manifest(folder / "val")
 
 
 def test_notebook_08_keeps_what_was_put_into_share(workspace_root, profile, in_this_process):

@@ -1,5 +1,6 @@
 """Token shards: what is in them, and that a stopped run ends with the same bytes as an undisturbed one."""
 
+import copy
 import hashlib
 import json
 import random
@@ -57,6 +58,13 @@ def test_every_document_is_there_and_ends_with_eos(tokenizer, tmp_path):
     ids, _ = documents_on_disk(tmp_path)
     assert ids == [[*encode_text(tokenizer, text), 4] for text in texts]
     assert not list(tmp_path.glob("*.mask"))
+
+
+def test_a_tokenizer_without_an_end_token_ends_documents_with_im_end(tokenizer, tmp_path):
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    write_pretrain_tokens(TEXTS[:3], endless, tmp_path)
+    assert [ids[-1] for ids in documents_on_disk(tmp_path)[0]] == [4, 4, 4]
 
 
 def test_the_manifest_describes_the_shards(tokenizer, tmp_path, monkeypatch):

@@ -575,6 +575,16 @@ def test_a_changed_second_shard_makes_another_run_and_a_changed_validation_set_d
         train(replace(config, resume="must"))
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_shard_that_was_changed_and_kept_its_size_is_never_trained_on(tiny_config, tmp_path, split):
+    config = tiny_config(tmp_path / "run", steps=4)
+    shutil.copytree(config.data_path, tmp_path / "tokens")
+    shard = tmp_path / "tokens" / split / "shard_00000.bin"
+    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
+    with pytest.raises(ValueError, match=rf"{split}/shard_00000\.bin does not match its checksum"):
+        train(replace(config, data_path=str(tmp_path / "tokens")))
+
+
 def test_a_run_of_which_nobody_knows_what_it_was_made_from_is_set_aside(tiny_config, tmp_path, capsys):
     config = tiny_config(tmp_path / "run", steps=1)
     saved = json.loads((train(config) / "config.json").read_text("utf-8"))

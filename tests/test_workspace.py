@@ -147,6 +147,15 @@ def test_a_folder_of_somebody_else_is_named_with_its_owner(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_a_workspace_closed_to_this_user_is_named(tmp_path, monkeypatch):
+    (tmp_path / "ci").mkdir()
+    monkeypatch.setenv("TINYLLM_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "ci")
+    with pytest.raises(PermissionError, match="ci is closed to this user: set TINYLLM_WORKSPACE to a folder of your own"):
+        get_workspace("ci")
+    assert get_workspace("laptop").root == tmp_path / "laptop"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no numbers for users")
 def test_an_owner_without_a_name_is_a_number(tmp_path, monkeypatch):
     def owner(path):

@@ -11,7 +11,6 @@ and the checksums tell.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from tinyllm_lib.model import weight_files
-from tinyllm_lib.provenance import content_fingerprint
+from tinyllm_lib.provenance import content_fingerprint, sha256
 from tinyllm_lib.tokenizer import save_tokenizer, stop_ids, token_ids
 from tinyllm_lib.workspace import atomic_path, write_json
 
@@ -76,7 +75,7 @@ def run_folder(folder: Path) -> Path:
 def weights_fingerprint(folder: str | Path) -> str:
     """What decides a model folder's outputs, its weights and its shape, as 16 hex digits; of the files as they are now."""
     folder = Path(folder)
-    return content_fingerprint({name: _sha256(folder / name) for name in ("config.json", *weight_files(folder))})
+    return content_fingerprint({name: sha256(folder / name) for name in ("config.json", *weight_files(folder))})
 
 
 def find_damage(folder: Path) -> str | None:
@@ -88,7 +87,7 @@ def find_damage(folder: Path) -> str | None:
     for name, expected in files:
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _sha256(folder / name) != expected:
+        if sha256(folder / name) != expected:
             return f"{name} does not match its checksum"
     return None
 
@@ -135,7 +134,7 @@ def write_model(folder: Path, model, tokenizer) -> None:
 
 def seal(folder: Path, step: int) -> None:
     """Writes checkpoint.json: the step, and a checksum of every other file."""
-    sums = {p.name: _sha256(p) for p in sorted(folder.iterdir())}
+    sums = {p.name: sha256(p) for p in sorted(folder.iterdir())}
     write_json(folder / "checkpoint.json", {"step": step, "sha256": sums})
 
 
@@ -148,8 +147,3 @@ def _write(folder: Path, step: int, model, tokenizer, state: dict) -> None:
 def load_state(folder: Path) -> dict:
     """The trainer's state of a checkpoint; never executes code from the file."""
     return torch.load(folder / "trainer_state.pt", map_location="cpu", weights_only=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

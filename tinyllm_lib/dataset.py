@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.tokenizer import PAD_ID, encode_chat, encode_text, text_start, tokenizer_hash
+from tinyllm_lib.provenance import sha256
+from tinyllm_lib.tokenizer import PAD_ID, encode_chat, encode_text, text_end, text_start, tokenizer_hash
 from tinyllm_lib.tokens import read_manifest
 
 
@@ -37,7 +39,7 @@ class PretrainDataset(Dataset):
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int = 512):
         start = text_start(tokenizer)
-        self.samples = [[*start, *encode_text(tokenizer, text), tokenizer.eos_token_id] for text in texts]
+        self.samples = [[*start, *encode_text(tokenizer, text), text_end(tokenizer)] for text in texts]
         self.max_length = max_length
         self.cut_tokens = sum(max(0, len(ids) - max_length) for ids in self.samples)
 
@@ -138,6 +140,19 @@ class PackedDataset(Dataset):
         ids = np.memmap(self.folder / f"{name}.bin", dtype, "r")
         mask = np.memmap(self.folder / f"{name}.mask", np.uint8, "r") if masked else None
         return ids, mask, np.fromfile(self.folder / f"{name}.offsets", np.uint64).astype(np.int64)
+
+    def check_content(self) -> None:
+        """Reads every byte of the shards, for a file may keep its size and yet be another.
+
+        Raises:
+            ValueError: a file is not as it was written.
+        """
+        sums = {self.folder / name: expected for entry in self.manifest["shards"] for name, expected in entry["sha256"].items()}
+        with ThreadPoolExecutor(4) as pool:                                      # hashing leaves Python free
+            for path, found in zip(sums, pool.map(sha256, sums), strict=True):
+                if found != sums[path]:
+                    raise ValueError(f"{path} does not match its checksum: it was changed after it was written. Delete {self.folder} "
+                                     f"and write the shards again (notebook 03).")
 
     def _pieces(self) -> np.ndarray:
         parts = []

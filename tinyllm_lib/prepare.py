@@ -27,7 +27,7 @@ from tinyllm_lib.provenance import differences, file_fingerprint, made_by_us, si
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 from tinyllm_lib.tokens import read_manifest, shards_fingerprint, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import TrainConfig
-from tinyllm_lib.workspace import Workspace, atomic_path, require
+from tinyllm_lib.workspace import Workspace, atomic_path, require, require_writable
 
 REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
 VAL_DOCUMENTS = 50_000      # enough to measure bits per byte; a share of 10B tokens would be far more than that
@@ -302,6 +302,7 @@ def _shards_are_ours(folder: Path) -> bool:
 
 
 def _remove_shards(folder: Path) -> None:
+    require_writable(folder)
     for path in (*folder.glob("manifest.json"), *folder.glob("progress.json"), *folder.glob("shard_*")):
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):

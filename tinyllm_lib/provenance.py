@@ -8,6 +8,7 @@ compares that record with what lies there now (`differences`), and says what dif
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -28,6 +29,12 @@ def file_fingerprint(path: str | Path) -> str:
             file.seek(int(block * step))
             digest.update(file.read(2**20))
     return f"{size:,} bytes, {digest.hexdigest()}"
+
+
+def sha256(path: str | Path) -> str:
+    """The checksum of a file, from every byte of it."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_fingerprint(content: object) -> str:

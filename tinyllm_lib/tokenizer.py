@@ -225,6 +225,11 @@ def text_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return ids[: ids.index(encode_text(tokenizer, "a")[0])]
 
 
+def text_end(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id after every text: the tokenizer's end token, `<|im_end|>` where it has none."""
+    return stop_ids(tokenizer)[0] if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+
+
 def check_size(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> None:
     """Passes a tokenizer that fits a model's vocabulary: as large, or a little smaller, for some models round theirs up.
 

@@ -23,7 +23,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.provenance import content_fingerprint
-from tinyllm_lib.tokenizer import encode_chats, encode_texts, text_start, tokenizer_hash
+from tinyllm_lib.tokenizer import encode_chats, encode_texts, text_end, text_start, tokenizer_hash
 from tinyllm_lib.workspace import atomic_path, read_json, write_json
 
 BATCH_DOCUMENTS = 1024
@@ -68,7 +68,7 @@ def write_pretrain_tokens(
     Raises:
         ValueError: the folder holds shards made otherwise, and not `replace`; a text that cannot be encoded; no text at all.
     """
-    start, eos = text_start(tokenizer), tokenizer.eos_token_id
+    start, eos = text_start(tokenizer), text_end(tokenizer)
 
     def encode(batch: list[str], first: int) -> Encoded:
         return Encoded([[*start, *ids, eos] for ids in encode_texts(tokenizer, batch, first=first)])
@@ -100,7 +100,7 @@ def write_sft_tokens(
 
     The other arguments, the result and the errors are those of `write_pretrain_tokens`.
     """
-    start, eos = text_start(tokenizer), tokenizer.eos_token_id
+    start, eos = text_start(tokenizer), text_end(tokenizer)
     nothing = dict.fromkeys(("dialogues", "shortened_dialogues", "dropped_messages", "cut_tokens", "cut_supervised_tokens",
                              "without_supervised_token", "replayed_documents", "shortened_documents"), 0)
 

@@ -343,6 +343,8 @@ class Trainer:
         flops = self.model.flops_per_token(config.max_seq_len)
         if self.step == config.steps:
             return self._log(self._finished())
+        for data in filter(None, (self.train_data, self.val_data) if self.main else ()):
+            data.check_content()
         peak = peak_flops(self.device, self.dtype)
         if self.train_data.left_out:
             self._log(f"{self.train_data.left_out:,} rows hold no token to learn and are left out.")

@@ -59,6 +59,7 @@ def get_workspace(profile: object = None) -> Workspace:
 
     Raises:
         ValueError: a name that is none for a folder, or TINYLLM_WORKSPACE begins with ~ and there is no home directory.
+        PermissionError: it is there, and not for this user.
     """
     name = getattr(profile, "name", profile) or os.environ.get("TINYLLM_PROFILE") or "laptop"
     base = os.environ.get("TINYLLM_WORKSPACE")
@@ -66,7 +67,10 @@ def get_workspace(profile: object = None) -> Workspace:
         root = Path(base).expanduser().resolve() if base else _default_base(Path(__file__).resolve().parent)
     except RuntimeError as error:
         raise ValueError(f"TINYLLM_WORKSPACE is {base!r}, and nobody knows whose home that is: write the whole path.") from error
-    return Workspace(root / _single_name(name, "a profile"))
+    workspace = Workspace(root / _single_name(name, "a profile"))
+    if any(os.path.lexists(folder) and not os.access(folder, os.X_OK) for folder in (root, workspace.root)):
+        raise PermissionError(f"The workspace {workspace.root} is closed to this user: set TINYLLM_WORKSPACE to a folder of your own.")
+    return workspace
 
 
 def _default_base(package: Path) -> Path:
