@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -19,12 +20,13 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from helpers import gradients
-from helpers.tiny import TEXTS, arguments, dialogue, start_python, wait_until
+from helpers.tiny import ROOT, TEXTS, arguments, dialogue, start_python, wait_until
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 
 from tinyllm_lib import devices
 from tinyllm_lib.checkpoint import latest_checkpoint, load_state, step_folders, step_of
+from tinyllm_lib.config import resume_command
 from tinyllm_lib.dataset import PackedDataset
 from tinyllm_lib.demo import model_name
 from tinyllm_lib.evaluate import bits_per_byte, kind_of_run
@@ -410,6 +412,17 @@ def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(tiny_config, u
     assert f"Going on from step_{stopped:06d}." in (tmp_path / "run" / "train.log").read_text("utf-8")
     assert_same_end(tmp_path / "run", undisturbed)
     assert [row["step"] for row in metrics(undisturbed)] == list(range(1, 121))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_command_that_goes_on_does_so_whatever_is_left_in_the_environment(tiny_config, tmp_path, processes):
+    config = tiny_config(tmp_path / "run", steps=4, save_interval=2)
+    train(config)
+    shutil.rmtree(latest_checkpoint(config.out_dir))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PET_NNODES": "2", "WORLD_SIZE": "2", "RANK": "0"}
+    done = subprocess.run(resume_command(tmp_path / "run", processes), shell=True, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from step_000002." in done.stdout and step_of(latest_checkpoint(config.out_dir)) == 4
 
 
 def test_a_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, undisturbed, tmp_path):

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
 
+from tinyllm_lib.torchrun import meet, meeting_host
+
 
 def option(default, text: str, *, choices: tuple = (), word: str = ""):
     """A field with the sentence that `--help` shows and, where there are few, the values it may have; or a word instead of a number."""
@@ -213,6 +215,6 @@ def run_config(run: str | Path) -> dict:
 
 
 def resume_command(run: Path, processes: int) -> str:
-    """The shell command that goes on with a run from its last checkpoint."""
-    return shlex.join([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-                       "-m", "tinyllm_lib.train", "--config", str(run / "config.json"), "--resume", "must"])
+    """The shell command that goes on with a run from its last checkpoint, whatever the machine is called."""
+    torchrun = ["-m", "tinyllm_lib.torchrun", "agent", *meeting_host(True), *meet(processes)] if processes > 1 else []
+    return shlex.join([sys.executable, *torchrun, "-m", "tinyllm_lib.train", "--config", str(run / "config.json"), "--resume", "must"])
