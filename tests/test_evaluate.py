@@ -303,10 +303,11 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
     assert ExamResult.load(run).answers == exam_of(step, exam).answers == result.answers
     with pytest.raises(ValueError, match="run/exam.json is not the exam of these weights, exam .was .*: run_exam takes it again"):
         exam_of(step, write_lines(tmp_path / "other.jsonl", EXAM[1:]))
-    (step / "checkpoint.json").write_text(json.dumps({"sha256": {"config.json": "0", "model.safetensors": "0"}}))
+    weights = (step / "model.safetensors").read_bytes()
+    (step / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     with pytest.raises(ValueError, match="not the exam of these weights, weights .was "):
         exam_of(step)
-    (step / "checkpoint.json").unlink()
+    (step / "model.safetensors").write_bytes(weights)
     (run / "exam.json").unlink()
     run_exam(step, exam, limit=1, print_table=False)
     assert not (run / "exam.json").exists(), "a part of an exam is not kept as if it were the whole"

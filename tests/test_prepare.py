@@ -389,13 +389,17 @@ def test_a_copied_workspace_goes_on_with_its_own_data(ws, profile, stopped, in_t
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
-def test_a_damaged_record_is_named(ws, profile, stopped, content):
-    for damaged in (stopped / "config.json", ws.tokens("pretrain", "train") / "manifest.json"):
-        good = damaged.read_text(encoding="utf-8")
-        damaged.write_text(content, encoding="utf-8")
-        with pytest.raises(ValueError, match=re.escape(str(damaged)) + ".*bring back the file as it was, or remove it"):
-            prepare.pretrained_run(ws, profile)
-        damaged.write_text(good, encoding="utf-8")
+def test_a_damaged_record_is_told(ws, profile, stopped, content, capsys):
+    manifest = ws.tokens("pretrain", "train") / "manifest.json"
+    good = manifest.read_text(encoding="utf-8")
+    manifest.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(str(manifest)) + ".*bring back the file as it was, or remove it"):
+        prepare.pretrained_run(ws, profile)
+    manifest.write_text(good, encoding="utf-8")
+
+    (stopped / "config.json").write_text(content, encoding="utf-8")
+    assert prepare.pretrained_run(ws, profile) == ws.run("pretrain_quick")
+    assert "The run pretrain is not used: it was not made from what lies here now: there is no record" in capsys.readouterr().out
 
 
 def test_a_run_of_damaged_checkpoints_is_not_used_and_going_on_trains_it_anew(ws, profile, stopped, in_this_process, capsys):

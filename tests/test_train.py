@@ -35,10 +35,12 @@ from tinyllm_lib.model import Transformer
 from tinyllm_lib.model_card import read_stages
 from tinyllm_lib.optim import make_optimizers
 from tinyllm_lib.profiles import get_profile
+from tinyllm_lib.provenance import sha256
 from tinyllm_lib.serve import free_port
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
-from tinyllm_lib.tokens import write_pretrain_tokens, write_sft_tokens
+from tinyllm_lib.tokens import read_manifest, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import DataOrder, Processes, TrainConfig, Trainer, choose_dtype, get_lr, main, parse_args, train
+from tinyllm_lib.workspace import write_json
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -91,6 +93,9 @@ def uneven_tokens(tmp_path_factory, tokenizer):
     learned = dict(zip(DataOrder(8, seed=0).step_rows(0, 8), UNEVEN, strict=True))
     mask = [[0] * (33 - learned[row]) + [1] * learned[row] for row in range(8)]
     (folder / "shard_00000.mask").write_bytes(np.array(mask, np.uint8).tobytes())
+    manifest = read_manifest(folder)
+    manifest["shards"][0]["sha256"]["shard_00000.mask"] = sha256(folder / "shard_00000.mask")
+    write_json(folder / "manifest.json", manifest)
     return folder
 
 
@@ -710,8 +715,8 @@ def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with
 def test_a_run_that_never_saved_is_begun_anew(tiny_config, tmp_path):
     (tmp_path / "run" / "checkpoints" / ".tmp-0123abcd-step_000002").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / ".tmp-0123abcd-step_000002" / "model.safetensors").write_bytes(b"half")
-    for name in ("config.json", "metrics.jsonl"):
-        (tmp_path / "run" / name).write_text("old")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(asdict(tiny_config(tmp_path / "run", steps=9))))
+    (tmp_path / "run" / "metrics.jsonl").write_text("old")
     run = train(tiny_config(tmp_path / "run", steps=1))
     assert [row["step"] for row in metrics(run)] == [1]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000001"]

@@ -151,7 +151,7 @@ def test_a_workspace_closed_to_this_user_is_named(tmp_path, monkeypatch):
     (tmp_path / "ci").mkdir()
     monkeypatch.setenv("TINYLLM_WORKSPACE", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "ci")
-    with pytest.raises(PermissionError, match="ci is closed to this user: set TINYLLM_WORKSPACE to a folder of your own"):
+    with pytest.raises(PermissionError, match="ci belongs to .* and is closed to this user. Set TINYLLM_WORKSPACE to a folder of your own"):
         get_workspace("ci")
     assert get_workspace("laptop").root == tmp_path / "laptop"
 

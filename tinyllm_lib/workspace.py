@@ -68,8 +68,12 @@ def get_workspace(profile: object = None) -> Workspace:
     except RuntimeError as error:
         raise ValueError(f"TINYLLM_WORKSPACE is {base!r}, and nobody knows whose home that is: write the whole path.") from error
     workspace = Workspace(root / _single_name(name, "a profile"))
-    if any(os.path.lexists(folder) and not os.access(folder, os.X_OK) for folder in (root, workspace.root)):
-        raise PermissionError(f"The workspace {workspace.root} is closed to this user: set TINYLLM_WORKSPACE to a folder of your own.")
+    for folder in (root, workspace.root):
+        if os.path.lexists(folder) and not os.access(folder, os.X_OK):
+            raise PermissionError(
+                f"{workspace.root} cannot be read: the folder {folder} belongs to {owner(folder)} and is closed to this user. "
+                "Set TINYLLM_WORKSPACE to a folder of your own."
+            )
     return workspace
 
 
