@@ -22,6 +22,7 @@ from tinyllm_lib.checkpoint import find_damage, latest_checkpoint, model_folder,
 from tinyllm_lib.config import run_config
 from tinyllm_lib.corpus import BELLE, SEQ_MONKEY, read_dialogues, read_texts, write_sample_corpus
 from tinyllm_lib.corpus.sample import sample_recipe
+from tinyllm_lib.model import weight_files
 from tinyllm_lib.profiles import Profile, get_profile
 from tinyllm_lib.provenance import differences, file_fingerprint, made_by_us, sign
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
@@ -264,7 +265,7 @@ def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
         # The real run takes the place of its stand-in; paths may be those of the machine that a handout comes from.
         names = ["pretrain", start.name] if start.name == "pretrain_quick" else [start.name]
         runs = [ws.root / "runs" / name for name in names]
-        here = [folder for folder in (*runs, start) if step_folders(folder) or (folder / "model.safetensors").is_file()]
+        here = [folder for folder in (*runs, start) if step_folders(folder) or weight_files(folder)]
         if here:
             now["init_from"] = weights_fingerprint(model_folder(here[0]))
     return differences(was, now)

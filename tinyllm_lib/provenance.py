@@ -52,16 +52,14 @@ def differences(was: Mapping | None, now: Mapping) -> list[str]:
     return [f"{name} (was {_short(was.get(name))}, now {_short(value)})" for name, value in now.items() if was.get(name) != value]
 
 
-def write_record(folder: str | Path, made_from: Mapping) -> None:
-    """Leaves `made_from` in a folder, where `read_record` finds it."""
-    write_json(Path(folder) / RECORD, dict(made_from))
-
-
 def sign(files: Iterable[str | Path], made_from: Mapping) -> None:
     """Notes beside files that we made them, from what, and how they are now: `made_by_us` knows them by it."""
+    folders: dict[Path, dict] = {}
     for path in map(Path, files):
-        record = read_record(path.parent) or {}
-        write_record(path.parent, {**record, path.name: {"made_from": dict(made_from), "file": file_fingerprint(path)}})
+        signed = {"made_from": dict(made_from), "file": file_fingerprint(path)}
+        folders.setdefault(path.parent, read_record(path.parent) or {})[path.name] = signed
+    for folder, record in folders.items():
+        write_json(folder / RECORD, record)
 
 
 def made_by_us(path: str | Path) -> dict | None:
