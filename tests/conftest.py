@@ -10,7 +10,9 @@ import pytest
 os.environ["TINYLLM_PROFILE"] = "ci"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
-for name in [name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")]:
+for name in [
+    name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")
+]:
     del os.environ[name]  # tests talk to this machine alone
 _workspace = tempfile.TemporaryDirectory(prefix="tinyllm-test-", ignore_cleanup_errors=True)
 os.environ["TINYLLM_WORKSPACE"] = _workspace.name  # never the learner's own

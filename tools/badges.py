@@ -40,24 +40,45 @@ def with_badges(notebook: dict, repo: str, branch: str, path: str) -> dict:
         path: of the notebook in the repository.
     """
     title, *rest = (cell for cell in notebook["cells"] if cell["id"] not in ("badges", "install"))
-    badges = {"cell_type": "markdown", "id": "badges", "metadata": {},
-              "source": BADGES.format(repo=repo, branch=branch, path=path).rstrip("\n").splitlines(keepends=True)}
-    install = {"cell_type": "code", "execution_count": None, "id": "install", "metadata": {}, "outputs": [],
-               "source": INSTALL.format(repo=repo, branch=branch).rstrip("\n").splitlines(keepends=True)}
+    badges = {
+        "cell_type": "markdown",
+        "id": "badges",
+        "metadata": {},
+        "source": BADGES.format(repo=repo, branch=branch, path=path)
+        .rstrip("\n")
+        .splitlines(keepends=True),
+    }
+    install = {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "install",
+        "metadata": {},
+        "outputs": [],
+        "source": INSTALL.format(repo=repo, branch=branch).rstrip("\n").splitlines(keepends=True),
+    }
     return {**notebook, "cells": [title, badges, install, *rest]}
 
 
 def main(argv: list[str] | None = None, repository: Path = REPOSITORY) -> int:
     """Command line; `repository` is the clone whose notebooks are changed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("address", help="https://github.com/OWNER/NAME")
     parser.add_argument("--branch", default="main")
     options = parser.parse_args(argv)
     if not (match := ADDRESS.fullmatch(options.address)):
-        parser.error(f"{options.address!r} is no address like https://github.com/OWNER/NAME: Colab and Binder read from GitHub.")
+        parser.error(
+            f"{options.address!r} is no address like https://github.com/OWNER/NAME: Colab and Binder read from GitHub."
+        )
     for path in sorted((repository / "notebooks").glob("0*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        made = with_badges(notebook, f"{match[1]}/{match[2]}", options.branch, path.relative_to(repository).as_posix())
+        made = with_badges(
+            notebook,
+            f"{match[1]}/{match[2]}",
+            options.branch,
+            path.relative_to(repository).as_posix(),
+        )
         path.write_text(json.dumps(made, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         print("badges on", path.name)
     return 0

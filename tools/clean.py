@@ -1,6 +1,6 @@
 """Remove caches and build leftovers. Keeps .venv, and workspace/ with what was trained.
 
-    python3 tools/clean.py
+python3 tools/clean.py
 """
 
 import shutil
@@ -16,7 +16,9 @@ KEPT = {".git", ".venv", "workspace"}
 def leftovers(repository):
     """Folders to remove, in a clone at `repository`."""
     found = [repository / name for name in AT_THE_TOP if (repository / name).is_dir()]
-    roots = [folder for folder in repository.iterdir() if folder.is_dir() and folder.name not in KEPT]
+    roots = [
+        folder for folder in repository.iterdir() if folder.is_dir() and folder.name not in KEPT
+    ]
     for pattern in ANYWHERE:
         found += [folder for folder in repository.glob(pattern) if folder.is_dir()]
         found += [folder for root in roots for folder in root.rglob(pattern) if folder.is_dir()]
@@ -27,4 +29,6 @@ if __name__ == "__main__":
     for folder in leftovers(REPOSITORY):
         print(f"removing {folder.relative_to(REPOSITORY)}")
         shutil.rmtree(folder, ignore_errors=True)
-    print("clean. Kept: .venv (the environment) and workspace (what you trained); delete them by hand.")
+    print(
+        "clean. Kept: .venv (the environment) and workspace (what you trained); delete them by hand."
+    )

@@ -17,30 +17,39 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib import prepare  # noqa: E402
-from tinyllm_lib.course import exam_result  # noqa: E402
-from tinyllm_lib.evaluate import ExamResult, run_exam  # noqa: E402
-from tinyllm_lib.exam import CLASS_MEANING  # noqa: E402
+from tinyllm_lib.course import get_profile, prepare  # noqa: E402
+from tinyllm_lib.course.run import exam_result  # noqa: E402
+from tinyllm_lib.data import allowed_cpus, get_workspace, utf8_output, write_json  # noqa: E402
+from tinyllm_lib.evaluate import CLASS_MEANING, ExamResult, run_exam  # noqa: E402
 from tinyllm_lib.launch import launch  # noqa: E402
-from tinyllm_lib.machine import allowed_cpus, utf8_output  # noqa: E402
-from tinyllm_lib.profiles import get_profile  # noqa: E402
 from tinyllm_lib.train import TrainConfig  # noqa: E402
-from tinyllm_lib.workspace import get_workspace, write_json  # noqa: E402
 
 
 def exam_of_seed(seed: int) -> dict:
     """Trains both models with `seed`; returns {"base": {class: [right, total]}, "chat": …}."""
     profile = get_profile()
     ws = get_workspace(profile)
-    if seed == TrainConfig.seed and not any(prepare.why_not_ready(ws, name, profile) for name in ("pretrain", "chat")):
-        return {name: scores_of(exam_result(ws, run)) for name, run in (("base", "pretrain"), ("chat", "chat"))}
+    if seed == TrainConfig.seed and not any(
+        prepare.why_not_ready(ws, name, profile) for name in ("pretrain", "chat")
+    ):
+        return {
+            name: scores_of(exam_result(ws, run))
+            for name, run in (("base", "pretrain"), ("chat", "chat"))
+        }
     prepare.token_shards(ws, "pretrain", profile)
     prepare.token_shards(ws, "sft", profile)
-    base = launch(prepare.train_config("pretrain", ws, profile, name=f"seed{seed}_pretrain", seed=seed), show=False)
-    config = prepare.train_config("sft", ws, profile, name=f"seed{seed}_chat", seed=seed, init_from=base)
+    base = launch(
+        prepare.train_config("pretrain", ws, profile, name=f"seed{seed}_pretrain", seed=seed),
+        show=False,
+    )
+    config = prepare.train_config(
+        "sft", ws, profile, name=f"seed{seed}_chat", seed=seed, init_from=base
+    )
     chat = launch(replace(config, resume="auto"), show=False)
-    return {"base": scores_of(run_exam(base, ws.raw / "exam.jsonl", kind="base", print_table=False)),
-            "chat": scores_of(run_exam(chat, ws.raw / "exam.jsonl", kind="chat"))}
+    return {
+        "base": scores_of(run_exam(base, ws.raw / "exam.jsonl", kind="base", print_table=False)),
+        "chat": scores_of(run_exam(chat, ws.raw / "exam.jsonl", kind="chat")),
+    }
 
 
 def scores_of(exam: ExamResult) -> dict:
@@ -51,15 +60,21 @@ def scores_of(exam: ExamResult) -> dict:
 def main() -> None:
     """Command line."""
     utf8_output()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     seeds = parser.parse_args().seeds
     path = REPOSITORY / "figures" / "data" / "seeds.json"
     results = {}
     for seed in seeds:
         results[str(seed)] = exam_of_seed(seed)
-        content = {"profile": get_profile().name, "date": time.strftime("%Y-%m-%d"),
-                   "hardware": f"{allowed_cpus()} CPU cores, {platform.machine()}", "seeds": results}
+        content = {
+            "profile": get_profile().name,
+            "date": time.strftime("%Y-%m-%d"),
+            "hardware": f"{allowed_cpus()} CPU cores, {platform.machine()}",
+            "seeds": results,
+        }
         write_json(path, content)
     print(table(results))
 
@@ -70,7 +85,9 @@ def table(results: dict) -> str:
     for name in next(iter(results.values()))["chat"]:
         cells = []
         for model in ("base", "chat"):
-            shares = sorted(100 * right / total for right, total in (r[model][name] for r in results.values()))
+            shares = sorted(
+                100 * right / total for right, total in (r[model][name] for r in results.values())
+            )
             cells.append(f"{shares[len(shares) // 2]:.0f}% ({shares[0]:.0f} to {shares[-1]:.0f})")
         lines.append(f"| `{name}` | {CLASS_MEANING[name]} | {' | '.join(cells)} |")
     return "\n".join(lines)

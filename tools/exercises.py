@@ -18,23 +18,42 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib.exercises import EXERCISES, SETUPS, Exercise, progress_table  # noqa: E402
-from tinyllm_lib.machine import utf8_output  # noqa: E402
+from tinyllm_lib.course.exercises import EXERCISES, SETUPS, Exercise, progress_table  # noqa: E402
+from tinyllm_lib.data import utf8_output  # noqa: E402
 
-NOTEBOOKS = {path.name[:2]: path for path in sorted((REPOSITORY / "notebooks").glob("0*.ipynb")) if path.name[:2] in SETUPS}
+NOTEBOOKS = {
+    path.name[:2]: path
+    for path in sorted((REPOSITORY / "notebooks").glob("0*.ipynb"))
+    if path.name[:2] in SETUPS
+}
 SOLUTIONS = REPOSITORY / "notebooks" / "solutions"
 
 
 def markdown(cell_id: str, text: str) -> dict:
     """A text cell, its keys in the order of the notebooks' files."""
-    return {"cell_type": "markdown", "id": cell_id, "metadata": {}, "source": text.splitlines(keepends=True)}
+    return {
+        "cell_type": "markdown",
+        "id": cell_id,
+        "metadata": {},
+        "source": text.splitlines(keepends=True),
+    }
 
 
 def code(cell_id: str, text: str, printed: str = "", number: int | None = None) -> dict:
     """A code cell that has printed something."""
-    outputs = [{"name": "stdout", "output_type": "stream", "text": printed.splitlines(keepends=True)}] if printed else []
-    return {"cell_type": "code", "execution_count": number, "id": cell_id, "metadata": {}, "outputs": outputs,
-            "source": text.splitlines(keepends=True)}
+    outputs = (
+        [{"name": "stdout", "output_type": "stream", "text": printed.splitlines(keepends=True)}]
+        if printed
+        else []
+    )
+    return {
+        "cell_type": "code",
+        "execution_count": number,
+        "id": cell_id,
+        "metadata": {},
+        "outputs": outputs,
+        "source": text.splitlines(keepends=True),
+    }
 
 
 def task(exercise: Exercise) -> str:
@@ -52,9 +71,18 @@ def exercise_cells(notebook: str, number: int) -> list[dict]:
     start = f'from tinyllm_lib.exercises import check_exercise, show_progress\n\nshow_progress("{notebook}")'
     cells = [code(f"ex-{notebook}", start, progress_table({}, notebook) + "\n", number + 1)]
     for place, exercise in enumerate(of_notebook(notebook), 1):
-        hint = f"{task(exercise)}\n\n<details><summary>Hint</summary>\n\n{exercise.hint}\n\n</details>"
+        hint = (
+            f"{task(exercise)}\n\n<details><summary>Hint</summary>\n\n{exercise.hint}\n\n</details>"
+        )
         cells.append(markdown(f"ex-{notebook}-{place}", hint))
-        cells.append(code(f"ex-{notebook}-{place}-code", exercise.cell("stub"), f"{exercise.number} not done yet\n", number + 1 + place))
+        cells.append(
+            code(
+                f"ex-{notebook}-{place}-code",
+                exercise.cell("stub"),
+                f"{exercise.number} not done yet\n",
+                number + 1 + place,
+            )
+        )
     return cells
 
 
@@ -67,22 +95,37 @@ def with_exercises(content: dict, notebook: str) -> dict:
     cells = content["cells"]
     places = [i for i, cell in enumerate(cells) if cell["id"].startswith("ex-")]
     if not places:
-        raise ValueError(f'notebook {notebook} has no cell whose id begins with "ex-": add one where the exercises shall stand')
+        raise ValueError(
+            f'notebook {notebook} has no cell whose id begins with "ex-": add one where the exercises shall stand'
+        )
     before, after = cells[: places[0]], cells[places[-1] + 1 :]
-    number = max((cell["execution_count"] or 0 for cell in before if cell["cell_type"] == "code"), default=0)
+    number = max(
+        (cell["execution_count"] or 0 for cell in before if cell["cell_type"] == "code"), default=0
+    )
     return {**content, "cells": [*before, *exercise_cells(notebook, number), *after]}
 
 
 def solutions(notebook: str) -> dict:
     """The notebook of solutions, not run yet."""
     name = NOTEBOOKS[notebook].name
-    title = (f"# {notebook} · Solutions\n\nTry first: [{name}](../{name}). This notebook is made by `tools/exercises.py` from "
-             f"`tinyllm_lib/exercises/`, like the stubs; changes belong there.")
+    title = (
+        f"# {notebook} · Solutions\n\nTry first: [{name}](../{name}). This notebook is made by `tools/exercises.py` from "
+        f"`tinyllm_lib/exercises/`, like the stubs; changes belong there."
+    )
     cells = [markdown("title", title), code("setup", SETUPS[notebook].strip())]
     for place, exercise in enumerate(of_notebook(notebook), 1):
-        cells += [markdown(f"task-{place}", task(exercise)), code(f"solution-{place}", exercise.cell("solution"))]
-    metadata = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-                "language_info": {"name": "python"}}
+        cells += [
+            markdown(f"task-{place}", task(exercise)),
+            code(f"solution-{place}", exercise.cell("solution")),
+        ]
+    metadata = {
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        },
+        "language_info": {"name": "python"},
+    }
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
@@ -103,7 +146,12 @@ def run(content: dict) -> dict:
     notebook = nbformat.reads(json.dumps(content), 4)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as workspace:
         os.environ.update(TINYLLM_PROFILE="ci", TINYLLM_WORKSPACE=workspace)
-        NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": workspace}}, record_timing=False).execute()
+        NotebookClient(
+            notebook,
+            kernel_name="python3",
+            resources={"metadata": {"path": workspace}},
+            record_timing=False,
+        ).execute()
     done = {**content, "cells": []}
     for before, cell in zip(content["cells"], notebook.cells, strict=True):
         if cell.cell_type == "markdown":

@@ -15,11 +15,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib import prepare  # noqa: E402
-from tinyllm_lib.checkpoint import latest_checkpoint  # noqa: E402
-from tinyllm_lib.machine import utf8_output  # noqa: E402
-from tinyllm_lib.profiles import get_profile  # noqa: E402
-from tinyllm_lib.workspace import Workspace, atomic_path, get_workspace  # noqa: E402
+from tinyllm_lib.course import get_profile, prepare  # noqa: E402
+from tinyllm_lib.data import Workspace, atomic_path, get_workspace, utf8_output  # noqa: E402
+from tinyllm_lib.model import latest_checkpoint  # noqa: E402
 
 RUNS = "pretrain", "chat"
 
@@ -34,7 +32,11 @@ def files_to_pack(ws: Workspace) -> Iterator[Path]:
     for folder in (ws.raw, ws.tokenizer, ws.root / "tokens"):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} does not exist: run `make course` first.")
-        yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".tmp-"))
+        yield from (
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".tmp-")
+        )
     for name in RUNS:
         run = ws.run(name)
         newest = latest_checkpoint(run)
@@ -47,7 +49,10 @@ def files_to_pack(ws: Workspace) -> Iterator[Path]:
 def pack(ws: Workspace, out: Path) -> int:
     """Writes the handout to `out`, whole or not at all; returns its size in bytes."""
     paths = list(files_to_pack(ws))
-    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as handout:
+    with (
+        atomic_path(out) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as handout,
+    ):
         for path in paths:
             handout.write(path, Path("workspace", ws.root.name, path.relative_to(ws.root)))
     return out.stat().st_size
@@ -64,7 +69,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         print(f"handout: {error}", file=sys.stderr)
         return 2
-    print(f"{out}: {size / 1e6:.0f} MB. Unpack it in the folder of the clone, where it makes workspace/{ws.root.name}/.")
+    print(
+        f"{out}: {size / 1e6:.0f} MB. Unpack it in the folder of the clone, where it makes workspace/{ws.root.name}/."
+    )
     return 0
 
 

@@ -15,11 +15,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from tinyllm_lib.machine import ensure_home, temporary_folder, utf8_output
+from tinyllm_lib.data import ensure_home, temporary_folder, utf8_output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # --nbval-lax compares outputs only of cells marked `# NBVAL_CHECK_OUTPUT`; every other cell must just run.
-NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300", "-x", "-q", "--no-header"]
+NBVAL = [
+    "--nbval-lax",
+    "--nbval-current-env",
+    "--nbval-cell-timeout",
+    "300",
+    "-x",
+    "-q",
+    "--no-header",
+]
 NO_TESTS = 5  # pytest's exit code when it found nothing to run
 
 
@@ -52,7 +60,12 @@ def git_status():
     """What git sees as changed, or None outside a clone."""
     try:
         done = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=REPOSITORY, capture_output=True, encoding="utf-8", errors="replace", check=True
+            ["git", "status", "--porcelain"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -64,7 +77,9 @@ def check_all(slow, notebooks):
     failed = []
 
     def check(title, command, **options):
-        with tempfile.TemporaryDirectory(prefix="tinyllm-test-", ignore_cleanup_errors=True) as workspace:
+        with tempfile.TemporaryDirectory(
+            prefix="tinyllm-test-", ignore_cleanup_errors=True
+        ) as workspace:
             if not step(title, command, workspace, **options):
                 failed.append(title)
 
@@ -87,17 +102,28 @@ def main(argv=None):
     utf8_output()
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--slow", action="store_true", help="the slow tests too, and each notebook alone")
+    parser.add_argument(
+        "--slow", action="store_true", help="the slow tests too, and each notebook alone"
+    )
     parser.add_argument("--skip-notebooks", action="store_true", help="ruff and unit tests only")
     options = parser.parse_args(argv)
     ensure_home()
     tempfile.tempdir = str(temporary_folder(Path.home()))
-    notebooks = [*(REPOSITORY / "notebooks").glob("[0-9]*.ipynb"), *(REPOSITORY / "notebooks/solutions").glob("[0-9]*.ipynb")]
-    notebooks = [] if options.skip_notebooks else sorted(notebooks, key=lambda path: (path.parent.name, path.name))
+    notebooks = [
+        *(REPOSITORY / "notebooks").glob("[0-9]*.ipynb"),
+        *(REPOSITORY / "notebooks/solutions").glob("[0-9]*.ipynb"),
+    ]
+    notebooks = (
+        []
+        if options.skip_notebooks
+        else sorted(notebooks, key=lambda path: (path.parent.name, path.name))
+    )
     start = time.monotonic()
     failed = check_all(options.slow, notebooks)
     minutes = (time.monotonic() - start) / 60
-    print(f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all checks passed'} in {minutes:.1f} min")
+    print(
+        f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all checks passed'} in {minutes:.1f} min"
+    )
     return 1 if failed else 0
 
 

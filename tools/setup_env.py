@@ -7,6 +7,7 @@ the extras or the place of the repository have changed. Only the standard librar
 and the syntax is old on purpose: an outdated Python must get as far as the message that
 says which version is needed.
 """
+
 import argparse
 import hashlib
 import json
@@ -90,7 +91,11 @@ def create_venv(venv, repository):
     """Make `venv` unless a working one is there; returns its (major, minor) version."""
     version = python_version(venv_python(venv))
     stamp = read_stamp(venv)
-    if version and version >= OLDEST and stamp.get("repository", name_of(repository)) == name_of(repository):
+    if (
+        version
+        and version >= OLDEST
+        and stamp.get("repository", name_of(repository)) == name_of(repository)
+    ):
         return version
     if sys.version_info[:2] < OLDEST:
         raise SetupError(too_old_message(sys.version_info[:2]))
@@ -157,14 +162,23 @@ def set_up(venv, extras, torch_index):
 
 def main(argv=None):
     """Command line; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # a folder's name may be one that the console cannot show
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a folder's name may be one that the console cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--venv", default=str(REPOSITORY / ".venv"), help="default: .venv in the repository")
-    parser.add_argument("--extras", default="", help="more groups of pyproject.toml: hub,trackers,serve,llama")
-    parser.add_argument("--torch-index", default="", help=f"where torch comes from, e.g. {CPU_TORCH_INDEX}")
+    parser.add_argument(
+        "--venv", default=str(REPOSITORY / ".venv"), help="default: .venv in the repository"
+    )
+    parser.add_argument(
+        "--extras", default="", help="more groups of pyproject.toml: hub,trackers,serve,llama"
+    )
+    parser.add_argument(
+        "--torch-index", default="", help=f"where torch comes from, e.g. {CPU_TORCH_INDEX}"
+    )
     options = parser.parse_args(argv)
     extras = [name.strip() for name in options.extras.split(",") if name.strip()]
     try:

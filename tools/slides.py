@@ -22,25 +22,37 @@ from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from tinyllm_lib.machine import utf8_output
+from tinyllm_lib.data import utf8_output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"      # the package that brings reveal.js along
-ROOM, PICTURE, WIDTH = 27, 20, 95      # lines of a slide, lines that a picture takes, characters of a line
+REVEAL = (
+    Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"
+)  # the package that brings reveal.js along
+ROOM, PICTURE, WIDTH = (
+    27,
+    20,
+    95,
+)  # lines of a slide, lines that a picture takes, characters of a line
 HEADING = re.compile(r"^#{1,3} ", re.MULTILINE)
-CODE_OR_MATH = re.compile(r"```.*?```|`[^`\n]*`|\$\$(.+?)\$\$|(?<![\\\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?!\w)", re.DOTALL)
+CODE_OR_MATH = re.compile(
+    r"```.*?```|`[^`\n]*`|\$\$(.+?)\$\$|(?<![\\\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?!\w)", re.DOTALL
+)
 
 
 def parts(cell: NotebookNode) -> Iterator[NotebookNode]:
     """A text cell cut at its headings and after questions; a code cell whose picture needs a slide of its own cut before it."""
     if cell.cell_type == "markdown":
         cuts = {match.start() for match in HEADING.finditer(cell.source)}
-        cuts |= {match.end() for match in re.finditer(r"\*\*Guess.*?(\n\n|\Z)", cell.source, re.DOTALL)}
+        cuts |= {
+            match.end() for match in re.finditer(r"\*\*Guess.*?(\n\n|\Z)", cell.source, re.DOTALL)
+        }
         for begin, end in zip(sorted(cuts | {0}), [*sorted(cuts - {0}), None], strict=False):
             if text := cell.source[begin:end].strip():
                 yield new_markdown_cell(text)
     elif lines(cell) > ROOM and cell.outputs:
-        below = new_code_cell(cell.source, outputs=cell.outputs, metadata={"transient": {"remove_source": True}})
+        below = new_code_cell(
+            cell.source, outputs=cell.outputs, metadata={"transient": {"remove_source": True}}
+        )
         yield from (NotebookNode({**cell, "outputs": []}), below)
     else:
         yield cell
@@ -65,9 +77,17 @@ def lecture(notebook: NotebookNode, others: set[str]) -> NotebookNode:
     """
     cells, room, asked = [], 0, False
     for cell in (part for whole in notebook.cells if not is_stub(whole) for part in parts(whole)):
-        level = len(cell.source) - len(cell.source.lstrip("#")) if cell.cell_type == "markdown" else 0
+        level = (
+            len(cell.source) - len(cell.source.lstrip("#")) if cell.cell_type == "markdown" else 0
+        )
         size = lines(cell)
-        kind = "slide" if level in (1, 2) else "subslide" if level == 3 or asked or size > room else "-"
+        kind = (
+            "slide"
+            if level in (1, 2)
+            else "subslide"
+            if level == 3 or asked or size > room
+            else "-"
+        )
         room = (room if kind == "-" else ROOM) - size
         asked = cell.cell_type == "markdown" and "**Guess" in cell.source
         if cell.cell_type == "markdown":
@@ -104,15 +124,22 @@ def for_slides(text: str, others: set[str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Writes slides and index.html into a folder that is made anew."""
     utf8_output()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of the course")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "slides")
     options = parser.parse_args(argv)
     notebooks = options.notebooks or sorted((REPOSITORY / "notebooks").glob("0*.ipynb"))
     shutil.rmtree(options.out, ignore_errors=True)
     shutil.copytree(REVEAL, options.out / "reveal.js", ignore=shutil.ignore_patterns("*.map"))
-    exporter = SlidesExporter(template_name="lecture", extra_template_basedirs=[str(REPOSITORY / "tools" / "templates")])
-    exporter.reveal_url_prefix, exporter.reveal_theme = "reveal.js", "white"    # the default theme wants fonts of the network
+    exporter = SlidesExporter(
+        template_name="lecture", extra_template_basedirs=[str(REPOSITORY / "tools" / "templates")]
+    )
+    exporter.reveal_url_prefix, exporter.reveal_theme = (
+        "reveal.js",
+        "white",
+    )  # the default theme wants fonts of the network
     others, contents = {path.stem for path in notebooks}, []
     for path in notebooks:
         notebook = lecture(nbformat.read(path, 4), others)
@@ -121,8 +148,10 @@ def main(argv: list[str] | None = None) -> int:
         (options.out / f"{path.stem}.html").write_text(html, encoding="utf-8")
         contents.append(f'<li><a href="{path.stem}.html">{title}</a></li>')
         print("written:", options.out / f"{path.stem}.html", flush=True)
-    page = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>tinyllm: lectures</title>' \
-           f'<body style="font: 1.2em/1.8 sans-serif; margin: 3em"><h1>tinyllm: lectures</h1><ul>{"".join(contents)}</ul></body></html>'
+    page = (
+        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>tinyllm: lectures</title>'
+        f'<body style="font: 1.2em/1.8 sans-serif; margin: 3em"><h1>tinyllm: lectures</h1><ul>{"".join(contents)}</ul></body></html>'
+    )
     (options.out / "index.html").write_text(page, encoding="utf-8")
     return 0
 

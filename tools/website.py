@@ -19,7 +19,7 @@ from latex2mathml.converter import convert as mathml
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 
-from tinyllm_lib.machine import utf8_output
+from tinyllm_lib.data import utf8_output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HAN = re.compile(r"[\u3400-\u9fff]+")
@@ -51,17 +51,31 @@ notebooks/solutions/*
 ```
 """
 SETTINGS = {
-    "project": "tinyllm", "root_doc": "index", "extensions": ["myst_nb", "website"], "exclude_patterns": [],
-    "nb_execution_mode": "off", "nb_merge_streams": True, "myst_enable_extensions": ["dollarmath"], "myst_heading_anchors": 3,
-    "html_theme": "furo", "html_title": "tinyllm", "html_copy_source": False, "html_use_index": False, "html_show_copyright": False,
-    "html_static_path": ["_static"], "html_css_files": ["course.css"],
-    "html_math_renderer": "mathml", "html_search_language": "en-han",
-    "html_show_search_summary": False,      # a page that is opened as a file may not fetch others
-    "suppress_warnings": ["myst.header"],   # README and notebooks choose their levels of headings by their look
+    "project": "tinyllm",
+    "root_doc": "index",
+    "extensions": ["myst_nb", "website"],
+    "exclude_patterns": [],
+    "nb_execution_mode": "off",
+    "nb_merge_streams": True,
+    "myst_enable_extensions": ["dollarmath"],
+    "myst_heading_anchors": 3,
+    "html_theme": "furo",
+    "html_title": "tinyllm",
+    "html_copy_source": False,
+    "html_use_index": False,
+    "html_show_copyright": False,
+    "html_static_path": ["_static"],
+    "html_css_files": ["course.css"],
+    "html_math_renderer": "mathml",
+    "html_search_language": "en-han",
+    "html_show_search_summary": False,  # a page that is opened as a file may not fetch others
+    "suppress_warnings": [
+        "myst.header"
+    ],  # README and notebooks choose their levels of headings by their look
 }
 
 
-STYLE = ".content { width: min(60em, 100%); }\n"    # code cells are wider than prose
+STYLE = ".content { width: min(60em, 100%); }\n"  # code cells are wider than prose
 
 
 class SearchEnglishAndHan(SearchEnglish):
@@ -112,16 +126,22 @@ def copy_sources(folder: Path) -> None:
     """README as the first page, docs and notebooks, and what they link to, where they expect it."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     first = next((REPOSITORY / "notebooks" / "solutions").glob("01*")).name
-    readme = readme.replace("](notebooks/solutions/)", f"](notebooks/solutions/{first})")    # a site has no folders to look into
+    readme = readme.replace(
+        "](notebooks/solutions/)", f"](notebooks/solutions/{first})"
+    )  # a site has no folders to look into
     (folder / "index.md").write_text(readme + CONTENTS, encoding="utf-8")
     shutil.copytree(REPOSITORY / "docs", folder / "docs")
     shutil.copy(REPOSITORY / "CHANGELOG.md", folder)
-    shutil.copytree(REPOSITORY / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.json"))
+    shutil.copytree(
+        REPOSITORY / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.json")
+    )
     for path in sorted((REPOSITORY / "notebooks").glob("**/0*.ipynb")):
         copy = folder / path.relative_to(REPOSITORY)
         copy.parent.mkdir(exist_ok=True)
         text = path.read_text(encoding="utf-8")
-        copy.write_text(text.replace('    "# NBVAL_CHECK_OUTPUT\\n",\n', ""), encoding="utf-8")    # a mark for the tests
+        copy.write_text(
+            text.replace('    "# NBVAL_CHECK_OUTPUT\\n",\n', ""), encoding="utf-8"
+        )  # a mark for the tests
     shutil.copy(REPOSITORY / "notebooks" / "glossary.md", folder / "notebooks")
     (folder / "_static").mkdir()
     (folder / "_static" / "course.css").write_text(STYLE, encoding="utf-8")
@@ -130,7 +150,9 @@ def copy_sources(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Writes the site into a folder that is made anew. Exit code 1 where Sphinx has found something to warn of."""
     utf8_output()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "site")
     options = parser.parse_args(argv)
     shutil.rmtree(options.out, ignore_errors=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup EXTRAS=browser")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: make setup EXTRAS=browser"
+)
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -22,7 +24,8 @@ def find_chromium():
 
 
 needs_chromium = pytest.mark.skipif(
-    not find_chromium(), reason="no Chromium: apt-get install chromium, or .venv/bin/python -m playwright install chromium"
+    not find_chromium(),
+    reason="no Chromium: apt-get install chromium, or .venv/bin/python -m playwright install chromium",
 )
 
 

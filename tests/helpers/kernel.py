@@ -68,7 +68,9 @@ def real_kernel(folder, **env):
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(folder), env={**inherited, "PYTHONPATH": paths, "TMPDIR": str(folder), **env})
+    manager.start_kernel(
+        cwd=str(folder), env={**inherited, "PYTHONPATH": paths, "TMPDIR": str(folder), **env}
+    )
     try:
         yield Kernel(manager, folder)
     finally:

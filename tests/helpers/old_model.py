@@ -63,7 +63,10 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     def __init__(self, dim, n_heads, n_kv_heads, hidden):
         super().__init__()
-        self.attention, self.feed_forward = Attention(dim, n_heads, n_kv_heads), FeedForward(dim, hidden)
+        self.attention, self.feed_forward = (
+            Attention(dim, n_heads, n_kv_heads),
+            FeedForward(dim, hidden),
+        )
         self.attention_norm, self.ffn_norm = Norm(dim), Norm(dim)
 
     def forward(self, x):
@@ -74,10 +77,14 @@ class Layer(nn.Module):
 class OldModel(nn.Module):
     """ids (B, T) -> logits (B, T, V)."""
 
-    def __init__(self, vocab_size, dim=64, n_layers=2, n_heads=8, n_kv_heads=2, hidden=192, tied=True):
+    def __init__(
+        self, vocab_size, dim=64, n_layers=2, n_heads=8, n_kv_heads=2, hidden=192, tied=True
+    ):
         super().__init__()
         self.tok_embeddings = nn.Embedding(vocab_size, dim)
-        self.layers = nn.ModuleList(Layer(dim, n_heads, n_kv_heads, hidden) for _ in range(n_layers))
+        self.layers = nn.ModuleList(
+            Layer(dim, n_heads, n_kv_heads, hidden) for _ in range(n_layers)
+        )
         self.norm = Norm(dim)
         self.output = linear(vocab_size, dim)
         if tied:

@@ -103,13 +103,23 @@ def foreign(tokenizer_folder, folder, template=None, bos=None, **tokens):
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = {name: (i + 56) % 400 for name, i in content["model"]["vocab"].items()}
     content["model"]["vocab"] = vocabulary
-    content["added_tokens"] = [{**token, "id": vocabulary[token["content"]]} for token in content["added_tokens"]]
+    content["added_tokens"] = [
+        {**token, "id": vocabulary[token["content"]]} for token in content["added_tokens"]
+    ]
     if bos:
-        before = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])])
+        before = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])]
+        )
         content["post_processor"] = json.loads(before.__getstate__())
     folder.mkdir()
-    (folder / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+    (folder / "tokenizer.json").write_text(
+        json.dumps(content, ensure_ascii=False), encoding="utf-8"
+    )
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **tokens,
+    }
     config |= {"chat_template": template} if template else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from helpers.tiny import DIALOGUES, TEXTS
+from tinyllm_lib.dataset import write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.tokenizer import load_tokenizer, train_tokenizer
-from tinyllm_lib.tokens import write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.train import TrainConfig
 
 
@@ -52,7 +52,13 @@ def tiny_config(pretrain_tokens, tokenizer_folder):
             "tokenizer_path": str(tokenizer_folder),
             "out_dir": str(out_dir),
             **{"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "max_seq_len": 32},
-            **{"batch_size": 8, "steps": 12, "warmup_steps": 3, "learning_rate": 1e-2, "log_interval": 1},
+            **{
+                "batch_size": 8,
+                "steps": 12,
+                "warmup_steps": 3,
+                "learning_rate": 1e-2,
+                "log_interval": 1,
+            },
             **{"device": "cpu", "dtype": "fp32"},
         }
         return TrainConfig(**{**values, **changes})

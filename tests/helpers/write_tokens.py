@@ -6,9 +6,9 @@ Or as fast as it goes, and then the peak memory is printed: write_tokens.py peak
 import sys
 import time
 
-from tinyllm_lib import tokens
-from tinyllm_lib.bench.harness import peak_memory_mb
+from tinyllm_lib.dataset import tokens
 from tinyllm_lib.tokenizer import load_tokenizer
+from tools.bench.harness import peak_memory_mb
 
 BATCH = 20
 
@@ -23,12 +23,18 @@ def write(kind, tokenizer, out, pause=0.0):
 
     if kind == "pretrain":
         texts = (f"第{n}篇：法国的首都是巴黎。" * (1 + n % 5) for n in range(600))
-        tokens.write_pretrain_tokens(slowly(texts), tokenizer, out, source="texts", shard_tokens=2000)
+        tokens.write_pretrain_tokens(
+            slowly(texts), tokenizer, out, source="texts", shard_tokens=2000
+        )
         return
     sentences = (1, 2, 0, 40)  # of a reply: short, longer, no reply at all, too long
     dialogues = [
         [{"role": "user", "content": f"{n}？"}]
-        + [{"role": "assistant", "content": "是巴黎。" * count} for count in sentences[n % 4 : n % 4 + 1] if count]
+        + [
+            {"role": "assistant", "content": "是巴黎。" * count}
+            for count in sentences[n % 4 : n % 4 + 1]
+            if count
+        ]
         for n in range(400)
     ]
     replay = ["法国的首都是巴黎。"] * 100

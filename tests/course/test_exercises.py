@@ -1,0 +1,224 @@
+"""Exercises: stubs run and are not done, solutions are right, mistakes are told in the learner's terms, progress is kept."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny import load_tool
+
+from tinyllm_lib.course import prepare
+from tinyllm_lib.course.exercises import EXERCISES, SETUPS, check_exercise, show_progress
+from tinyllm_lib.course.exercises.progress import read_progress
+from tinyllm_lib.data import get_workspace
+from tinyllm_lib.tokenizer import encode_chat
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+tool = load_tool("exercises")
+
+
+def run_cell(exercise, part):
+    """Runs a cell as the notebook of solutions does, after its first cell."""
+    names = {}
+    exec(SETUPS[exercise.notebook], names)
+    exec(exercise.cell(part), names)
+
+
+# ---- stubs, solutions, notebooks
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_stub_runs_and_is_not_done(number, capsys):
+    run_cell(EXERCISES[number], "stub")
+    assert capsys.readouterr().out.splitlines()[-1] == f"{number} not done yet"
+    assert read_progress() == {}
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_solution_passes_its_check_and_counts_for_nobody(number, capsys):
+    run_cell(EXERCISES[number], "solution")
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{number} right: ")
+    assert read_progress() == {}
+
+
+@pytest.mark.parametrize("notebook", SETUPS)
+def test_what_the_notebooks_store_is_what_the_library_says(notebook):
+    path = tool.NOTEBOOKS[notebook]
+    stored = tool.read(path)
+    assert tool.with_exercises(stored, notebook) == stored, "run tools/exercises.py"
+    solved = tool.read(tool.SOLUTIONS / path.name)
+    assert tool.sources(solved) == tool.sources(tool.solutions(notebook)), "run tools/exercises.py"
+
+
+def test_each_notebook_has_two_to_four_with_minutes_difficulty_and_a_hint():
+    assert set(Counter(exercise.notebook for exercise in EXERCISES.values()).values()) <= {2, 3, 4}
+    assert set(SETUPS) == {exercise.notebook for exercise in EXERCISES.values()}
+    for exercise in EXERCISES.values():
+        assert exercise.difficulty in ("easy", "medium", "hard") and 1 <= exercise.minutes <= 30
+        assert exercise.hint and exercise.cell("stub") != exercise.cell("solution")
+
+
+def test_the_tool_changes_its_own_cells_only():
+    mine = {"cell_type": "markdown", "id": "c02-99", "metadata": {}, "source": ["text"]}
+    begun = {"cells": [mine, tool.code("ex-02", "old", number=7), mine]}
+    made = tool.with_exercises(begun, "02")["cells"]
+    assert made[0] is mine and made[-1] is mine
+    assert all(cell["id"].startswith("ex-02") for cell in made[1:-1])
+    with pytest.raises(ValueError, match='no cell whose id begins with "ex-"'):
+        tool.with_exercises({"cells": [mine]}, "02")
+
+
+# ---- what a learner is told
+
+
+def decode(ids):
+    return prepare.tokenizer(get_workspace()).decode(list(ids))
+
+
+def mask_of_length(messages):
+    return [1] * len(encode_chat(prepare.tokenizer(get_workspace()), messages))
+
+
+dice = itertools.cycle(["train", "val", "test"])
+greetings = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}] * 2
+MISTAKES = {
+    "made up": (
+        "01.1",
+        [lambda line: b'{"text": "' + line + b'"}'],
+        "cannot be saved, so the answer is None",
+    ),
+    "one part": (
+        "01.2",
+        [lambda text: "val"],
+        "the shares should be 80%, 10% and 10%; yours are train 0%, val 100%, test 0%",
+    ),
+    "dice": ("01.2", [lambda text: next(dice)], "nothing but the text may count"),
+    "half a character": (
+        "02.3",
+        [lambda ids: (decode([i]) for i in ids)],
+        "a token was decoded before its last byte had come",
+    ),
+    "all at the end": (
+        "02.3",
+        [lambda ids: iter([decode(ids)])],
+        "yield before you read the next token",
+    ),
+    "not the worst": ("02.2", ["你好", ["你好", "😀"]], "yours has"),
+    "a short mask": ("03.1", [lambda messages: [1]], "1 values for"),
+    "no mask": ("03.1", [mask_of_length], "learned is '<|im_start|>system"),
+    "not rooms": (
+        "03.2",
+        [lambda lengths, context: lengths],
+        "documents of [7, 3, 5, 5, 2, 6, 4] in rows of 10 leave room for",
+    ),
+    "head twice": ("04.1", [162_624 + 64_000], "64,000 too many: the head is the embedding"),
+    "last norm": ("04.1", [162_624 - 64], "64 too few: one norm"),
+    "across heads": (
+        "04.2",
+        [lambda weight, head_dim: weight.flip(0)],
+        "no row may go over to another head",
+    ),
+    "no window": (
+        "04.3",
+        [lambda T, window: torch.ones(T, T, dtype=torch.bool).tril()],
+        "yours lets it look at [0, 1, 2]",
+    ),
+    "nats": ("05.1", [2.9 * 1200 / 4800, 628], "these are nats per byte"),
+    "from zero": (
+        "05.2",
+        [lambda step, steps, warmup, high: high * step / warmup],
+        "step 0 of 100 is in the warm-up",
+    ),
+    "half fits too": ("05.3", [1024], "1024 fits, and half of it fits too"),
+    "headers": ("06.1", [greetings, 2, 2], "no header is learned"),
+    "exchanged": ("06.2", [1.5, 12 / 11], "the two are exchanged"),
+    "few questions": (
+        "06.3",
+        [lambda exam, result: ("symbol", 0.0)],
+        "symbols have fewer than 10 questions",
+    ),
+    "hot": ("07.1", [2.0], "at 2 Paris is 2.718 times as likely as Lyon"),
+    "whole pieces": (
+        "07.2",
+        [lambda pieces, stop: (piece for piece in pieces if piece != stop)],
+        "答：b问：c', wanted '问：a'",
+    ),
+    "never the same": ("07.3", [lambda text, n=3: 1.0], "3 different of 7"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_the_words_of_the_exercise(mistake, capsys):
+    number, answers, told = MISTAKES[mistake]
+    check_exercise(number, *answers, record=False)
+    out = capsys.readouterr().out.splitlines()[-1]
+    assert out.startswith(f"{number} not yet: ") and told in out
+
+
+def test_an_exception_in_the_answer_is_told_with_its_line_and_stops_nothing(capsys):
+    names = {}
+    exec("def repair(line):\n    row = {}\n    return row['body']\n", names)
+    check_exercise("01.1", names["repair"], record=False)
+    assert (
+        capsys.readouterr().out
+        == "01.1 not yet: line 3 of your cell (repair) stopped with KeyError: 'body'\n"
+    )
+    check_exercise("04.3", 3, record=False)
+    told = "04.3 not yet: this is no answer of the kind that was asked for: TypeError: 'int' object is not callable\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_number_that_does_not_exist_and_a_forgotten_answer_are_errors():
+    with pytest.raises(ValueError, match=r"no exercise '02.9'. There are: 01.1, 01.2"):
+        check_exercise("02.9", None)
+    with pytest.raises(TypeError, match="missing a required argument: 'held_out'"):
+        check_exercise("02.2", "…")
+
+
+# ---- progress
+
+
+def test_progress_counts_tries_and_once_right_stays_right(workspace_root, capsys):
+    check_exercise("07.1", None)
+    assert read_progress() == {}
+    for answer in (2.0, 0.8686, 3.0):
+        check_exercise("07.1", answer)
+    check_exercise("04.1", 7)
+    stored = json.loads((workspace_root / "progress.json").read_text(encoding="utf-8"))
+    assert {number: (entry["right"], entry["tries"]) for number, entry in stored.items()} == {
+        "07.1": (True, 3),
+        "04.1": (False, 1),
+    }
+    capsys.readouterr()
+    show_progress()
+    table = capsys.readouterr().out
+    states = {line.split()[0]: re.split(" {2,}", line)[1] for line in table.splitlines()[2:-2]}
+    assert (
+        states["07.1"] == "right" and states["04.1"] == "tried 1 time" and states["01.1"] == "open"
+    )
+    assert table.endswith(f"1 of {len(EXERCISES)} right\n")
+    show_progress("04")
+    assert "07.1" not in capsys.readouterr().out
+
+
+def test_progress_is_the_learners_in_every_profile_and_after_a_restart(workspace_root, monkeypatch):
+    check_exercise("07.1", 0.8686)
+    monkeypatch.setenv("TINYLLM_PROFILE", "laptop")
+    later = "from tinyllm_lib.exercises import show_progress; show_progress('07')"
+    done = subprocess.run(
+        [sys.executable, "-c", later], capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    assert done.stdout.endswith("1 of 3 right\n")
+
+
+def test_a_damaged_progress_file_is_named_and_not_written_over(workspace_root):
+    (workspace_root / "progress.json").parent.mkdir(parents=True)
+    (workspace_root / "progress.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="progress.json is damaged .* Delete it"):
+        check_exercise("07.1", 0.8686)
+    assert (workspace_root / "progress.json").read_text(encoding="utf-8") == "{"

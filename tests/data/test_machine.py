@@ -1,0 +1,183 @@
+"""What a process may use of the machine: cores and memory by affinity and cgroups, room for files, a home, a console."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from helpers.tiny import ROOT
+
+from tinyllm_lib.data import allowed_cpus, allowed_memory, ensure_home, machine, temporary_folder
+
+
+def python(code, *before, **env):
+    """Runs `code` in a Python behind the command `before`; its output, as bytes."""
+    command = [*before, sys.executable, "-c", code]
+    return subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+
+
+# ---- cores and memory
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """group(membership, {file: content}) -> (allowed_cpus, allowed_memory) of a process in such a tree on 16 cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+
+    def make(membership, files):
+        (tmp_path / "cgroup").write_text(membership, encoding="utf-8")
+        for name, content in files.items():
+            (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "fs" / name).write_text(f"{content}\n", encoding="utf-8")
+        place = (tmp_path / "fs", tmp_path / "cgroup")
+        return allowed_cpus(*place), allowed_memory(*place)
+
+    return make
+
+
+def test_a_limit_of_a_group_above_holds_too(group):
+    files = {
+        "slurm/job/step/cpu.max": "max 100000",
+        "slurm/job/cpu.max": "250000 100000",
+        "slurm/cpu.max": "800000 100000",
+        "slurm/job/step/memory.max": "max",
+        "slurm/job/memory.max": str(3 * 2**20),
+        "slurm/memory.max": str(2**40),
+    }
+    assert group("0::/slurm/job/step\n", files) == (3, 3 * 2**20), (
+        "two and a half cores keep three threads busy"
+    )
+
+
+def test_a_container_sees_its_own_group_at_the_top(group):
+    files = {"cpu.max": "200000 100000", "memory.max": str(2**30)}
+    assert group("0::/\n", files) == (2, 2**30)
+    assert group("0::/docker/0123abcd\n", files) == (2, 2**30), "named as the host names it"
+    assert group("0::/../../kubepods/pod1\n", files) == (2, 2**30)
+
+
+def test_groups_of_version_1_lie_apart(group):
+    files = {
+        "cpu/box/cpu.cfs_quota_us": -1,
+        "cpu/box/cpu.cfs_period_us": 100000,
+        "cpu/cpu.cfs_quota_us": 50000,
+        "cpu/cpu.cfs_period_us": 100000,
+        "memory/lab/memory.limit_in_bytes": 2**20,
+        "memory/memory.limit_in_bytes": 9223372036854771712,
+    }
+    assert group("5:memory:/lab\n4:cpuset:/\n2:cpu,cpuacct:/box\n0::/\n", files) == (1, 2**20)
+
+
+def test_without_limits_it_is_the_machine(group):
+    built_in = allowed_memory(membership=Path("/nowhere"))
+    assert built_in > 2**28
+    assert group("0::/a\n", {"a/cpu.max": "max 100000", "a/memory.max": "max"}) == (16, built_in)
+    assert group("", {}) == (16, built_in)
+
+
+@pytest.mark.skipif(not shutil.which("taskset"), reason="needs taskset")
+def test_cores_that_this_process_may_not_use_do_not_count():
+    one = str(min(os.sched_getaffinity(0)))
+    assert (
+        python(
+            "from tinyllm_lib.machine import allowed_cpus; print(allowed_cpus())",
+            "taskset",
+            "-c",
+            one,
+        )
+        == b"1\n"
+    )
+
+
+def test_nothing_counts_the_cores_of_the_machine_by_itself():
+    counting = ("os.cpu_count(", "sched_getaffinity(", "multiprocessing.cpu_count(")
+    files = [*ROOT.glob("tinyllm_lib/**/*.py"), *ROOT.glob("tools/**/*.py")]
+    assert [
+        path.name for path in files if any(word in path.read_text("utf-8") for word in counting)
+    ] == ["machine.py"]
+
+
+# ---- folders
+
+
+def test_temporary_files_go_where_there_is_room(tmp_path, monkeypatch):
+    usual, other = tmp_path / "usual", tmp_path / "other"
+    other.mkdir()
+    free = {usual: 2**40, other: 2**40}
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(usual))
+    monkeypatch.setattr(
+        machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[folder])
+    )
+    assert temporary_folder(other) == other, "the usual one is missing"
+    usual.mkdir()
+    assert temporary_folder(other) == usual
+    free[usual] = 2**20
+    assert temporary_folder(other) == other
+    free[other] = 0
+    assert temporary_folder(other) == usual, "none is better"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such mounts")
+def test_what_must_not_run_programs_is_no_place_for_the_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: "/dev/shm")
+    monkeypatch.setattr(
+        os,
+        "statvfs",
+        lambda folder: SimpleNamespace(f_flag=os.ST_NOEXEC * (str(folder) == "/dev/shm")),
+    )
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**40))
+    assert temporary_folder(tmp_path) == tmp_path
+
+
+def test_a_home_that_is_there_stays_and_one_that_is_not_is_lent(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ensure_home()
+    assert Path.home() == tmp_path
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "none"))
+    code = "from pathlib import Path; from tinyllm_lib.machine import ensure_home; ensure_home(); "
+    code += "(Path.home() / 'x').touch(); print(Path.home())"
+    lent = Path(python(code).decode().strip())
+    assert lent.name.startswith("tinyllm-home-") and not lent.exists(), "gone with the process"
+
+
+# ---- what is printed
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "cp1252"},
+        {"PYTHONIOENCODING": "gbk"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0"},
+    ],
+)
+def test_redirected_output_is_utf_8(env):
+    printed = python(
+        "from tinyllm_lib.machine import utf8_output; utf8_output(); print('\\u5317\\u4eac\\U0001f642')",
+        **env,
+    )
+    assert printed.decode("utf-8").strip() == "北京🙂"
+
+
+def test_every_command_sees_to_its_output_first():
+    """All but workers, whose output their starter reads, and tools that run where there is only Python."""
+    alone = {"torchrun.py", "setup_env.py", "badges.py"}
+    mains = [
+        (path.name, ast.unparse(node.body[:3]))
+        for path in [*ROOT.glob("tinyllm_lib/**/*.py"), *ROOT.glob("tools/**/*.py")]
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name == "main" and path.name not in alone
+    ]
+    assert len(mains) > 10
+    assert [name for name, begin in mains if "utf8_output()" not in begin] == []

@@ -1,0 +1,550 @@
+"""Evaluation: a grader that is not fooled, an exam that is asked as it should be, and bits per byte by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tinyllm_lib.evaluate import (
+    Answer,
+    ExamResult,
+    bits_per_byte,
+    compare_exams,
+    exam_of,
+    format_table,
+    is_right,
+    load_exam,
+    run_exam,
+    wilson,
+)
+from tinyllm_lib.evaluate.evaluation import kind_of_run, main
+from tinyllm_lib.evaluate.exam import goes_on_with, normalise, text_width
+from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.model import ModelConfig, Transformer, score
+from tinyllm_lib.model.out_of_memory import OutOfMemory
+from tinyllm_lib.tokenizer import encode_text, token_byte_lengths, token_bytes, train_tokenizer
+
+TEXTS = [
+    "你好，小苗！今天天气很好。",
+    "法国的首都是巴黎。",
+    "问：1+1等于多少？\n答：2",
+    "日本的首都是东京。",
+] * 5
+EXAM = [
+    {"class": "greeting", "question": "你好", "answer": "你好"},
+    {
+        "class": "fact",
+        "question": "法国的首都是哪里？",
+        "answer": "巴黎",
+        "completion": "法国的首都是",
+    },
+    {
+        "class": "fact",
+        "question": "日本的首都是哪里？",
+        "answer": "东京",
+        "completion": "日本的首都是",
+    },
+    {"class": "sum", "question": "1+1等于多少？", "answer": "2"},
+    {"class": "sum", "question": "1+2等于多少？", "answer": "3"},
+    {
+        "class": "sum",
+        "question": "再加一呢？",
+        "answer": "4",
+        "history": [
+            {"role": "user", "content": "1+2等于多少？"},
+            {"role": "assistant", "content": "3。"},
+        ],
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_tokenizer(TEXTS, tmp_path_factory.mktemp("tokenizer"), vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def generator(tokenizer):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        dim=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=len(tokenizer), max_seq_len=160
+    )
+    return TextGenerator.from_model(Transformer(config), tokenizer)
+
+
+def write_lines(path, rows):
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
+    return path
+
+
+# ---- grading
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "question"),
+    [
+        ("巴黎", "巴黎", "法国的首都是哪里？"),
+        ("法国的首都是巴黎。", "巴黎", "法国的首都是哪里？"),
+        ("　巴黎！ ", "巴黎", ""),
+        ("是ＣＯ２。", "co2", "二氧化碳的化学式是什么？"),
+        ("1+1等于2。", "2", "1+1等于多少？"),
+        ("１＋１＝２", "2", "1+1等于多少？"),
+        ("10-7=3", "3", "10-7等于多少？"),
+        ("是-4。", "-4", "3-7等于多少？"),
+        ("你好！很高兴见到你。", "你好", "你好呀"),
+        ("你好呀！有什么可以帮你的吗？", "你好", "你好呀，小苗"),
+        ("你好呀！有什么可以帮你的吗？", "你好", "你好"),
+        ("新年快乐！祝你万事如意。", "新年快乐", "新年快乐！"),
+        ("海口。", "海口", "海南的省会是哪里？"),
+        ("海南的省会是海口。", "海口", "海南的省会是哪里？"),
+        ("科威特城。", "科威特城", "科威特的首都是哪里？"),
+        ("新加坡的首都是新加坡。", "新加坡", "新加坡的首都是哪里？"),
+        ("新加坡。", "新加坡", "新加坡的首都是哪里？"),
+        ("西藏的简称是藏。", "藏", "西藏的简称是什么？"),
+        ("科威特城是科威特的首都。", "科威特", "科威特城是哪个国家的首都？"),
+        ("是几内亚，不是几内亚比绍。", "几内亚", ""),
+    ],
+)
+def test_right_replies(reply, answer, question):
+    assert is_right(reply, answer, question, ["几内亚比绍", "科威特城", "北京", "12"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "question"),
+    [
+        ("", "巴黎", "法国的首都是哪里？"),
+        ("法国的首都是伦敦。", "巴黎", "法国的首都是哪里？"),
+        ("西藏的简称是湘。", "藏", "西藏的简称是什么？"),
+        ("西藏的简称是什么？", "藏", "西藏的简称是什么？"),
+        ("几内亚比绍。", "几内亚", "科纳克里是哪个国家的首都？"),
+        ("科威特城是阿曼的首都。", "科威特", "科威特城是哪个国家的首都？"),
+        ("1+1等于3。", "2", "1+1等于多少？"),
+        ("1+1等于12。", "2", "1+1等于多少？"),
+        ("2不对，是5。", "2", "1+1等于多少？"),
+        ("不知道。", "2", "1+1等于多少？"),
+        ("2.5", "2", ""),
+    ],
+)
+def test_wrong_replies(reply, answer, question):
+    assert not is_right(reply, answer, question, ["几内亚比绍", "科威特城"])
+
+
+def test_an_answer_of_punctuation_cannot_be_graded():
+    with pytest.raises(ValueError, match="neither a letter nor a digit"):
+        is_right("x", "。")
+
+
+def test_normalise():
+    assert normalise(" 《Ａ b》，ｃ。 ") == "ab》,c"
+    assert normalise("……") == ""
+    assert normalise("（−4）") == "-4" and normalise("- 答") == "答"
+
+
+def test_going_on():
+    assert goes_on_with("巴黎。它是", "巴黎") and goes_on_with(" 巴黎", "巴黎")
+    assert not goes_on_with("是巴黎", "巴黎")
+    assert goes_on_with("几内亚的", "几内亚", ["几内亚比绍"]) and not goes_on_with(
+        "几内亚比绍", "几内亚", ["几内亚比绍"]
+    )
+    assert goes_on_with("CO2。", "CO2", ["co2", "CO2。"]), (
+        "the same answer, written otherwise, is no longer one"
+    )
+    assert (
+        goes_on_with("12。", "12")
+        and not goes_on_with("123", "12")
+        and not goes_on_with("等于12", "12")
+    )
+
+
+def test_wilson_intervals():
+    # Values by the closed form, as published tables round them.
+    assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 0) == (0, 1)
+    for total in (1, 6, 7, 11, 120):  # 6 and 11: rounding puts a bound beyond the share
+        for right in range(total + 1):
+            low, high = wilson(right, total)
+            assert 0 <= low <= right / total <= high <= 1
+
+
+# ---- reading an exam
+
+
+def test_an_exam_of_ones_own(tmp_path):
+    rows = load_exam(
+        write_lines(tmp_path / "my.jsonl", [{"question": "一", "answer": "二"}, EXAM[5]])
+    )
+    assert [row["class"] for row in rows] == ["own", "sum"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not a line of JSON"),
+        ("[1]", "expected an object {…}, found list"),
+        ('{"answer": "x"}', r'no "question" field \(found: answer\)'),
+        ("{}", r'no "question" field \(found: nothing\)'),
+        ('{"question": "x"}', r'no "answer" field'),
+        ('{"question": "x", "answer": 2}', '"answer" is 2, expected some text'),
+        ('{"question": " ", "answer": "2"}', '"question" is'),
+        ('{"question": "x", "answer": "。"}', "expected a letter or a digit"),
+        (
+            '{"question": "x", "answer": "y", "history": [{"role": "human", "content": "z"}]}',
+            '"history" is not a list',
+        ),
+        ('{"question": "x", "answer": "y", "completion": 5}', '"completion" is 5'),
+    ],
+)
+def test_bad_rows_are_told_by_file_and_line(tmp_path, line, message):
+    path = tmp_path / "exam.jsonl"
+    path.write_text(json.dumps(EXAM[0]) + "\n\n" + line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^exam.jsonl line 3: .*{message}"):
+        load_exam(path)
+
+
+@pytest.mark.parametrize(
+    ("exam", "options", "message"),
+    [
+        ([EXAM[0], {"question": "x"}], {}, 'exam row 2: no "answer" field'),
+        ([{"question": "x", "answer": 3}], {}, 'exam row 1: "answer" is 3'),
+        ([{"question": "\ud83d", "answer": "x"}], {}, 'exam row 1: "question": character 1'),
+        (["x"], {}, "exam row 1: expected an object"),
+        ([], {}, "the exam holds no question"),
+        (EXAM, {"limit": 0}, "limit is 0"),
+        (
+            [EXAM[0], {"question": "长" * 500, "answer": "x"}],
+            {},
+            "prompt 2: the last message does not fit",
+        ),
+        (
+            [EXAM[0], {"question": "长" * 500, "answer": "x"}],
+            {"kind": "base"},
+            "prompt 2: the prompt has",
+        ),
+    ],
+)
+def test_rows_written_in_a_notebook_are_checked_like_those_of_a_file(
+    generator, exam, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        run_exam(generator, exam, save=False, **options)
+
+
+def test_right_as_written_and_right_only_when_normalised_are_told_apart():
+    said = [
+        ("2", "等于２。"),
+        ("2", "1+1=2。"),
+        ("2", "12-10=２"),
+        ("CO2", "是co2。"),
+        ("CO2", "是CO2。"),
+        ("-4", "是−4。"),
+    ]
+    answers = [Answer("数", "问", expected, got, True) for expected, got in said]
+    answers += [
+        Answer("数", "问", "巴黎", "不是巴黎", False),
+        Answer("二", "问", "巴黎", "是巴黎", True),
+    ]
+    assert [a.exact for a in answers] == [False, True, False, False, True, False, False, True]
+    result = ExamResult("chat", "step_1", "exam", 0.0, answers)
+    assert [(s.right, s.exact, s.total) for s in result.classes] == [(6, 2, 7), (1, 1, 1)]
+    assert str(result).endswith("\nright only when normalised (case, width, spaces): 4 in 数")
+    assert "normalised" not in str(ExamResult("chat", "step_1", "exam", 0.0, answers[-1:]))
+
+
+def test_exams_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is missing: an exam is written"):
+        load_exam(tmp_path / "exam.jsonl")
+    (tmp_path / "exam.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match="holds no question"):
+        load_exam(tmp_path / "exam.jsonl")
+    (tmp_path / "exam.jsonl").write_bytes("你好".encode("gb18030"))
+    with pytest.raises(ValueError, match="line 1: not a line of JSON in UTF-8"):
+        load_exam(tmp_path / "exam.jsonl")
+
+
+# ---- taking it
+
+
+class Scripted(TextGenerator):
+    """A generator that notes what it is asked and answers from a list."""
+
+    def __init__(self, replies):
+        self.folder, self.scripted, self.asked, self.context = None, replies, [], 1000
+
+    def length(self, text):
+        return len(text)
+
+    def replies(self, conversations, **_):
+        self.asked += conversations
+        return self.scripted
+
+    def completions(self, prompts, *_, **__):
+        from tinyllm_lib.generate.generator import Reply
+
+        self.asked += prompts
+        return [Reply(text, 1, "stop") for text in self.scripted]
+
+
+def test_a_chat_model_is_asked_in_dialogues(capsys):
+    model = Scripted(["你好！", "是伦敦。", "日本的首都是东京。", "1+1=2。", "4", "3再加1等于4。"])
+    result = run_exam(model, EXAM, kind="chat")
+    assert model.asked[0] == [{"role": "user", "content": "你好"}]
+    assert model.asked[5] == [*EXAM[5]["history"], {"role": "user", "content": "再加一呢？"}]
+    assert [(s.class_name, s.right, s.total) for s in result.classes] == [
+        ("greeting", 1, 1),
+        ("fact", 1, 2),
+        ("sum", 2, 3),
+    ]
+    assert result.shares == {"greeting": 1, "fact": 0.5, "sum": 2 / 3}
+    assert result.wrong[0] == Answer("fact", "法国的首都是哪里？", "巴黎", "是伦敦。", False)
+    printed = capsys.readouterr().out
+    assert "greeting" in printed and "50%" in printed and "1/2" in printed
+
+
+def test_words_repeated_from_the_question_are_no_answer_in_an_exam_either():
+    exam = [{"question": "西藏的简称是什么？", "answer": "藏"}, {"question": "科纳克里在哪国？", "answer": "几内亚"},
+            {"question": "比绍在哪国？", "answer": "几内亚比绍"}]  # fmt: skip
+    result = run_exam(
+        Scripted(["西藏的简称是湘。", "几内亚比绍。", "几内亚比绍。"]),
+        exam,
+        kind="chat",
+        print_table=False,
+    )
+    assert [a.right for a in result.answers] == [False, False, True]
+
+
+def test_a_base_model_goes_on_with_texts():
+    model = Scripted(["你好", "巴黎，", "在东京", "2", "3", "3+1=4。"])
+    result = run_exam(model, EXAM, kind="base", print_table=False)
+    assert model.asked[1:3] == ["法国的首都是", "日本的首都是"]
+    assert model.asked[3] == (
+        "问：1+2等于多少？\n答：3\n问：1+2等于多少？\n答：3。\n问：再加一呢？\n答：4\n问：1+1等于多少？\n答："
+    )
+    assert [a.right for a in result.answers] == [True, True, False, True, True, True]
+
+
+def test_a_base_model_with_a_short_context_is_shown_fewer_answered_questions():
+    model = Scripted(["x"] * 6)
+    model.context = 60
+    run_exam(model, EXAM, kind="base", print_table=False)
+    assert all(len(prompt) <= 60 - 24 for prompt in model.asked) and model.asked[3].startswith(
+        "问："
+    )
+
+
+def test_limit_spreads_over_each_class():
+    rows = [{"class": "ab"[i % 2], "question": f"{i}?", "answer": str(i)} for i in range(20)]
+    model = Scripted(["x"] * 6)
+    run_exam(model, rows, kind="chat", limit=3, print_table=False)
+    assert [c[-1]["content"] for c in model.asked] == ["0?", "1?", "6?", "7?", "12?", "13?"]
+
+
+def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
+    run, exam = tmp_path / "run", write_lines(tmp_path / "exam.jsonl", EXAM)
+    step = run / "checkpoints" / "step_000007"
+    generator.model.save_pretrained(step)
+    generator.tokenizer.save_pretrained(str(step))
+    result = run_exam(step, exam, print_table=False)
+    assert (result.kind, result.checkpoint, result.exam, len(result.answers)) == (
+        "chat",
+        "step_000007",
+        "exam.jsonl",
+        6,
+    )
+    saved = json.loads((run / "exam.json").read_text(encoding="utf-8"))
+    assert saved.keys() == {
+        "kind",
+        "checkpoint",
+        "exam",
+        "seconds",
+        "made_from",
+        "classes",
+        "answers",
+    }
+    assert saved["classes"][1].keys() == {
+        "class_name",
+        "right",
+        "total",
+        "share",
+        "low",
+        "high",
+        "exact",
+    }
+    assert ExamResult.load(run).answers == exam_of(step, exam).answers == result.answers
+    with pytest.raises(
+        ValueError,
+        match="run/exam.json is not the exam of these weights, exam .was .*: run_exam takes it again",
+    ):
+        exam_of(step, write_lines(tmp_path / "other.jsonl", EXAM[1:]))
+    weights = (step / "model.safetensors").read_bytes()
+    (step / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(ValueError, match="not the exam of these weights, weights .was "):
+        exam_of(step)
+    (step / "model.safetensors").write_bytes(weights)
+    (run / "exam.json").unlink()
+    run_exam(step, exam, limit=1, print_table=False)
+    assert not (run / "exam.json").exists(), "a part of an exam is not kept as if it were the whole"
+
+    assert main([str(step), str(exam), "--kind", "base", "--wrong"]) == 0
+    printed = capsys.readouterr().out
+    assert "base model step_000007" in printed and "法国的首都是哪里？" in printed
+    assert not (run / "exam.json").exists(), (
+        "an exam of one's own does not replace the result of the course's"
+    )
+    assert main([str(tmp_path / "nothing"), str(exam)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(ValueError, match="kind is 'both'"):
+        run_exam(generator, EXAM, kind="both")
+
+
+def test_the_kind_of_a_run_is_read_from_its_token_shards(tmp_path):
+    step = tmp_path / "run" / "checkpoints" / "step_000001"
+    step.mkdir(parents=True)
+    assert kind_of_run(None) == kind_of_run(step) == "chat"
+    data = tmp_path / "shards"
+    config = tmp_path / "run" / "config.json"
+    for kind, expected in (("pretrain", "base"), ("sft", "chat")):
+        config.write_text(json.dumps({"data_path": str(tmp_path / "gone" / kind)}))
+        assert kind_of_run(step) == expected
+        config.write_text(json.dumps({"data_path": str(data)}))
+        (data / "train").mkdir(parents=True, exist_ok=True)
+        (data / "train" / "manifest.json").write_text(json.dumps({"kind": kind}))
+        assert kind_of_run(step) == expected
+
+
+def test_comparing_two_exams(tmp_path, capsys):
+    def result(*right):
+        rows = zip(("一", "二", "三"), right, strict=False)
+        return ExamResult(
+            "chat", "step_1", "exam.jsonl", 0.0, [Answer("数", q, "x", "y", r) for q, r in rows]
+        )
+
+    result(True, False, False).save(tmp_path / "exam.json")
+    comparison = compare_exams(tmp_path / "exam.json", result(False, True, False))
+    assert [x.question for x, _ in comparison.gained] == ["二"]
+    assert [x.question for x, _ in comparison.lost] == ["一"]
+    assert "33% (1/3)" in capsys.readouterr().out
+    shorter = compare_exams(result(False, True), result(True), print_table=False)
+    assert [x.question for x, _ in shorter.gained] == ["一"] and not shorter.lost
+    assert "\n1 questions stand in only one of the two exams" in str(
+        shorter
+    ) and "only one" not in str(comparison)
+    with pytest.raises(FileNotFoundError, match="run_exam writes it"):
+        compare_exams(tmp_path / "nothing", tmp_path)
+
+
+def test_tables_stay_aligned_with_chinese_in_them():
+    assert [text_width(t) for t in ("ab", "中文", "é", "e\u0301", "，")] == [2, 4, 1, 1, 2]
+    lines = format_table([("class", "n"), ("中文", "10"), ("abcdefg", "7")], "<>").splitlines()
+    assert lines == ["class     n", "-------  --", "中文     10", "abcdefg   7"]
+    assert len({text_width(line) for line in lines}) == 1
+
+
+# ---- bits per byte
+
+
+def test_bits_per_byte_by_hand(generator, tokenizer):
+    total_bits = total_bytes = 0
+    for text in TEXTS[:3]:
+        ids = encode_text(tokenizer, text)
+        with torch.no_grad():
+            logits = generator.model(torch.tensor([ids[:-1]]))
+        total_bits += F.cross_entropy(
+            logits[0], torch.tensor(ids[1:]), reduction="sum"
+        ).item() / math.log(2)
+        total_bytes += len(text.encode()) - len(token_bytes(tokenizer, ids[0]))
+    for batch_size in (1, 2, 16):
+        found = bits_per_byte(generator.model, tokenizer, TEXTS[:3], batch_size=batch_size)
+        assert found == pytest.approx(total_bits / total_bytes, rel=1e-4)
+    assert bits_per_byte(generator.model, tokenizer, TEXTS, max_documents=3) == pytest.approx(
+        found, rel=1e-4
+    )
+
+
+def test_a_text_past_the_context_counts_each_byte_once(generator, tokenizer):
+    """A model that knows nothing pays log2(V) for each token, wherever the windows lie."""
+    model = Transformer(generator.model.config)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    for n in (2, 159, 160, 161, 162, 240, 241, 242, 500):
+        text = "".join("QXZJK"[i % 5] for i in range(n))  # letters without merges: a token each
+        assert len(encode_text(tokenizer, text)) == n
+        assert bits_per_byte(model, tokenizer, [text]) == pytest.approx(
+            math.log2(len(tokenizer)), rel=1e-4
+        )
+
+
+def test_a_later_window_is_read_with_half_a_context_before_it(generator, tokenizer):
+    ids = encode_text(tokenizer, "".join("QXZJK"[i * i % 5] for i in range(400)))
+    context, nats, first = generator.context, 0.0, 1
+    while first < len(ids):
+        start = max(0, first - context // 2) if first > 1 else 0
+        window = ids[start : start + context + 1]
+        with torch.no_grad():
+            logits = generator.model(torch.tensor([window[:-1]]))[0]
+        counted = slice(first - start - 1, None)
+        nats += F.cross_entropy(
+            logits[counted], torch.tensor(window[1:])[counted], reduction="sum"
+        ).item()
+        first = start + len(window)
+    found = bits_per_byte(generator.model, tokenizer, [tokenizer.decode(ids)])
+    assert found == pytest.approx(nats / math.log(2) / 399, rel=1e-5)
+
+
+def test_bits_per_byte_of_files(generator, tokenizer, tmp_path):
+    expected = bits_per_byte(generator.model, tokenizer, [TEXTS[0]])
+    (tmp_path / "a.txt").write_text(TEXTS[0], encoding="utf-8")
+    lines = write_lines(tmp_path / "a.jsonl", [{"text": TEXTS[0]}])
+    for path in (tmp_path / "a.txt", str(lines)):
+        assert bits_per_byte(generator.model, tokenizer, path) == pytest.approx(expected)
+    for text in (TEXTS[0], TEXTS[0] * 100):  # a file name may have 255 bytes
+        with pytest.raises(FileNotFoundError, match=r"pass it in a list: \[text\]"):
+            bits_per_byte(generator.model, tokenizer, text)
+    (tmp_path / "a.txt").write_text(TEXTS[0], encoding="utf-8-sig")
+    assert bits_per_byte(generator.model, tokenizer, tmp_path / "a.txt") == pytest.approx(expected)
+    (tmp_path / "a.txt").write_bytes(TEXTS[0].encode("gbk"))
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 from byte 1 on"):
+        bits_per_byte(generator.model, tokenizer, tmp_path / "a.txt")
+    lines.write_bytes(b'{"text": "x"}\n{"text": "\\ud83d"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl line 2: character 1"):
+        bits_per_byte(generator.model, tokenizer, lines)
+    with pytest.raises(ValueError, match="no text of two tokens"):
+        bits_per_byte(generator.model, tokenizer, ["", "a"])
+    write_lines(tmp_path / "a.jsonl", [{"text": "x"}, {"title": "y"}])
+    with pytest.raises(ValueError, match=r'a\.jsonl line 2: no "text" field \(found: title\)'):
+        bits_per_byte(generator.model, tokenizer, lines)
+
+
+def test_what_has_no_bytes_counts_on_neither_side_of_bits_per_byte(generator, tokenizer):
+    ids = torch.tensor(
+        [[*encode_text(tokenizer, TEXTS[0]), 4, 3, *encode_text(tokenizer, TEXTS[1]), 4]]
+    )
+    X, Y, mask = ids[:, :-1], ids[:, 1:], torch.ones_like(ids[:, 1:])
+    mask[0, :2] = 0
+    with torch.no_grad():
+        nats = F.cross_entropy(generator.model(X)[0], Y[0], reduction="none")
+    learned = mask[0] == 1
+    text = learned & (Y[0] > 4)
+    found = score(generator.model, [(X, Y, mask, {})], torch.tensor(token_byte_lengths(tokenizer)))
+    size = sum(len(token_bytes(tokenizer, i)) for i in Y[0][text].tolist())
+    assert found.nats_per_token == pytest.approx(nats[learned].mean().item(), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(
+        nats[text].sum().item() / math.log(2) / size, rel=1e-5
+    )
+
+
+def test_no_memory_left_while_evaluating_says_what_to_change(generator, tokenizer, monkeypatch):
+    monkeypatch.setattr(Transformer, "hidden_states", no_memory)
+    with pytest.raises(
+        OutOfMemory,
+        match="Out of memory while evaluating: give a smaller batch_size than 16, or .*CUDA out of memory",
+    ):
+        bits_per_byte(generator.model, tokenizer, TEXTS)
+
+
+def no_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -1,0 +1,825 @@
+"""Sampling and TextGenerator: transformers' tokens, the same whatever stands beside, and only whole characters."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from helpers.small_model import TEXTS, make_model
+
+from tinyllm_lib.generate import (
+    Chat,
+    ContextWarning,
+    Sampling,
+    TextGenerator,
+    TextStream,
+    Written,
+    dice_for,
+    generate,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    scale_temperature,
+)
+from tinyllm_lib.generate.generator import visible_token
+from tinyllm_lib.generate.sampling import _StaticStep, penalise_repetition, window_start
+from tinyllm_lib.generate.terminal import converse, main
+from tinyllm_lib.model import Transformer, write_model
+from tinyllm_lib.model.out_of_memory import OutOfMemory
+from tinyllm_lib.tokenizer import encode_chat, encode_text, train_tokenizer
+
+GREEDY = {"temperature": 0.0}
+MIXED = {"temperature": 1.2, "top_k": 40, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2}
+
+
+def some_prompts(n, longest, vocab_size=300, seed=0):
+    rng = random.Random(seed)
+    return [
+        [rng.randrange(5, vocab_size) for _ in range(rng.randint(1, longest))] for _ in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(300)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return train_tokenizer(TEXTS, tmp_path_factory.mktemp("tokenizer"), vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def generator(tokenizer):
+    return TextGenerator.from_model(make_model(len(tokenizer), context=96), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(generator, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    generator.model.save_pretrained(folder)
+    generator.tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+# ---- filters
+
+
+def processors():
+    from transformers import (
+        MinPLogitsWarper,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    for t in (0.1, 0.7, 1.0, 3.0):
+        yield (
+            f"temperature {t}",
+            TemperatureLogitsWarper(t),
+            lambda x, _, t=t: scale_temperature(x, t),
+        )
+    for k in (1, 5, 50, 500):
+        yield f"top_k {k}", TopKLogitsWarper(k), lambda x, _, k=k: keep_top_k(x, k)
+    for p in (1e-12, 0.01, 0.5, 0.9, 0.999):
+        yield f"top_p {p}", TopPLogitsWarper(p), lambda x, _, p=p: keep_top_p(x, p)
+    for p in (0.01, 0.2, 1.0):
+        yield f"min_p {p}", MinPLogitsWarper(p), lambda x, _, p=p: keep_min_p(x, p)
+    for p in (0.5, 1.3, 2.0):
+        yield (
+            f"penalty {p}",
+            RepetitionPenaltyLogitsProcessor(p),
+            lambda x, ids, p=p: penalise_repetition(x, ids, p),
+        )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [c[1:] for c in processors()], ids=[c[0] for c in processors()]
+)
+def test_each_filter_equals_transformers(theirs, ours):
+    torch.manual_seed(0)
+    logits = torch.cat(
+        [torch.randn(6, 200) * 3, torch.randint(-3, 3, (4, 200)).float()]
+    )  # the last four: many ties
+    ids = torch.randint(0, 200, (10, 30))
+    before = logits.clone()
+    result = ours(logits, ids.tolist())
+    assert torch.equal(logits, before), "a filter must not change its input"
+    torch.testing.assert_close(result, theirs(ids, logits))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 20, "top_p": 0.8}, MIXED, {"temperature": 0.3, "min_p": 0.1}], ids=str
+)
+def test_all_filters_together_equal_transformers(model, settings):
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    config = GenerationConfig(do_sample=True, **({"temperature": 1.0, "top_k": 0} | settings))
+    small = LlamaConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        vocab_size=200,
+    )
+    theirs = LlamaForCausalLM(small)._get_logits_processor(config, input_ids_seq_length=30)
+    logits, ids = torch.randn(5, 200) * 3, torch.randint(0, 200, (5, 30))
+    ours = Sampling(**settings).probabilities(logits, ids.tolist())
+    torch.testing.assert_close(ours, theirs(ids, logits).double().softmax(-1))
+
+
+def test_draws_follow_the_distribution():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -torch.inf]])
+    sampling, dice = Sampling(temperature=0.8), dice_for([[1]], 0)
+    drawn = torch.tensor([sampling.choose(logits, [[1]], dice)[0] for _ in range(4000)])
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(shares, (logits[0] / 0.8).softmax(0), rtol=0, atol=0.025)
+    assert shares[3] == 0
+
+
+# ---- generate
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"n_kv_heads": 4, "tie_embeddings": False}], ids=["grouped", "untied"]
+)
+def test_greedy_equals_transformers_token_by_token(tmp_path, shape):
+    from transformers import AutoModelForCausalLM
+
+    model = make_model(300, **shape)
+    model.save_pretrained(tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompts = some_prompts(100, 20)  # 200 with the other shape
+    ours = generate(model, prompts, max_new_tokens=24, **GREEDY)
+    assert {"stop", "length"} == {result.finish for result in ours}, (
+        "the prompts should reach both ends"
+    )
+    for prompt, result in zip(prompts, ours, strict=True):
+        reference = theirs.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=[4, 2],
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        if result.finish == "stop":
+            assert reference.pop() in (4, 2)
+        assert result.ids == reference
+
+
+@pytest.mark.parametrize("settings", [GREEDY, {}, MIXED], ids=["greedy", "sampled", "all filters"])
+@pytest.mark.parametrize(
+    ("context", "new"), [(64, 30), (24, 70)], ids=["in the context", "past the context"]
+)
+def test_alone_and_without_a_cache_the_text_is_the_same(context, new, settings):
+    model, prompts = make_model(300, context), some_prompts(12, 24)
+    together = generate(model, prompts, max_new_tokens=new, logprobs=True, **settings)
+    alone = [
+        generate(model, [p], max_new_tokens=new, logprobs=True, **settings)[0] for p in prompts
+    ]
+    uncached = generate(
+        model, prompts, max_new_tokens=new, use_cache=False, logprobs=True, **settings
+    )
+    for a, b, c in zip(together, alone, uncached, strict=True):
+        assert a.ids == b.ids == c.ids
+        assert (a.finish, a.note) == (b.finish, b.note) == (c.finish, c.note)
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3) and a.logprobs == pytest.approx(
+            c.logprobs, abs=1e-3
+        )
+    assert any(result.note for result in together) == (context == 24)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, MIXED], ids=["greedy", "all filters"])
+@pytest.mark.parametrize(
+    ("context", "new"), [(64, 30), (24, 70)], ids=["in the context", "past the context"]
+)
+def test_steps_of_one_shape_write_the_same_text(context, new, settings, monkeypatch):
+    model = make_model(300, context)
+    prompts = some_prompts(7, 16)
+    limits = [new - 3 * number for number in range(7)]  # rows end at different steps
+    expected = generate(model, prompts, max_new_tokens=limits, **settings)
+    shapes = set()
+    compute = _StaticStep._compute
+
+    def watched(step):
+        compute(step)
+        places = (
+            step.ids.data_ptr(),
+            step.positions.data_ptr(),
+            step.seen.data_ptr(),
+            step.cache.keys.data_ptr(),
+        )
+        shapes.add((step, step.seen.shape, step.logits.shape, places))
+
+    monkeypatch.setattr(_StaticStep, "_compute", watched)
+    assert (
+        generate(model, prompts, max_new_tokens=limits, static_cache=True, **settings) == expected
+    )
+    steps = {step for step, *_ in shapes}
+    assert shapes and len(shapes) == len(steps), (
+        "shapes and places must not change between two steps of a recording"
+    )
+
+
+def test_one_seed_one_text_another_seed_another_text(model):
+    prompts = some_prompts(5, 10)
+    texts = [
+        [r.ids for r in generate(model, prompts, max_new_tokens=20, seed=seed)]
+        for seed in (0, 0, 1)
+    ]
+    assert texts[0] == texts[1]
+    assert all(a != b for a, b in zip(texts[0], texts[2], strict=True))
+
+
+def test_copies_of_a_prompt_are_different_samples(model):
+    samples = [r.ids for r in generate(model, [[7, 8]] * 6, max_new_tokens=20)]
+    assert len({tuple(s) for s in samples}) == 6
+    among_others = generate(model, [[9], [7, 8], [10, 11, 12], [7, 8]], max_new_tokens=20)
+    assert [among_others[1].ids, among_others[3].ids] == samples[:2]
+
+
+def test_limits_stop_ids_and_on_token(model):
+    prompts = some_prompts(4, 10)
+    plain = generate(model, prompts, max_new_tokens=12, stop_ids=(), **GREEDY)
+    assert [len(r.ids) for r in plain] == [12] * 4
+    limited = generate(model, prompts, max_new_tokens=[3, 0, 12, 1], stop_ids=(), **GREEDY)
+    assert [r.ids for r in limited] == [
+        r.ids[:n] for r, n in zip(plain, [3, 0, 12, 1], strict=True)
+    ]
+    stop = plain[0].ids[5]
+    stopped = generate(model, prompts, max_new_tokens=12, stop_ids=(stop,), **GREEDY)[0]
+    assert stopped.ids == plain[0].ids[: plain[0].ids.index(stop)] and stopped.finish == "stop"
+    seen = []
+    told = generate(
+        model,
+        prompts,
+        max_new_tokens=12,
+        stop_ids=(),
+        on_token=lambda r, t: seen.append((r, t)) or r == 2,
+        **GREEDY,
+    )
+    assert [len(r.ids) for r in told] == [12, 12, 1, 12] and told[2].finish == "stop"
+    assert [t for r, t in seen if r == 1] == told[1].ids
+    assert generate(model, [], max_new_tokens=5) == []
+
+
+def test_logprobs_are_the_models_own(model):
+    result = generate(model, [[7, 8, 9]], max_new_tokens=10, logprobs=True, stop_ids=(), **MIXED)[0]
+    with torch.no_grad():
+        logs = model(torch.tensor([[7, 8, 9, *result.ids]]))[0, 2:-1].log_softmax(-1)
+    assert result.logprobs == pytest.approx(logs[range(10), result.ids].tolist(), abs=1e-4)
+
+
+def test_the_window_slides_by_quarters():
+    assert [window_start(n, 16) for n in (1, 16, 17, 20, 21, 24, 25)] == [0, 0, 4, 4, 8, 8, 12]
+    for context in (1, 2, 3, 7, 16, 512):
+        for n in range(1, 5 * context):
+            assert 0 < n - window_start(n, context) <= context
+
+
+def test_a_slid_window_reads_what_it_says():
+    model = make_model(300, context=16)
+    result = generate(model, [[7] * 10], max_new_tokens=30, stop_ids=(), **GREEDY)[0]
+    text = [7] * 10 + result.ids
+    for n in range(10, 40):
+        with torch.no_grad():
+            logits = model(torch.tensor([text[window_start(n, 16) : n]]))[0, -1]
+        assert logits.argmax().item() == text[n]
+    assert (
+        result.note
+        == "the text outgrew the context of 16 tokens: its end was written without its first 24."
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        (
+            {"temperature": 1e-40},
+            "temperature 1e-40 .* expected 1e-12 or more; temperature 0 is greedy",
+        ),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty 1e-40 .* expected 1e-12"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": -3}, "top_k is -3"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"min_p": -1.0}, "min_p is -1.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"prompts": [[5], []]}, "prompt 2 is empty"),
+        ({"prompts": [[5] * 65]}, "prompt 1 has 65 tokens and the context holds 64"),
+        ({"prompts": [[5, 300]]}, "another tokenizer"),
+    ],
+)
+def test_settings_out_of_range_are_refused(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generate(model, **({"prompts": [[5]], "max_new_tokens": 2} | settings))
+
+
+def test_weights_that_are_not_numbers_are_told():
+    model = make_model(300)
+    with torch.no_grad():
+        model.model.norm.weight[3] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        generate(model, [[5]], max_new_tokens=2)
+
+
+# ---- ids to text
+
+
+def feed(tokenizer, ids, stop=()):
+    stream = TextStream(tokenizer, stop)
+    pieces = [stream.feed(i) for i in ids]
+    return [*pieces, stream.close()], stream.stopped
+
+
+def byte_ids(tokenizer, text):
+    """A text as one token for each byte, as a model may write it."""
+    return [
+        i
+        for b in text.encode()
+        for i in [next(t for t in range(5, 261) if _byte(tokenizer, t) == b)]
+    ]
+
+
+def _byte(tokenizer, token):
+    from tinyllm_lib.tokenizer import token_bytes
+
+    return token_bytes(tokenizer, token)[0]
+
+
+def test_a_character_waits_for_its_last_byte(tokenizer):
+    text = "你好，👩‍🚀é!"
+    pieces, _ = feed(tokenizer, byte_ids(tokenizer, text))
+    assert "".join(pieces) == text
+    assert [p for p in pieces if p] == list(text)
+
+
+def test_bytes_that_form_no_character_give_no_text(tokenizer):
+    you = byte_ids(tokenizer, "你")
+    assert "".join(feed(tokenizer, you[:2])[0]) == ""
+    assert "".join(feed(tokenizer, [*you[:2], *you, you[1], *byte_ids(tokenizer, "a")])[0]) == "你a"
+    assert "".join(feed(tokenizer, [*you, 3, 0, *you])[0]) == "你你", "special tokens are no text"
+
+
+def test_stop_strings_never_appear_not_even_in_part(tokenizer):
+    ids = byte_ids(tokenizer, "一二三。\n问：")
+    pieces, stopped = feed(tokenizer, ids, ["\n问"])
+    assert "".join(pieces) == "一二三。" and stopped
+    pieces, stopped = feed(tokenizer, ids, ["\n问：\n"])
+    assert "".join(pieces) == "一二三。\n问：" and not stopped
+    assert "".join(feed(tokenizer, ids, ["二三", "三。"])[0]) == "一"
+    for bad in ("x", [""]):
+        with pytest.raises(ValueError, match="expected a list of strings"):
+            TextStream(tokenizer, bad)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stream_is_whole_characters_and_equals_the_reply(generator, seed):
+    settings = {"max_new_tokens": 40, "seed": seed, "temperature": 1.5, "top_k": None}
+    pieces = list(generator.stream("你好", **settings))
+    assert all(pieces) and "�" not in "".join(pieces)
+    whole = generator.chat("你好", **settings)
+    assert "".join(pieces).encode().decode() == whole == "".join(pieces)
+    stop = whole[2:4]
+    assert generator.chat("你好", stop=[stop], **settings) == whole[: whole.index(stop)]
+    assert "".join(generator.stream("你好", stop=[stop], **settings)) == whole[: whole.index(stop)]
+
+
+# ---- TextGenerator
+
+
+def test_a_chat_prompt_is_the_chat_templates(generator):
+    messages = [
+        {"role": "system", "content": "你是一个AI助手"},
+        {"role": "user", "content": "你好"},
+    ]
+    expected = encode_chat(generator.tokenizer, messages, add_generation_prompt=True).ids
+    for prompt in ("你好", messages[1:], messages):
+        assert generator.chat_prompt(prompt, 10) == (expected, 10, "")
+    other = [{"role": "system", "content": "别的"}, messages[1]]
+    assert generator.chat_prompt(other, 10)[0] != expected
+
+
+def test_replies_are_those_of_chat_alone(generator):
+    questions = ["你好", "法国的首都是哪里？", "1", "天气", "小苗小苗小苗小苗"]
+    alone = [generator.chat(q, temperature=0, max_new_tokens=16) for q in questions]
+    for batch_size in (1, 2, 64):
+        assert generator.replies(questions, max_new_tokens=16, batch_size=batch_size) == alone
+    assert generator.replies([]) == []
+
+
+def test_samples(generator, tmp_path):
+    texts = generator.pretrain_sample("法国", num_samples=3, max_new_tokens=12)
+    assert len(set(texts)) == 3 and all(t.startswith("法国") for t in texts)
+    assert texts[0] == "法国" + generator.complete("法国", max_new_tokens=12, top_k=300)
+    replies = generator.sft_sample(
+        "法国", num_samples=70, max_new_tokens=8, temperature=1.5, top_k=None
+    )
+    assert len(replies) == 70 and len(set(replies)) > 65, (
+        "samples in different batches must differ, too"
+    )
+    (tmp_path / "start.txt").write_text("法国\n", encoding="utf-8")
+    assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
+    (tmp_path / "start.txt").write_text(
+        "法国\r\n", encoding="utf-8-sig"
+    )  # as an editor on Windows may save it
+    assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
+    (tmp_path / "start.txt").write_bytes("法国".encode("gbk"))
+    with pytest.raises(ValueError, match=r"start\.txt is not UTF-8 from byte 1 on"):
+        generator.sft_sample(f"FILE:{tmp_path / 'start.txt'}")
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt is no file"):
+        generator.pretrain_sample(f"FILE:{tmp_path / 'missing.txt'}")
+
+
+def test_completions_come_with_what_there_is_to_know(generator):
+    short, long = generator.completions(["法国", "你好"], max_new_tokens=12, logprobs=True)
+    assert short.text == generator.complete("法国", temperature=0, max_new_tokens=12)
+    assert len(short.logprobs) == short.tokens and len(long.logprobs) == long.tokens
+    stop = short.text[2]
+    cut = generator.completions(["法国"], max_new_tokens=12, stop=[stop])[0]
+    assert cut.text == short.text[: short.text.index(stop)] and cut.finish == "stop"
+
+
+def test_next_token_distribution(generator):
+    ids = torch.tensor([encode_text(generator.tokenizer, "法国的")])
+    with torch.no_grad():
+        expected = generator.model(ids)[0, -1].softmax(-1).sort(descending=True)
+    tokens, shares = generator.next_token_distribution("法国的", top=300)
+    assert shares == pytest.approx(expected.values.tolist(), abs=1e-5) and sum(
+        shares
+    ) == pytest.approx(1)
+    assert tokens[0] == visible_token(generator.tokenizer, expected.indices[0].item())
+    assert sum(p > 0 for p in generator.next_token_distribution("法国的", top=20, top_k=3)[1]) == 3
+    assert (
+        generator.next_token_distribution([{"role": "user", "content": "你好"}], temperature=0)[1][
+            0
+        ]
+        == 1
+    )
+
+
+def test_tokens_are_visible(tokenizer):
+    assert visible_token(tokenizer, 4) == "<|im_end|>"
+    shown = {visible_token(tokenizer, byte_ids(tokenizer, c)[0]) for c in (" ", "\n", "a", "你")}
+    assert shown == {"␣", "⏎", "a", "<e4>"}
+
+
+def test_a_long_conversation_loses_its_oldest_turns_and_says_so(generator):
+    turn = [{"role": "user", "content": "天气很好"}, {"role": "assistant", "content": "小苗"}]
+    ids, limit, note = generator.chat_prompt([*turn * 10, {"role": "user", "content": "再见"}], 50)
+    assert "messages were left out" in note and len(ids) + limit <= 96 and limit >= 24
+    kept = int(note.rsplit("oldest ")[1].split()[0])
+    assert kept % 2 == 0, "turns go whole"
+    with pytest.warns(ContextWarning, match=f"the oldest {kept} messages"):
+        generator.chat([*turn * 10, {"role": "user", "content": "再见"}], max_new_tokens=50)
+    with pytest.raises(ValueError, match="the last message does not fit: it is .* tokens too long"):
+        generator.chat("巴黎" * 200)
+
+
+def test_what_was_cut_at_the_contexts_end_is_said(generator):
+    never_stops = {"temperature": 0, "max_new_tokens": 500}
+    told = {}
+    for name, write in (
+        ("chat", generator.chat),
+        ("stream", lambda *a, **k: "".join(generator.stream(*a, **k))),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            texts = [write("法" * n + "你好", **never_stops) for n in range(4)]
+        told[name] = texts, ["context is full" in str(w.message) for w in caught]
+    assert told["chat"] == told["stream"] and any(told["chat"][1]), "chat and stream say it, both"
+    with pytest.warns(ContextWarning, match="written without its first"):
+        generator.pretrain_sample("你好", num_samples=5, max_new_tokens=150)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda g: g.chat(""), "the prompt is empty"),
+        (lambda g: g.chat([]), "the prompt is empty"),
+        (lambda g: g.stream(" \n"), "the prompt is empty"),
+        (lambda g: g.complete(""), "the prompt is empty"),
+        (lambda g: g.complete("巴" * 500), "tokens, the context holds 96"),
+        (lambda g: g.chat([{"role": "robot", "content": "x"}]), "'robot'"),
+        (lambda g: g.chat(["x"]), "expected a text or a list of .*'role'"),
+        (
+            lambda g: g.chat({"role": "user", "content": "x"}),
+            "expected a text or a list of .*'role'",
+        ),
+        (
+            lambda g: g.chat(
+                [{"role": "system", "content": "长" * 200}, {"role": "user", "content": "x"}]
+            ),
+            "the system prompt does not fit",
+        ),
+        (lambda g: g.replies(["x", "巴黎" * 200]), "prompt 2: the last message does not fit"),
+        (lambda g: g.completions(["x", ""]), "prompt 2: the prompt is empty"),
+        (lambda g: g.stream("x", temperature=-1), "temperature is -1"),
+        (lambda g: g.sft_sample("x", top_k=0), "top_k is 0"),
+    ],
+)
+def test_prompts_that_cannot_be_answered(generator, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(generator)
+
+
+# ---- loading
+
+
+def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_path):
+    import shutil
+
+    loaded = TextGenerator(folder, device="cpu")
+    assert loaded.chat("你好", max_new_tokens=8) == generator.chat("你好", max_new_tokens=8)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        TextGenerator(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="device 'toaster' cannot be used here"):
+        TextGenerator(folder, device="toaster")
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
+        TextGenerator(run)
+    from tinyllm_lib.model import save_checkpoint
+
+    for step in (1, 2):
+        save_checkpoint(run, step, generator.model, tokenizer, {})
+    assert TextGenerator(run).folder.name == "step_000002"
+
+    bare = tmp_path / "bare"
+    generator.model.save_pretrained(bare)
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json"):
+        TextGenerator(bare)
+    train_tokenizer(TEXTS, bare, vocab_size=270)
+    with pytest.raises(
+        ValueError, match=f"the tokenizer has 270 tokens, the model was made for {len(tokenizer)}"
+    ):
+        TextGenerator(bare)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        TextGenerator(broken)
+
+
+def test_no_memory_left_while_loading_or_writing_says_what_to_change(
+    generator, tokenizer, tmp_path, monkeypatch
+):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    write_model(tmp_path, generator.model, tokenizer)
+    monkeypatch.setattr(Transformer, "hidden_states", no_memory)
+    for write in (
+        lambda: generator.chat("小猫"),
+        lambda: [*generator.stream("小猫")],
+        lambda: generator.complete("小猫"),
+    ):
+        with pytest.raises(
+            OutOfMemory, match="Out of memory while writing: ask for fewer texts at once"
+        ):
+            write()
+    monkeypatch.setattr(Transformer, "from_pretrained", no_memory)
+    with pytest.raises(
+        OutOfMemory, match="Out of memory while loading .*: the file of its weights alone has .* GB"
+    ):
+        TextGenerator(tmp_path)
+
+
+def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):
+    """Hugging Face tokenizers that speak ChatML have <|im_end|> at any id, and at 4 a token like any other."""
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "other")
+    ids = encode_text(generator.tokenizer, "法国")
+    written = generate(generator.model, [ids], max_new_tokens=12, **GREEDY)[0].ids
+    at = next(n for n in range(1, 12) if written[n] not in (*ids, *written[:n]))
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    name = next(token for token, number in vocabulary.items() if number == written[at])
+    vocabulary[name], vocabulary["<|im_end|>"] = 4, written[at]
+    for token in content["added_tokens"]:
+        token["id"] = vocabulary[token["content"]]
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    other = TextGenerator(tmp_path / "other")
+    assert sorted(other.stop_ids) == [2, written[at]] and sorted(generator.stop_ids) == [2, 4]
+    reply = other.completions(["法国"], max_new_tokens=12)[0]
+    assert (reply.tokens, reply.finish) == (at, "stop")
+    assert "".join(other.stream_ids(ids, 12, Sampling(temperature=0))) == reply.text
+
+
+def test_rows_that_no_token_has_are_never_text(tokenizer):
+    """Some models round their vocabulary up; such an id may be drawn, and transformers writes nothing for it either."""
+    model = make_model(len(tokenizer) + 4, context=96)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[-4:] *= 3
+    bot = TextGenerator.from_model(model, tokenizer)
+    written = generate(
+        model, [encode_text(tokenizer, "法国")], max_new_tokens=24, stop_ids=bot.stop_ids, **GREEDY
+    )[0].ids
+    assert max(written) >= len(tokenizer)
+    real = [i for i in written if i < len(tokenizer)]
+    assert bot.complete("法国", max_new_tokens=24, temperature=0) == tokenizer.decode(
+        real, errors="ignore"
+    ).replace("\ufffd", "")
+    assert any("no token" in token for token in bot.next_token_distribution("法国", top=404)[0])
+    with pytest.raises(
+        ValueError, match="the tokenizer has 300 tokens, the model was made for 320.*take that one"
+    ):
+        TextGenerator.from_model(make_model(320, context=96), tokenizer)
+
+
+# ---- the terminal
+
+
+def test_prompts_and_json(folder, capsys):
+    arguments = [str(folder), "--max-new-tokens", "8", "--prompt", "你好", "--prompt", "你好"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out == 2 * out[: len(out) // 2], "each prompt is a conversation of its own"
+    assert main([*arguments, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["prompt"] for row in rows] == ["你好", "你好"] and rows[0].keys() == {
+        "prompt",
+        "reply",
+        "notes",
+    }
+    assert rows[0]["reply"] == TextGenerator(folder).chat("你好", max_new_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top-k", "0"], "top_k is 0"),
+        (["--prompt", ""], "prompt is empty"),
+        (["--temperature", "-1"], "temperature"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(folder, capsys, arguments, message):
+    assert main([str(folder), "--prompt", "", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("error: ") and message in captured.err
+
+
+def said(chat, text):
+    return "".join(piece.text for piece in chat.write(text))
+
+
+def test_commands(generator, monkeypatch):
+    chat = Chat(generator, Sampling(), max_new_tokens=4)
+    said(chat, "你好")
+    assert [t["role"] for t in chat.turns] == ["user", "assistant"]
+    assert "forgotten" in chat.command("/reset") and not chat.turns
+    assert "0.25" in chat.command("/temperature 0.25") and chat.sampling.temperature == 0.25
+    assert "expected 0" in chat.command("/temperature -1") and chat.sampling.temperature == 0.25
+    assert "could not convert" in chat.command("/temperature hot")
+    assert "小猫" in chat.command("/system 你是小猫") and chat.system == "你是小猫"
+    assert chat.command("/what").startswith("/reset") and chat.command("/exit") is None
+    chat, seeds = Chat(generator, Sampling(), seed=7), []
+    monkeypatch.setattr(
+        generator, "write_ids", lambda *_, seed: seeds.append(seed) or iter([Written("好")])
+    )
+    assert said(chat, "你好") + said(chat, "你好") == "好好"
+    assert seeds == [7, 9], "the same question asked twice may get two answers"
+
+
+def test_a_conversation_at_a_terminal(generator, monkeypatch, capsys):
+    chat = Chat(generator, Sampling(temperature=0), max_new_tokens=6)
+    write = generator.write_ids
+    lines = iter(["", "你好", "停", "巴黎" * 200, "/what", "/exit"])
+
+    def stopped(*arguments, **options):
+        yield Written("半")
+        raise KeyboardInterrupt  # Ctrl-C while the model computes
+
+    def typed(prompt):
+        line = next(lines)
+        monkeypatch.setattr(generator, "write_ids", stopped if line == "停" else write)
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert converse(chat) == 0
+    captured = capsys.readouterr()
+    first, second = chat.turns[1]["content"], chat.turns[3]["content"]
+    assert captured.out == f"{first}\n半 …\n" and second == "半" and len(chat.turns) == 4
+    told = captured.err.splitlines()
+    assert told[1].startswith("error: the last message does not fit") and told[2].startswith(
+        "/reset"
+    )
+    before, after = Written("", note="turns were left out"), Written("", note="the reply was cut")
+    monkeypatch.setattr(
+        chat,
+        "write",
+        lambda line: (piece for piece in (before, Written("好"), Written("的"), after)),
+    )
+    monkeypatch.setattr(
+        sys, "stderr", sys.stdout
+    )  # as at a terminal: a note never stands in the reply's line
+    more = iter(["你好", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(more))
+    assert converse(chat) == 0
+    assert capsys.readouterr().out.endswith(
+        "note: turns were left out\n好的\nnote: the reply was cut\n"
+    )
+    for end, code in ((EOFError, 0), (KeyboardInterrupt, 130)):
+        monkeypatch.setattr("builtins.input", lambda _, end=end: (_ for _ in ()).throw(end))
+        assert converse(chat) == code
+
+
+def test_a_model_without_memory_left_says_so_and_the_chat_goes_on(
+    folder, generator, monkeypatch, capsys
+):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        yield
+
+    chat, write = Chat(generator, Sampling(temperature=0), max_new_tokens=4), generator.write_ids
+    lines = iter(["你好", "再见", "/exit"])
+
+    def typed(prompt):
+        line = next(lines)
+        monkeypatch.setattr(generator, "write_ids", no_memory if line == "你好" else write)
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert converse(chat) == 0
+    assert "error: the memory is used up" in capsys.readouterr().err and len(chat.turns) == 4
+    monkeypatch.setattr(TextGenerator, "write_ids", no_memory)
+    assert main([str(folder), "--prompt", "你好"]) == 2
+    monkeypatch.setattr(
+        "tinyllm_lib.generate.terminal.TextGenerator", lambda *_, **__: next(no_memory())
+    )
+    assert main([str(folder), "--prompt", "你好"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("error: the memory is used up") == 2 and "GiB" not in captured.err
+
+
+def test_a_closed_standard_input_is_named(folder, monkeypatch, capsys):
+    """As under cron, or behind `<&-`."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main([str(folder)]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: standard input is closed, so there is nothing to reply to: give a --prompt.\n"
+    )
+    assert main([str(folder), "--prompt", "你好", "--max-new-tokens", "2"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="a pipe without a reader is another error there"
+)
+def test_a_reader_that_leaves_early_is_no_error(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "tinyllm_lib.generate",
+        str(folder),
+        "--json",
+        "--max-new-tokens",
+        "4",
+    ]
+    prompts = [part for _ in range(50) for part in ("--prompt", "你好")]
+    with subprocess.Popen(
+        [*command, *prompts], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert json.loads(process.stdout.readline())["prompt"] == "你好"
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
+
+
+def test_a_stopped_reply_stays_in_the_conversation(generator):
+    chat = Chat(generator, Sampling(temperature=1.5), max_new_tokens=40)
+    reply = chat.write("你好")
+    begun = next(reply).text
+    reply.close()  # what Ctrl-C does
+    assert chat.turns[1] == {"role": "assistant", "content": begun}
+
+
+def test_a_pipe_as_a_program_sees_it(folder):
+    """Started as a process: a conversation comes in from a pipe, after a byte order mark as Windows writes it."""
+    command = [
+        sys.executable,
+        "-m",
+        "tinyllm_lib.generate",
+        str(folder),
+        "--max-new-tokens",
+        "6",
+        "--json",
+    ]
+    lines = "你好\n/temperature 0\n再见\n/exit\n没有人读\n"
+    done = subprocess.run(
+        command, input=lines.encode("utf-8-sig"), capture_output=True, timeout=120, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [row["prompt"] for row in rows] == ["你好", "再见"]
+    assert "The temperature is 0." in done.stderr.decode()

@@ -1,0 +1,292 @@
+"""One run on many machines, all of them this one: agents that meet over c10d, one of them killed, and a Slurm job."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers.tiny import is_held, start_python, wait_until
+
+from tinyllm_lib.launch import LaunchError, launch, read_metrics
+from tinyllm_lib.launch.cluster import slurm_script, train_arguments
+from tinyllm_lib.model import latest_checkpoint, step_of
+from tinyllm_lib.share.server import free_port
+from tinyllm_lib.train import TrainConfig
+from tinyllm_lib.train.config import parse_args
+
+pytest_plugins = ["helpers.tiny_fixtures"]
+
+VENV = f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+STEPS = {"steps": 40, "save_interval": 5, "keep_last": 100}
+
+
+def losses(run):
+    return [row["loss"] for row in read_metrics(run)]
+
+
+# ---- the command for the other machines
+
+
+def test_a_config_survives_the_command_line(tiny_config, tmp_path):
+    config = tiny_config(
+        tmp_path / "一个 run", separate_documents=False, epochs=0.5, weight_decay=0.0
+    )
+    assert parse_args(train_arguments(config)) == config
+    assert train_arguments(TrainConfig()) == []
+
+
+@pytest.mark.parametrize("endpoint", [None, "node1", "node1:", "node 1:29400"])
+def test_machines_need_a_place_to_meet(tiny_config, tmp_path, endpoint):
+    with pytest.raises(
+        ValueError,
+        match=r"nnodes=4 needs rdzv_endpoint='host:port'.*for example '.+:29400'; it is ",
+    ):
+        launch(tiny_config(tmp_path / "run"), nnodes=4, rdzv_endpoint=endpoint)
+
+
+def test_machines_that_come_back_must_be_able_to_go_on(tiny_config, tmp_path):
+    with pytest.raises(ValueError, match="use resume='auto' with many nodes"):
+        launch(tiny_config(tmp_path / "run", resume="never"), nnodes=2, rdzv_endpoint="node1:29400")
+
+
+def test_machines_that_never_come(tiny_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinyllm_lib.launch.cluster.JOIN_SECONDS", 1)
+    monkeypatch.setattr("tinyllm_lib.launch.torchrun.SAY_SECONDS", 0)
+    with pytest.raises(
+        LaunchError,
+        match="The other machines did not come in time. Is the printed command running there",
+    ):
+        launch(tiny_config(tmp_path / "run"), 1, nnodes=2, rdzv_endpoint=f"localhost:{free_port()}")
+    command, said = capsys.readouterr().out.split("run this command", 1)
+    assert command.startswith("On each of the other machines (1)")
+    assert said.count("Still waiting for the other machines (1).") == 1, "what it waits for, once"
+    assert not list(tmp_path.iterdir()), "nothing is left on the shared disk"
+
+
+def test_a_meeting_place_that_nobody_knows(tiny_config, tmp_path):
+    with pytest.raises(
+        LaunchError, match=r"No way from this machine .* to node7.invalid, where all should meet"
+    ):
+        launch(
+            tiny_config(tmp_path / "run"),
+            1,
+            nnodes=2,
+            rdzv_endpoint="node7.invalid:29400",
+            show=False,
+        )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_kernel_that_dies_while_it_waits_for_other_machines_leaves_no_process_and_no_port(
+    tiny_config, tmp_path
+):
+    port, config = free_port(), vars(tiny_config(tmp_path / "run"))
+    waiting = f"launch(TrainConfig(**{config!r}), 1, nnodes=2, rdzv_endpoint='localhost:{port}')"
+    starter = start_python(
+        "-c",
+        f"from tinyllm_lib.launch import *; from tinyllm_lib.train import TrainConfig; {waiting}",
+    )
+    wait_until(
+        lambda: is_held(port) or starter.poll() is not None, "the agent at its meeting place"
+    )
+    [agent] = psutil.Process(starter.pid).children()
+    starter.kill()
+    starter.communicate()
+    agent.wait(timeout=10)
+    assert not is_held(port)
+
+
+# ---- a Slurm job, with Slurm's commands played by shell scripts
+
+FAKE_SLURM = {
+    "srun": r"""#!/bin/bash
+for _ in $(seq "$SLURM_JOB_NUM_NODES"); do "$@" & steps+=($!); done
+trap 'kill -TERM "${steps[@]}"' TERM  # srun passes signals on
+code=0
+for step in "${steps[@]}"; do while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done; done
+exit $code
+""",
+    "scontrol": r"""#!/bin/bash
+if [ "$1 $2" = "show hostnames" ]; then echo localhost; echo another; else echo "scontrol $*"; fi
+""",
+}
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """sbatch(script, nodes) starts it as Slurm would on one machine; the process, whose output is collected as text."""
+    for name, text in FAKE_SLURM.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    started = []
+
+    def start(script, nodes):
+        slurm = {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_JOB_NUM_NODES": str(nodes),
+        }
+        env = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "HOME": os.environ.get("HOME", "/"),
+            **slurm,
+        }
+        started.append(subprocess.Popen(["bash", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                        cwd=tmp_path, start_new_session=True))  # fmt: skip
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_slurm_job_says_what_it_asks_for(tiny_config, tmp_path):
+    config = tiny_config(tmp_path / "my run")
+    script = slurm_script(
+        config,
+        4,
+        8,
+        tmp_path / "job.sbatch",
+        hours=12,
+        options=("--partition=gpu",),
+        setup="module load cuda",
+    )
+    text = script.read_text("utf-8")
+    for line in (
+        "--nodes=4",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=8",
+        "--time=12:00:00",
+        "--requeue",
+        "--partition=gpu",
+    ):
+        assert f"\n#SBATCH {line}\n" in text
+    assert text.startswith("#!/bin/bash\n") and "\nmodule load cuda\n" in text
+    assert (
+        '--nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint "$host:$port" --rdzv_id "$SLURM_JOB_ID"'
+        in text
+    )
+    assert shlex.quote(f"--out_dir={tmp_path / 'my run'}") in text
+    subprocess.run(["bash", "-n", script], check=True)
+    assert "--gpus" not in slurm_script(config, 1, 0).read_text("utf-8")
+    assert (tmp_path / "my run.sbatch").is_file(), "beside the run, where no path is given"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_config, tmp_path_factory):
+    """A run of STEPS with two processes on one machine."""
+    config = tiny_config(tmp_path_factory.mktemp("undisturbed") / "run", **STEPS)
+    return launch(config, nproc_per_node=2, rdzv_endpoint=f"localhost:{free_port()}", show=False)
+
+
+def test_a_slurm_job_on_two_nodes_ends_like_a_run_on_one(
+    sbatch, undisturbed, tiny_config, tmp_path
+):
+    config = tiny_config(tmp_path / "run", **STEPS)
+    job = sbatch(slurm_script(config, 2, 0, setup=VENV), nodes=2)
+    out = job.communicate(timeout=200)[0]
+    assert job.returncode == 0, out
+    assert "2 x cpu" in out and "Finished: run, 40 steps" in out and "requeue" not in out
+    assert losses(tmp_path / "run") == losses(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "queued_again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)]
+)
+def test_a_slurm_job_that_is_told_to_end_saves(sbatch, tiny_config, tmp_path, number, queued_again):
+    config = tiny_config(tmp_path / "run", steps=1_000_000)
+    job = sbatch(slurm_script(config, 1, 0, setup=VENV), nodes=1)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(
+        lambda: (
+            metrics.is_file() and metrics.read_bytes().count(b"\n") > 3 or job.poll() is not None
+        ),
+        "some steps",
+    )
+    job.send_signal(number)  # to the batch shell alone, as --signal=B: does
+    out = job.communicate(timeout=120)[0]
+    stopped = step_of(latest_checkpoint(tmp_path / "run"))
+    assert f"Stopped after step {stopped} of 1000000" in out
+    assert (f"scontrol requeue {os.getpid()}" in out) == queued_again
+
+
+# ---- two agents that meet over c10d
+
+SLOW = """
+import os, time
+if "RANK" in os.environ:
+    from tinyllm_lib.dataset import PackedDataset
+    def slow(self, index, quick=PackedDataset.__getitem__):
+        time.sleep(0.03)
+        return quick(self, index)
+    PackedDataset.__getitem__ = slow
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_lost_and_comes_back(undisturbed, tiny_config, tmp_path, monkeypatch):
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(SLOW, encoding="utf-8")
+    monkeypatch.setenv(
+        "PYTHONPATH", str(tmp_path / "patch")
+    )  # this machine is slow enough for the other one to be killed
+    run, printed = tmp_path / "run", io.StringIO()
+    other_machine = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def steps_taken():
+        return (run / "metrics.jsonl").is_file() and len(read_metrics(run))
+
+    with contextlib.redirect_stdout(printed), ThreadPoolExecutor(1) as pool:
+        launched = pool.submit(
+            launch, tiny_config(run, **STEPS), 1, nnodes=2, rdzv_endpoint=f"localhost:{free_port()}"
+        )
+        command = wait_until(
+            lambda: re.search(r"^cd .*torchrun agent .*$", printed.getvalue(), flags=re.MULTILINE),
+            "the command",
+        )[0]
+
+        def start():  # `exec`: the process is the torchrun agent itself
+            shell = ["bash", "-c", command.replace(" python3 ", " exec python3 ", 1)]
+            return subprocess.Popen(
+                shell,
+                env=other_machine,
+                cwd="/",
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+        agent = start()
+        try:
+            wait_until(lambda: steps_taken() > 12 or launched.done(), "some steps")
+            [worker] = psutil.Process(agent.pid).children()
+            agent.kill()
+            agent.wait()
+            wait_until(
+                lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE,
+                "the end of the orphan",
+            )
+            agent = start()
+            assert launched.result(timeout=200) == run
+            assert agent.wait(timeout=60) == 0
+        finally:
+            agent.terminate()
+            agent.wait(timeout=60)
+    assert losses(run) == losses(undisturbed)
+    log = (run / "train.log").read_text("utf-8")
+    assert "Going on from step_000010" in log or "Going on from step_000015" in log
+    shown = [line for line in printed.getvalue().splitlines() if line.startswith("step ")]
+    assert (
+        shown[-1].startswith("step     40/40") and "Finished: run, 40 steps" in printed.getvalue()
+    )

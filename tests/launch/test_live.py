@@ -1,0 +1,214 @@
+"""What is shown of a run, rebuilt from its files; tests/test_launch.py looks at it in a real kernel."""
+
+import json
+import os
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tinyllm_lib.launch import progress_html, read_metrics, watch
+from tinyllm_lib.launch.live import GrowingFile, Silence, progress_text
+
+
+def rows(last, every=1, evaluated=5):
+    """metrics.jsonl up to step `last`."""
+    made = []
+    for step in range(every, last + 1, every):
+        made.append(
+            {
+                "step": step,
+                "tokens": 100 * step,
+                "loss": 8 / step,
+                "lr": 1e-3,
+                "tokens_per_second": 50.0,
+                "mfu": 0.25,
+            }
+        )
+        if step % evaluated == 0:
+            made[-1] |= {"val_loss": 9 / step, "val_bits_per_byte": 3 / step}
+    return made
+
+
+def test_progress_as_html_shows_bar_curves_numbers_and_log():
+    html = progress_html(rows(6), 12, ["first", "a < b", "third", "fourth", "fifth"])
+    assert 'aria-valuenow="50%"' in html
+    assert (
+        "step 6 of 12 · loss 1.333 · learning rate 0.001 · 50 tokens/s · MFU 25% · about 0 min 12 s left"
+        in html
+    )
+    assert "validation 0.600 bits/byte" in html
+    assert html.count("<polyline") == 2 and html.count("<circle") == 1, (
+        "loss, learning rate, one evaluation"
+    )
+    assert "loss falls from 8.00 to 1.33" in html
+    assert "a &lt; b" in html and "first" not in html, "the last four lines of the log, as text"
+    assert "finished" in progress_html(rows(12), 12, [])
+
+
+def test_progress_before_the_first_step():
+    html = progress_html([], 100, ["43,680 parameters"])
+    assert (
+        "step 0 of 100" in html
+        and "43,680 parameters" in html
+        and "<svg" not in html
+        and "left" not in html
+    )
+
+
+def test_a_long_run_is_drawn_with_few_points_and_its_time_left_in_hours():
+    html = progress_html(rows(20_000), 100_000, [])
+    assert len(html) < 60_000 and "100,000" in html
+    assert "about 44 h 26 min left" in progress_text(rows(20_000), 100_000)
+
+
+def test_an_evaluation_between_two_lines_and_rows_that_lack_a_number():
+    last = {"step": 7, "tokens": 700, "val_loss": 1.2, "val_bits_per_byte": 0.4}
+    facts = progress_text(
+        [{"step": 1, "tokens": 100, "loss": 2.0, "tokens_per_second": 50.0, "mfu": None}, last], 12
+    )
+    assert facts == [
+        "step 7 of 12",
+        "loss 2.000",
+        "50 tokens/s",
+        "about 0 min 10 s left",
+        "validation 0.400 bits/byte",
+    ]
+    assert progress_html([*rows(2), last], 12, []).count("<circle") == 1
+
+
+def test_a_half_written_line_of_metrics_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}]
+
+
+def test_a_file_is_read_on_whole_lines_at_a_time_and_anew_when_replaced(tmp_path):
+    path = tmp_path / "log"
+    file = GrowingFile(path)
+    assert file.news() == ([], False)
+    path.write_text("一\n二\nthr", encoding="utf-8")
+    assert file.news() == (["一", "二"], True)
+    assert file.news() == ([], False)
+    with path.open("a") as f:
+        f.write("ee\n")
+    assert file.news() == (["three"], False)
+    (tmp_path / "other").write_text("new\n")
+    (tmp_path / "other").replace(path)
+    assert file.news() == (["new"], True)
+    assert GrowingFile(path, skip=True).news() == ([], False)
+
+
+def write_log(run, lines):
+    with (run / "train.log").open("a", encoding="utf-8") as f:
+        f.writelines(f"2026-11-25 06:25:33  {line}\n" for line in lines)
+
+
+def test_a_run_is_followed_line_by_line_to_its_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinyllm_lib.launch.live.REFRESH_SECONDS", 0.05)
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["43,680 parameters", *(f"step {n}" for n in range(100))])
+
+    def train_on():
+        for start in range(100, 500, 100):  # far more at once than are shown of the past
+            time.sleep(0.1)
+            write_log(tmp_path, [f"step {n}" for n in range(start, start + 100)])
+        write_log(tmp_path, ["Finished: run, 500 steps."])
+
+    trainer = threading.Thread(target=train_on)
+    trainer.start()
+    watch(tmp_path)
+    trainer.join()
+    assert capsys.readouterr().out.splitlines() == [
+        *(f"step {n}" for n in range(70, 500)),
+        "Finished: run, 500 steps.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "last", ["Stopped after step 3", "Failed after step 3: the loss is not finite"]
+)
+def test_a_run_that_has_ended_is_shown_and_not_waited_for(tmp_path, capsys, last):
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3", last])
+    watch(tmp_path)
+    assert capsys.readouterr().out.splitlines() == ["step 3", last]
+
+
+def test_a_run_that_was_killed_is_told_once_and_followed_if_it_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("tinyllm_lib.launch.live.REFRESH_SECONDS", 0.05)
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3"])
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 300,) * 2)
+    shown = []
+    monkeypatch.setattr(
+        "tinyllm_lib.launch.live.View",
+        lambda run: SimpleNamespace(update=lambda news, final=False: shown.extend(news)),
+    )
+    threading.Timer(0.5, write_log, (tmp_path, ["step 4", "Finished: run, 500 steps."])).start()
+    watch(tmp_path)
+    assert (
+        shown[0] == "step 3"
+        and shown[1].startswith("Nothing new for 5 min")
+        and shown[2:] == ["step 4", "Finished: run, 500 steps."]
+    )
+
+
+def test_outside_a_notebook_what_is_waited_for_is_said_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tinyllm_lib.launch.live.REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr("tinyllm_lib.launch.live.SILENCE_SECONDS", 0.0)
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3"])
+    printed = []
+    monkeypatch.setattr("builtins.print", lambda line, **_: printed.append(line))
+    ending = threading.Timer(
+        0.5,
+        lambda: (
+            printed.append("the end comes") or write_log(tmp_path, ["Finished: run, 500 steps."])
+        ),
+    )
+    ending.start()
+    watch(tmp_path)
+    ending.join()
+    before = printed[: printed.index("the end comes")]
+    assert before[0] == "step 3" and before[1].startswith(
+        "Nothing new for 0 min: a long step, or the run was killed."
+    )
+
+
+def test_the_clock_of_another_machine_may_be_wrong(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("tinyllm_lib.launch.live.time.monotonic", lambda: now)
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500}))
+    write_log(tmp_path, ["step 3"])
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() + 3600,) * 2)
+    silence = Silence(tmp_path)
+    assert silence.seconds() == 0
+    now += 200
+    assert silence.seconds() == 200, "killed, though its last sign of life lies in the future"
+    write_log(tmp_path, ["step 4"])
+    os.utime(tmp_path / "train.log", (time.time() - 3600,) * 2)
+    assert silence.seconds() == 0, "alive, though its last sign of life is an hour old"
+
+
+def test_a_run_that_is_set_aside_is_waited_for(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"steps": 500}))
+    silence = Silence(run)
+    run.rename(tmp_path / "run.old")
+    assert silence.seconds() >= 0
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"model_type": "llama"}', "[]", "{"])
+def test_a_folder_without_a_run_cannot_be_watched(tmp_path, config):
+    if config:  # of a model, or torn
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(
+        FileNotFoundError, match="is no run folder .no config.json in it says how many steps"
+    ):
+        watch(tmp_path)

@@ -1,0 +1,181 @@
+"""A served model: started on a free port, answering as we do, and gone when the block ends."""
+
+import importlib.util
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import types
+
+import httpx
+import psutil
+import pytest
+import torch
+from helpers.local_hub import HubHandler, serving
+from helpers.tiny import DIALOGUES, random_model
+
+from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.model import ModelConfig, save_checkpoint
+from tinyllm_lib.share import serve, what_is_missing
+from tinyllm_lib.share import server as module
+from tinyllm_lib.share.server import ServeError, Server, free_port
+
+pytest_plugins = ["helpers.tiny_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer, tmp_path_factory):
+    """Random weights that write whole characters: each program shows broken ones in its own way."""
+    config = ModelConfig(
+        dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96
+    )
+    model = random_model(config, scale=6)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[
+            ["\ufffd" in tokenizer.decode([i]) for i in range(len(tokenizer))]
+        ] = 0
+    folder = tmp_path_factory.mktemp("run")
+    save_checkpoint(folder, 5, model, tokenizer, {})
+    return folder
+
+
+def test_what_is_missing_is_said_with_what_installs_it(run, monkeypatch):
+    monkeypatch.setitem(module.NEEDS, "transformers", ("torch", "no_such_package"))
+    assert (
+        what_is_missing()
+        == "transformers cannot serve here, for want of no_such_package: make setup EXTRAS=serve"
+    )
+    with pytest.raises(ServeError, match="EXTRAS=serve"), serve(run):
+        pass
+    monkeypatch.setitem(module.NEEDS, "transformers", ("torch",))
+    assert what_is_missing() == ""
+
+
+def test_another_program_a_missing_model_and_a_taken_port_are_refused(tmp_path, run, monkeypatch):
+    monkeypatch.setattr(module, "what_is_missing", lambda program: "")
+    with (
+        pytest.raises(
+            ValueError, match="program is 'vllm', expected one of transformers, llama_cpp"
+        ),
+        serve(run, "vllm"),
+    ):
+        pass
+    with (
+        pytest.raises(FileNotFoundError, match="export_gguf writes such a file"),
+        serve(tmp_path / "no.gguf", "llama_cpp"),
+    ):
+        pass
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ServeError, match="cannot be had"):
+            free_port(other.getsockname()[1])
+
+
+def test_a_server_that_ends_at_once_shows_its_last_lines(run, monkeypatch):
+    monkeypatch.setattr(module, "what_is_missing", lambda program: "")
+    monkeypatch.setattr(module.sys, "executable", "/bin/cat")
+    with pytest.raises(ServeError, match=r"(?s)ended with exit code [^0].*option"), serve(run):
+        pass
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_the_way_to_a_server_of_this_machine_leads_through_no_proxy(
+    run, tmp_path, monkeypatch, proxy
+):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    if importlib.util.find_spec("openai") is None:  # its ways with httpx are enough for this
+        made = types.SimpleNamespace(OpenAI=lambda **options: types.SimpleNamespace(_client=options["http_client"]),
+                                     DefaultHttpxClient=httpx.Client)  # fmt: skip
+        monkeypatch.setitem(sys.modules, "openai", made)
+
+    class Answer(HubHandler):
+        def do_GET(self):
+            self.send_json(200, {})
+
+    with serving(Answer) as there:
+        url = f"http://127.0.0.1:{there.server_port}/v1"
+        assert Server(url, "m", 0).client()._client.get(f"{url}/models").status_code == 200
+        with (
+            subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process,
+            tempfile.TemporaryFile() as log,
+        ):
+            module._wait_until_ready(process, f"{url}/models", 60, log)
+            process.communicate(b"\n")
+
+    program = tmp_path / "program"
+    program.write_text(
+        f"#!{sys.executable}\nimport httpx\nhttpx.Client()\nprint('made a client')\nraise SystemExit(3)\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(module, "what_is_missing", lambda program: "")
+    monkeypatch.setattr(module.sys, "executable", str(program))
+    with pytest.raises(ServeError, match=r"(?s)exit code 3.*made a client"), serve(run):
+        pass
+
+
+def asked(server, messages):
+    client = server.client()
+    reply = client.chat.completions.create(
+        model=server.model, messages=messages, temperature=0, max_tokens=24
+    )
+    pieces = client.chat.completions.create(
+        model=server.model, messages=messages, temperature=0, max_tokens=24, stream=True
+    )
+    streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    return reply.choices[0].message.content, streamed
+
+
+def assert_gone(server):
+    assert not psutil.pid_exists(server.pid)
+    with pytest.raises(OSError):
+        socket.create_connection(
+            ("127.0.0.1", int(server.url.split(":")[2].split("/")[0])), timeout=2
+        )
+
+
+@pytest.mark.slow
+def test_transformers_serves_our_greedy_reply_and_goes(run):
+    if missing := what_is_missing("transformers"):
+        pytest.skip(missing)
+    messages = DIALOGUES[0][:2]
+    with pytest.raises(KeyboardInterrupt), serve(run) as server:
+        reply, streamed = asked(server, messages)
+        raise KeyboardInterrupt
+    assert server.model == "step_000005"
+    assert reply == streamed == TextGenerator(run).replies([messages], max_new_tokens=24)[0]
+    assert_gone(server)
+
+
+@pytest.mark.slow
+def test_llama_cpp_serves_our_greedy_reply_and_goes(run, tmp_path):
+    if missing := what_is_missing("llama_cpp"):
+        pytest.skip(missing)
+    from tinyllm_lib.share import export_gguf
+
+    messages = DIALOGUES[0][:2]
+    with serve(export_gguf(run, tmp_path / "m.gguf", "f32"), "llama_cpp") as server:
+        reply, streamed = asked(server, messages)
+    assert server.model == "m.gguf"
+    assert reply == streamed == TextGenerator(run).replies([messages], max_new_tokens=24)[0]
+    assert_gone(server)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+def test_from_a_terminal_it_says_its_address_and_ctrl_c_ends_it(run):
+    if missing := what_is_missing("transformers"):
+        pytest.skip(missing)
+    command = [sys.executable, "-m", "tinyllm_lib.share", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
+    ) as process:
+        url, model = (process.stdout.readline().split()[1] for _ in range(2))
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        reply, _ = asked(Server(url, model, children[0]), DIALOGUES[0][:2])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert reply == TextGenerator(run).replies([DIALOGUES[0][:2]], max_new_tokens=24)[0]
+    assert not any(map(psutil.pid_exists, children))

@@ -1,0 +1,147 @@
+"""The benches: pairs in turn, a process for each run, medians, and what is stored. Nothing here looks at a speed."""
+
+import json
+import os
+import sys
+from functools import partial
+
+import pytest
+from helpers.tiny import start_python
+
+from tinyllm_lib.course.world import write_sample_corpus
+from tinyllm_lib.data import get_workspace
+from tools.bench import data, harness
+from tools.bench.harness import Case, compare, run_alone, table
+
+
+def work_of(amount, log=None):
+    """A setup whose work writes its amount into a file, with the process it ran in."""
+
+    def work():
+        if log:
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"{amount} {os.getpid()}\n")
+        return amount
+
+    return work
+
+
+def broken():
+    raise ValueError("no corpus")
+
+
+def holding(megabytes):
+    return lambda: len(b"x" * (megabytes * 10**6))
+
+
+def test_ours_and_the_peer_take_turns_each_in_a_process_of_its_own(tmp_path, capsys):
+    log = tmp_path / "log"
+    result = compare(
+        Case("count", "M/s", partial(work_of, 1, log), partial(work_of, 2, log), "peer library"),
+        runs=3,
+    )
+    runs = [line.split() for line in log.read_text().splitlines()]
+    assert [amount for amount, _ in runs] == ["1", "2", "2", "1", "1", "2"]
+    assert len({process for _, process in runs} - {str(os.getpid())}) == 6
+    assert (result["case"], result["peer_name"], result["unit"], result["runs"]) == (
+        "count",
+        "peer library",
+        "M/s",
+        3,
+    )
+    assert "count, run 3 of 3" in capsys.readouterr().out
+
+
+def test_the_ratio_is_the_median_of_the_pairs(monkeypatch):
+    # Seconds of ours, peer; peer, ours; ours, peer: the pairs' ratios are 2, 4 and 0.5.
+    seconds = iter([1, 2, 4, 1, 10, 5])
+    monkeypatch.setattr(harness, "run_alone", lambda setup: (100, next(seconds), 7))
+    result = compare(Case("count", "M/s", None, None, "peer"), runs=3)
+    assert (result["ours"], result["peer"]) == (100, 25)
+    assert (result["ratio"], result["spread"]) == (2, [0.5, 4])
+    assert result["peak_mb"] == {"ours": 7, "peer": 7}
+
+
+@pytest.mark.skipif(
+    harness.peak_memory_mb() is None, reason="peak memory is not known on this system"
+)
+def test_peak_memory_is_that_of_the_run_alone():
+    ballast = b"x" * 800_000_000  # ours, not the run's
+    small, large = (run_alone(partial(holding, megabytes))[2] for megabytes in (1, 200))
+    assert len(ballast) == 800_000_000
+    assert small < 600 and 195 < large - small < 220
+
+
+def test_a_run_that_fails_ends_the_bench(capfd):
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        run_alone(broken)
+    assert "ValueError: no corpus" in capfd.readouterr().err
+
+
+def test_results_are_printed_and_stored_with_machine_date_and_versions(
+    workspace_root, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(harness, "FIGURES", tmp_path / "figures")
+    cases = [
+        Case(name, "M/s", partial(work_of, 1), partial(work_of, 2), "peer")
+        for name in ("one", "another")
+    ]
+
+    def bench(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bench", "--runs", "1", *arguments])
+        return harness.main("count", lambda: cases, packages=["numpy"], hardware="one abacus")
+
+    results = bench()
+    stored = get_workspace().bench / "count.json"
+    assert json.loads(stored.read_text("utf-8")) == results
+    expected = {
+        "case",
+        "ours",
+        "peer",
+        "peer_name",
+        "unit",
+        "ratio",
+        "runs",
+        "spread",
+        "hardware",
+        "date",
+        "versions",
+    }
+    assert all(expected <= row.keys() for row in results)
+    assert results[0]["hardware"].endswith("one abacus") and set(results[0]["versions"]) == {
+        "python",
+        "numpy",
+    }
+    assert table(results) in capsys.readouterr().out
+    assert not (tmp_path / "figures").exists()
+
+    bench("--save")
+    assert (
+        json.loads((tmp_path / "figures" / "count.json").read_text("utf-8"))[1]["case"] == "another"
+    )
+    stored.unlink()
+    assert [row["case"] for row in bench("--only", "other")] == ["another"]
+    assert not stored.exists()
+    with pytest.raises(SystemExit):
+        bench("--only", "missing")
+    assert "no case has 'missing' in its name" in capsys.readouterr().err
+
+
+def test_both_sides_of_every_case_do_the_same_amount_of_work(workspace_root, monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "REAL_DATA", tmp_path)  # so that the sample corpus is taken
+    monkeypatch.setattr(data, "write_sample_corpus", partial(write_small, write_sample_corpus))
+    pytest.importorskip("rapidgzip")
+    for case in data.cases():
+        ours, peer = case.ours()(), case.peer()()
+        assert 0 < ours == pytest.approx(peer, rel=0.5 if "read" in case.name else 1e-9), (
+            case.name
+        )  # the reader leaves out copies
+
+
+def write_small(write, folder, documents, dialogues):
+    return write(folder, documents=400, dialogues=100)
+
+
+def test_the_bench_is_a_command():
+    process = start_python("-m", "tools.bench.data", "--help")
+    assert "--save" in process.communicate()[0] and process.returncode == 0

@@ -1,0 +1,63 @@
+"""Pictures: pure functions, data in, matplotlib figure out. They know nothing of files or models.
+
+    from tinyllm_lib.course import plots
+    plots.show(plots.token_strip(["中国", "的", "首都"], ids=[812, 270, 1904]))
+
+Chinese glyphs always show, every figure carries alt text, and none needs colour to be understood.
+"""
+
+from tinyllm_lib.course.plots.charts import (
+    attention_map,
+    bar_chart,
+    exam_bars,
+    mask_map,
+    next_token_bars,
+    parts_bar,
+    rope_pairs,
+    wilson_interval,
+)
+from tinyllm_lib.course.plots.curves import (
+    cache_timing,
+    compression_curve,
+    learning_rate_curve,
+    lengths_histogram,
+    line_chart,
+    loss_curve,
+)
+from tinyllm_lib.course.plots.drawing import png_bytes, save, show, svg_text, visible
+from tinyllm_lib.course.plots.layouts import rotary_rows
+from tinyllm_lib.course.plots.strips import (
+    batch_blocks,
+    mask_ladder,
+    merge_steps,
+    merge_table,
+    token_strip,
+)
+
+__all__ = [
+    "attention_map",
+    "bar_chart",
+    "batch_blocks",
+    "cache_timing",
+    "compression_curve",
+    "exam_bars",
+    "learning_rate_curve",
+    "lengths_histogram",
+    "line_chart",
+    "loss_curve",
+    "mask_ladder",
+    "mask_map",
+    "merge_steps",
+    "merge_table",
+    "next_token_bars",
+    "parts_bar",
+    "png_bytes",
+    "rope_pairs",
+    "rotary_rows",
+    "save",
+    "show",
+    "svg_text",
+    "token_strip",
+    "visible",
+    "wilson_interval",
+]

@@ -1,0 +1,299 @@
+"""Panels about text on its way into the model: tokens, the loss mask, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+import ipywidgets as ipw
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from tinyllm_lib.course import plots
+from tinyllm_lib.course.widgets import views
+from tinyllm_lib.course.widgets.frame import LABEL, Panel, button, follow, line, slider, view
+from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.tokenizer import ROLES, encode_chat, encode_text, token_bytes
+
+Messages = list[dict[str, str]]
+
+# ---- tokenizer playground
+
+
+def compare_tokenizers(
+    tokenizers: Mapping[str, PreTrainedTokenizerFast], text: str, *, show_bytes: bool = True
+) -> str:
+    """The tokens of a text as HTML, for each tokenizer one below the other, and whether the text comes back unchanged.
+
+    Raises:
+        ValueError: half of a surrogate pair in the text.
+    """
+    html = []
+    for name, tokenizer in tokenizers.items():
+        ids = encode_text(tokenizer, text)
+        back = tokenizer.decode(ids)
+        per_token = f", {len(text) / len(ids):.2f} characters per token" if ids else ""
+        verdict = "✓ comes back unchanged" if back == text else f"✗ comes back as “{escape(back)}”"
+        facts = f"{len(text)} characters, {len(text.encode())} bytes, {len(ids)} tokens{per_token}"
+        html.append(
+            f"<h4>{escape(name)} ({len(tokenizer):,} entries)</h4>"
+            + views.token_strip(
+                [token_bytes(tokenizer, i) for i in ids], ids, show_bytes=show_bytes
+            )
+            + f'<p class="note">{facts} · {verdict}</p>'
+        )
+    return views.frame("".join(html))
+
+
+def tokenizer_playground(
+    tokenizers: PreTrainedTokenizerFast | Mapping[str, PreTrainedTokenizerFast],
+    text: str = "我爱喝豆汁 😀",
+) -> Panel:
+    """Type a text and see its tokens, their bytes and ids, and whether it comes back; several tokenizers side by side.
+
+    Args:
+        tokenizers: one, or name -> tokenizer.
+    """
+    known = dict(tokenizers) if isinstance(tokenizers, Mapping) else {"tokenizer": tokenizers}
+    typed = ipw.Textarea(
+        value=text, description="Text", rows=2, style=LABEL, layout={"width": "98%"}
+    )
+    show_bytes = ipw.Checkbox(value=True, description="show bytes", style=LABEL)
+    out = view(min(130 * len(known), 390))
+    follow(
+        [typed, show_bytes],
+        lambda: compare_tokenizers(known, typed.value, show_bytes=show_bytes.value),
+        out,
+    )
+
+    def pictures() -> list:
+        drawn = []
+        for name, tokenizer in known.items():
+            ids = encode_text(tokenizer, typed.value)
+            strip = [token_bytes(tokenizer, i) for i in ids]
+            drawn.append(
+                plots.token_strip(
+                    strip, ids, show_bytes=show_bytes.value, title=f"{name}: {len(ids)} tokens"
+                )
+            )
+        return drawn
+
+    panel = Panel("Tokenizer playground", [typed, show_bytes, out], pictures)
+    panel.text, panel.show_bytes, panel.out = typed, show_bytes, out
+    return panel
+
+
+# ---- mask explorer
+
+
+class Ladder:
+    """X, Y and loss mask of a dialogue, and what was left out of it.
+
+    Raises:
+        ValueError: a message without text, or none at all.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, messages: Messages, max_length: int):
+        self.chat = encode_chat(tokenizer, messages, max_length=max_length)
+        pieces = [token_bytes(tokenizer, i) for i in self.chat.ids]
+        self.x, self.y, self.loss_mask = pieces[:-1], pieces[1:], self.chat.loss_mask[1:]
+        im_start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+        self.starts = [i for i, token in enumerate(self.chat.ids[:-1]) if token == im_start]
+
+    @property
+    def facts(self) -> str:
+        """In words: how much is learned, and what did not fit."""
+        learned, asked = sum(self.loss_mask), len(self.loss_mask)
+        left_out = (
+            f"; {self.chat.dropped_turns} messages left out at the front"
+            if self.chat.dropped_turns
+            else ""
+        )
+        cut = f"; {self.chat.cut_tokens} tokens of the end cut off" if self.chat.cut_tokens else ""
+        nothing = (
+            "; nothing is learned: write_sft_tokens would leave this dialogue out"
+            if not learned
+            else ""
+        )
+        return f"{len(self.chat)} tokens, {learned} of {asked} targets are learned ({learned / max(asked, 1):.0%}){left_out}{cut}{nothing}"
+
+    def html(self) -> str:
+        """A message a line, and the facts above."""
+        ladder = views.mask_ladder(self.x, self.y, self.loss_mask, self.starts)
+        return views.frame(f'<p role="status"><b>{self.facts}</b></p>{ladder}')
+
+
+def mask_explorer(
+    tokenizer: PreTrainedTokenizerFast, messages: Messages, *, max_length: int = 128
+) -> Panel:
+    """Edit a dialogue and see which of its tokens are learned.
+
+    Args:
+        messages: [{"role", "content"}, …] to begin with; up to eight can be edited.
+        max_length: the longest row that can be chosen; a shorter one shows what truncation takes.
+    """
+    rows = [
+        (ipw.Dropdown(options=ROLES, description=f"Message {n}", style={"description_width": "75px"}, layout={"width": "190px"}),
+         ipw.Text(description=f"Text {n}", style={"description_width": "50px"}, layout={"flex": "1 1 auto", "width": "auto"}))
+        for n in range(1, 9)
+    ]  # fmt: skip
+    for (role, text), message in zip(rows, messages, strict=False):
+        role.value, text.value = message["role"], message["content"]
+    lines = [line(*row) for row in rows]
+    editor = ipw.VBox(
+        layout={
+            "height": f"{10 + 34 * max(4, min(len(messages), 6))}px",
+            "overflow": "auto",
+            "width": "100%",
+        }
+    )
+    length = slider(
+        "Row length",
+        max_length,
+        8,
+        max_length,
+        1,
+        "a longer dialogue loses whole turns from the front",
+    )
+    out = view(50 + 75 * max(3, min(len(messages), 5)))
+    count = min(len(messages), len(rows))
+
+    def edited() -> Messages:
+        return [{"role": role.value, "content": text.value} for role, text in rows[:count]]
+
+    update = follow(
+        [*(w for row in rows for w in row), length],
+        lambda: Ladder(tokenizer, edited(), length.value).html(),
+        out,
+    )
+
+    def show(wanted: int) -> None:
+        nonlocal count
+        count = max(1, min(wanted, len(rows)))
+        editor.children = lines[:count]
+        add.disabled, remove.disabled = count == len(rows), count == 1
+        update()
+
+    def one_more() -> None:
+        if count < len(rows) and not rows[count][1].value:
+            rows[count][0].value = "assistant" if rows[count - 1][0].value == "user" else "user"
+            rows[count][1].value = "好的。" if rows[count][0].value == "assistant" else "那日本呢？"
+        show(count + 1)
+
+    add = button("Add a message", "below the last one", one_more)
+    remove = button("Remove the last message", "it can be added again", lambda: show(count - 1))
+    show(count)
+
+    def pictures() -> list:
+        ladder = Ladder(tokenizer, edited(), length.value)
+        return [
+            plots.mask_ladder(
+                ladder.x, ladder.y, ladder.loss_mask, breaks=ladder.starts, title=ladder.facts
+            )
+        ]
+
+    panel = Panel(
+        "Mask explorer: what is learned of a dialogue",
+        [editor, line(add, remove, length), out],
+        pictures,
+    )
+    panel.rows, panel.add, panel.remove, panel.length, panel.out = rows, add, remove, length, out
+    return panel
+
+
+# ---- attention explorer
+
+
+class Attention:
+    """The attention of a model over one text, all layers and heads.
+
+    Raises:
+        ValueError: an empty text, or one longer than the context.
+    """
+
+    def __init__(self, generator: TextGenerator, text: str):
+        ids = encode_text(generator.tokenizer, text)
+        if not 0 < len(ids) <= generator.context:
+            raise ValueError(
+                f"the text has {len(ids)} tokens, expected 1 to {generator.context}, the model's context."
+            )
+        self.ids, self.pieces = ids, [token_bytes(generator.tokenizer, i) for i in ids]
+        with torch.inference_mode():
+            batch = torch.tensor([ids], device=generator.model.lm_head.weight.device)
+            self.maps = (
+                generator.model.attention_maps(batch)[:, 0].float().cpu().numpy()
+            )  # (layers, H, T, T)
+
+    def weights(self, layer: int, head: int):
+        """(T, T) of one head; head -1 is the mean of the layer's heads."""
+        return self.maps[layer].mean(0) if head < 0 else self.maps[layer, head]
+
+    def html(self, layer: int, head: int, position: int) -> str:
+        """What one position looks at, written below the tokens, and the whole map of the head."""
+        weights = self.weights(layer, head)
+        row = weights[position]
+        shades = [0.85 * float(w) for w in row]
+        notes = [f"{w:.0%}" if i <= position else "–" for i, w in enumerate(row)]
+        strip = views.token_strip(
+            self.pieces, self.ids, chosen=[position], notes=notes, shades=shades
+        )
+        best = sorted(range(position + 1), key=lambda i: -row[i])[:3]
+        words = ", ".join(f"{views.shown(self.pieces[i])} {row[i]:.0%}" for i in best)
+        who = f"layer {layer}, {'mean of all heads' if head < 0 else f'head {head}'}"
+        said = f'<p role="status"><b>{who}: {views.shown(self.pieces[position])} (position {position}) looks at {words}</b></p>'
+        grid = views.attention_grid(weights, self.pieces, position)
+        legend = '<p class="note">The whole map: rows look, columns are looked at (strong: much); the framed row is the one above.</p>'
+        return views.frame(said + strip + legend + grid)
+
+
+def attention_explorer(
+    generator: TextGenerator, text: str, *, layer: int = 0, head: int = 0
+) -> Panel:
+    """Choose layer, head and position, and see where the model looks.
+
+    Args:
+        layer, head: to begin with; the position is the last one.
+    """
+    attention = Attention(generator, text)
+    layers, heads, length = attention.maps.shape[:3]
+    typed = ipw.Text(
+        value=text,
+        description="Text (then Enter)",
+        continuous_update=False,
+        style=LABEL,
+        layout={"width": "98%"},
+    )
+    which = slider("Layer", layer, 0, layers - 1, 1, "0 is next to the embedding")
+    of = slider("Head (-1: mean)", head, -1, heads - 1, 1, "-1: the mean of all heads of the layer")
+    at = slider("Position", length - 1, 0, length - 1, 1, "which token looks")
+    out = view(400)
+
+    def draw() -> str:
+        nonlocal attention
+        if attention is None:
+            attention = Attention(generator, typed.value)
+            at.max = len(attention.ids) - 1
+        return attention.html(which.value, of.value, min(at.value, len(attention.ids) - 1))
+
+    def retyped(_) -> None:
+        nonlocal attention
+        attention = None
+        update()
+        if attention is not None:
+            at.value = at.max
+
+    update = follow([which, of, at], draw, out)
+    typed.observe(retyped, "value")
+
+    def pictures() -> list:
+        shown = attention or Attention(generator, text)
+        title = f"Layer {which.value}, " + (
+            f"head {of.value}" if of.value >= 0 else "mean of all heads"
+        )
+        return [
+            plots.attention_map(shown.weights(which.value, of.value), shown.pieces, title=title)
+        ]
+
+    panel = Panel("Attention explorer", [typed, which, of, at, out], pictures)
+    panel.text, panel.layer, panel.head, panel.position, panel.out = typed, which, of, at, out
+    return panel

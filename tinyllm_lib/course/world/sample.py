@@ -1,0 +1,273 @@
+"""The sample corpus: a small world, written by us, in the formats of the two real corpora.
+
+The world has tables of true facts (countries, provinces, chemical elements and more, see
+``facts.py``), sums of numbers below 100, stories, everyday talk, and one speaker of its own: the
+assistant 小苗 ("seedling"). From these ``write_sample_corpus`` writes three files:
+
+    pretrain.jsonl  {"text": ...}: every fact, many times, in many phrasings and both directions
+    sft.jsonl       dialogues in BELLE's format: about a *part* of the facts
+    exam.jsonl      questions with one right answer, never trained on (see ``exam.py``)
+
+What dialogues leave out is the experiment. Pretraining states the capital of every country; SFT
+asks for about two thirds of them. A model that answers for the others has brought knowledge from
+pretraining into a dialogue. ``world.py`` says which entities are left out, and how far.
+
+The text depends on the seed and the sizes only: two runs give the same bytes. Beside the files lies a record of
+what each was made from. A file that the record does not know, or not as it is now, is the learner's own and stays.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tinyllm_lib.course.world import stories
+from tinyllm_lib.course.world.dialogues import DialogueWriter
+from tinyllm_lib.course.world.documents import FactWriter
+from tinyllm_lib.course.world.exam import write_exam
+from tinyllm_lib.course.world.facts import facts
+from tinyllm_lib.course.world.sums import Sums, held_out_pairs
+from tinyllm_lib.course.world.world import World
+from tinyllm_lib.data import atomic_path, content_fingerprint, made_by_us, sign
+
+SAMPLE_FILES = ("pretrain.jsonl", "sft.jsonl", "exam.jsonl")
+GENERATOR = 1  # raised whenever the same seed and sizes give another text (a test tells)
+
+
+@dataclass(frozen=True)
+class CorpusMix:
+    """What the corpus is made of. Shares within a group are relative; 0 leaves a kind out."""
+
+    # Pretraining documents.
+    doc_cards: float = 0.15  # several facts about one subject
+    doc_mixed: float = 0.14  # unrelated facts
+    doc_lists: float = 0.05  # one relation, many subjects
+    doc_comparisons: float = 0.04  # two subjects side by side
+    doc_scenes: float = 0.09  # stories in which somebody asks for a fact and is told
+    doc_notes: float = 0.32  # 问：…答：…
+    doc_sums: float = 0.13
+    doc_stories: float = 0.05
+    doc_descriptions: float = 0.03
+    pronoun_share: float = 0.25  # cards: 它 for the subject in a later sentence
+    focus: int = 3  # the relations that the exam holds out are told this many times as often
+
+    # Dialogues.
+    chat_greetings: float = 0.09
+    chat_identity: float = 0.08
+    chat_facts: float = 0.5
+    chat_sums: float = 0.1
+    chat_follow_ups: float = 0.14
+    chat_naming: float = 0.06  # 你听说过蒙古吗？
+    chat_everyday: float = 0.025
+    chat_refusals: float = 0.025
+    full_share: float = 0.8  # replies that repeat what was asked about: 法国的首都是巴黎。
+    blank_share: float = 0.15  # 填空：法国的首都是____。
+    varied_share: float = 0.55  # 我想知道，法国的首都是哪儿？
+    invented_share: float = 0.05  # refusals about countries that do not exist
+    named_other_facts: bool = True  # "named" entities: dialogues ask for their other facts
+    name_objects: bool = True  # and name, apart from them, the objects of their held-out facts
+
+    # What only the exam asks.
+    named_share: float = 0.20
+    unnamed_share: float = 0.15
+    held_out_sums: float = 0.08
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < 0:
+                raise ValueError(f"CorpusMix.{field.name} is {value}; a share is 0 (off) or more")
+        if not isinstance(self.focus, int) or self.focus < 1:
+            raise ValueError(f"CorpusMix.focus is {self.focus}; it is a whole number, 1 or more")
+        if self.named_share + self.unnamed_share > 0.6:
+            raise ValueError(
+                f"CorpusMix: named_share + unnamed_share is {self.named_share + self.unnamed_share:.2f}; "
+                "keep it at 0.6 or less, so that dialogues have facts to ask about"
+            )
+
+    def shares(self, prefix: str) -> dict[str, float]:
+        """The shares of one group by kind: ``shares("doc_")`` → {"cards": 0.2, ...}."""
+        return {
+            field.name.removeprefix(prefix): getattr(self, field.name)
+            for field in fields(self)
+            if field.name.startswith(prefix)
+        }
+
+
+def write_sample_corpus(
+    raw_dir: Path | str,
+    *,
+    seed: int = 0,
+    documents: int = 50_000,
+    dialogues: int = 17_000,
+    mix: CorpusMix | None = None,
+) -> dict[str, int]:
+    """Write pretrain.jsonl, sft.jsonl and exam.jsonl into a folder, each whole or not at all.
+
+    A file of that name which is not ours, or was changed since we wrote it, is left as it is, and a line says so.
+
+    Args:
+        raw_dir: the folder; it is made if it is not there.
+        seed: another seed gives another text, and another choice of what is held out.
+        documents, dialogues: how many lines pretrain.jsonl and sft.jsonl get.
+        mix: what they are made of (default: ``CorpusMix()``).
+
+    Returns:
+        Counts of the sample: documents, dialogues, exam (rows), characters (in documents), facts,
+        least_told and median_told (how often documents state a fact).
+
+    Raises:
+        ValueError: a size below 1, or a mix whose shares are all 0.
+    """
+    mix = mix or CorpusMix()
+    for name, size in (("documents", documents), ("dialogues", dialogues)):
+        if size < 1:
+            raise ValueError(f"write_sample_corpus: {name} is {size}; it must be 1 or more")
+    raw_dir = Path(raw_dir)
+
+    world = World(facts(), named_share=mix.named_share, unnamed_share=mix.unnamed_share, seed=seed)
+    held_out = held_out_pairs(mix.held_out_sums, seed)
+
+    # Each file draws from a generator of its own, so that a change in one leaves the others alone.
+    rng = _generator(seed, "documents")
+    teller = FactWriter(
+        world, rng, pronoun_share=mix.pronoun_share, focus=mix.focus, varied_share=mix.varied_share
+    )
+    texts = _documents(documents, mix, teller, Sums(held_out, rng), rng)
+    files = [raw_dir / name for name in SAMPLE_FILES]
+    characters, *ours = _write_lines(files[0], ({"text": text} for text in texts))
+
+    rng = _generator(seed, "dialogues")
+    talker = DialogueWriter(
+        world,
+        Sums(held_out, rng),
+        rng,
+        named_other_facts=mix.named_other_facts,
+        name_objects=mix.name_objects,
+        full_share=mix.full_share,
+        invented_share=mix.invented_share,
+        blank_share=mix.blank_share,
+        varied_share=mix.varied_share,
+    )
+    kinds = _schedule(mix.shares("chat_"), dialogues, rng)
+    rows = (_belle_row(number, talker.write(kind)) for number, kind in enumerate(kinds))
+    ours.append(_write_lines(files[1], rows)[1])
+
+    rng = _generator(seed, "exam")
+    exam = write_exam(world, talker, Sums(held_out, rng), held_out, rng)
+    ours.append(_write_lines(files[2], exam)[1])
+
+    sign(
+        [path for path, is_ours in zip(files, ours, strict=True) if is_ours],
+        sample_recipe(seed, documents, dialogues, mix),
+    )
+    own = [path.name for path, is_ours in zip(files, ours, strict=True) if not is_ours]
+    if own:
+        print(
+            f"Not written by the sample corpus, or changed since, so left as it is: {', '.join(own)}.",
+            flush=True,
+        )
+    if ours[2] and not (ours[0] and ours[1]):
+        print(
+            "exam.jsonl asks about the sample corpus's world, which a model of your own texts has not read: it will fail. An exam "
+            'of your own is lines of {"question": …, "answer": …} in that file.',
+            flush=True,
+        )
+    told = [teller.told[fact.relation.name, fact.subject, fact.object] for fact in world.facts]
+    return {
+        "documents": documents,
+        "dialogues": dialogues,
+        "exam": len(exam),
+        "characters": characters,
+        "facts": len(world.facts),
+        "least_told": min(told),
+        "median_told": int(median(told)),
+    }
+
+
+def sample_recipe(
+    seed: int = 0, documents: int = 50_000, dialogues: int = 17_000, mix: CorpusMix | None = None
+) -> dict:
+    """What the sample files are made from, for their record."""
+    made = {"generator": GENERATOR, "seed": seed, "documents": documents, "dialogues": dialogues}
+    return {**made, "mix": content_fingerprint(asdict(mix or CorpusMix()))}
+
+
+def _generator(seed: int, part: str) -> random.Random:
+    return random.Random(f"{seed}/{part}")  # a string seed is hashed the same everywhere
+
+
+def _documents(
+    count: int, mix: CorpusMix, teller: FactWriter, sums: Sums, rng: random.Random
+) -> Iterable[str]:
+    writers = {
+        "cards": teller.card,
+        "mixed": teller.mixed,
+        "lists": teller.listing,
+        "comparisons": teller.comparison,
+        "scenes": teller.scene,
+        "notes": teller.notes,
+        "sums": sums.document,
+        "stories": lambda: stories.story(rng),
+        "descriptions": lambda: stories.description(rng),
+    }
+    for kind in _schedule(mix.shares("doc_"), count, rng):
+        yield writers[kind]()
+
+
+def _schedule(shares: Mapping[str, float], count: int, rng: random.Random) -> list[str]:
+    """``count`` kinds in random order, as near to the shares as whole numbers come."""
+    total = sum(shares.values())
+    if total <= 0:
+        raise ValueError(f"CorpusMix: all of {', '.join(shares)} are 0; switch at least one on")
+    exact = {kind: count * share / total for kind, share in shares.items()}
+    counts = Counter({kind: int(number) for kind, number in exact.items()})
+    by_remainder = sorted(exact, key=lambda kind: counts[kind] - exact[kind])
+    for kind in by_remainder[: count - sum(counts.values())]:
+        counts[kind] += 1
+    kinds = [kind for kind in shares for _ in range(counts[kind])]
+    rng.shuffle(kinds)
+    return kinds
+
+
+def _belle_row(number: int, turns: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    conversations = []
+    for says, reply in turns:
+        conversations.append({"from": "human", "value": says})
+        conversations.append({"from": "assistant", "value": reply})
+    return {"id": f"sample_{number:06d}", "conversations": conversations}
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[int, bool]:
+    """Write one JSON object a line, but not over a file that is not ours.
+
+    Returns:
+        The characters of the rows' "text" fields, and whether the file now holds these rows.
+    """
+    characters = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal characters
+        for row in rows:
+            characters += len(row.get("text", ""))
+            yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+    if os.path.lexists(path) and made_by_us(path) is None:
+        with (
+            open(path, "rb") if path.is_file() else io.BytesIO() as file
+        ):  # all rows are drawn: the exam depends on them
+            holds = all(
+                [file.readline(len(line) + 1) == line for line in lines()]
+            ) and not file.read(1)
+        return characters, holds
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(lines())
+    return characters, True

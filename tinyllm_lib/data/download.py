@@ -1,0 +1,195 @@
+"""The two real corpora, fetched from their hubs. The sample corpus needs nothing from here."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class DownloadError(OSError):
+    """The file could not be fetched; the message says how to go on, by hand if need be."""
+
+
+@dataclass(frozen=True)
+class RealCorpus:
+    """A file on a hub, and how much is in it: round numbers, for estimates."""
+
+    hub: str
+    dataset: str
+    name: str
+    url: str
+    library: str
+    endpoint: str  # environment variable that names a mirror
+    begins: bytes  # its first bytes; those of a network's login page are others
+    lines: int
+    packed_bytes: int  # as it is downloaded
+    text_bytes: int  # as one JSON object a line
+
+
+SEQ_MONKEY = RealCorpus(
+    hub="ModelScope",
+    dataset="ddzhu123/seq-monkey",
+    name="mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2",
+    url="https://modelscope.cn/datasets/ddzhu123/seq-monkey/resolve/master/",
+    library="modelscope",
+    endpoint="MODELSCOPE_ENDPOINT",
+    begins=b"BZh",
+    lines=13_000_000,
+    packed_bytes=13_000_000_000,
+    text_bytes=33_000_000_000,
+)
+BELLE = RealCorpus(
+    hub="Hugging Face",
+    dataset="BelleGroup/train_3.5M_CN",
+    name="train_3.5M_CN.json",
+    url="https://huggingface.co/datasets/BelleGroup/train_3.5M_CN/resolve/main/",
+    library="huggingface_hub",
+    endpoint="HF_ENDPOINT",
+    begins=b"{",
+    lines=3_600_000,
+    packed_bytes=4_850_000_000,
+    text_bytes=4_850_000_000,
+)
+
+
+def download_pretrain(raw_dir: str | os.PathLike) -> Path:
+    """Fetch the seq-monkey corpus (10B tokens) into `raw_dir`; `read_texts` reads it as it is, packed.
+
+    A file that is there already is returned untouched, also one put there by hand. A download that broke off
+    goes on where it stopped. `MODELSCOPE_ENDPOINT` names a mirror.
+
+    Raises:
+        DownloadError: no library, no network, not enough disk, or not the length that the hub announced.
+    """
+
+    def size() -> int | None:
+        from modelscope.hub.api import HubApi
+
+        for entry in HubApi(endpoint=_mirror(SEQ_MONKEY)).get_dataset_files(
+            repo_id=SEQ_MONKEY.dataset
+        ):
+            if entry.get("Path") == SEQ_MONKEY.name:
+                return entry.get("Size")
+        raise FileNotFoundError(f"the dataset lists no file {SEQ_MONKEY.name}")
+
+    def fetch(folder: Path) -> None:
+        from modelscope import dataset_file_download
+
+        options = {"local_dir": str(folder), "endpoint": _mirror(SEQ_MONKEY)}
+        dataset_file_download(SEQ_MONKEY.dataset, SEQ_MONKEY.name, **options)
+
+    return _download(SEQ_MONKEY, Path(raw_dir), size, fetch)
+
+
+def download_sft(raw_dir: str | os.PathLike) -> Path:
+    """Fetch BELLE's 3.5M dialogues into `raw_dir`, for `read_dialogues`; `HF_ENDPOINT` names a mirror.
+
+    Otherwise as `download_pretrain`.
+    """
+
+    def ask():
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        return get_hf_file_metadata(
+            hf_hub_url(BELLE.dataset, BELLE.name, repo_type="dataset", endpoint=_mirror(BELLE))
+        )
+
+    def fetch(folder: Path) -> None:
+        from huggingface_hub.file_download import (
+            http_get,  # hf_hub_download begins anew in a second call
+        )
+
+        file = ask()
+        version = hashlib.sha256(f"{file.etag} {file.size}".encode()).hexdigest()[
+            :12
+        ]  # a mirror need not send an ETag
+        part = folder / f"{BELLE.name}.{version}.incomplete"
+        headers = {"Accept-Encoding": "identity"}  # so that bytes on the line are bytes of the file
+        try:
+            with open(part, "ab") as out:
+                http_get(
+                    file.location,
+                    out,
+                    resume_size=out.tell(),
+                    expected_size=file.size,
+                    headers=headers,
+                )
+        except BaseException as error:
+            begin = _begin(part, len(BELLE.begins)) if part.exists() else b""
+            at_end = (
+                getattr(getattr(error, "response", None), "status_code", 0) == 416
+            )  # nothing follows what we have
+            if begin and (
+                at_end or part.stat().st_size > file.size or not BELLE.begins.startswith(begin)
+            ):
+                part.unlink()  # nothing to go on from
+            raise
+        os.replace(part, folder / BELLE.name)
+
+    return _download(BELLE, Path(raw_dir), lambda: ask().size, fetch)
+
+
+def _mirror(source: RealCorpus) -> str | None:
+    """Passed on each call, since the libraries look at the environment only when they are imported."""
+    return os.environ.get(source.endpoint) or None
+
+
+def _begin(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
+
+
+def _download(
+    source: RealCorpus,
+    folder: Path,
+    ask_size: Callable[[], int | None],
+    fetch: Callable[[Path], object],
+) -> Path:
+    target = folder / source.name
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    by_hand = f"By hand: get {source.url}{source.name} on any machine and put it at {target}."
+    try:
+        if not (size := ask_size()):
+            raise DownloadError(
+                f"{source.hub} or its mirror announces no length of {source.name}, so nobody could tell half of it from all. "
+                f"{source.endpoint} names another mirror. {by_hand}"
+            )
+        missing = size - max(
+            (part.stat().st_size for part in folder.rglob("*.incomplete")), default=0
+        )
+        free = shutil.disk_usage(folder).free
+        if free < missing:
+            raise DownloadError(
+                f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} "
+                "GB free. Make room, or move the workspace to another disk with TINYLLM_WORKSPACE."
+            )
+        fetch(folder)
+        found = target.stat().st_size
+        begin = _begin(target, 40)
+        if found != size or not begin.startswith(source.begins):
+            target.unlink()
+            raise DownloadError(
+                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}, which begin with {begin!r}; expected "
+                f"{source.begins!r}. They were removed; try again later. Does this network want a login first? {by_hand}"
+            )
+    except DownloadError:
+        raise
+    except (
+        Exception
+    ) as error:  # each library has its own kinds for no network, no file, a wrong length
+        if isinstance(error, ImportError) and source.library in str(error):
+            raise DownloadError(
+                f"{source.name} comes through the {source.library} library, which is missing ({error}): "
+                f"pip install {source.library}. {by_hand}"
+            ) from error
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise DownloadError(
+            f"{source.name} could not be fetched from {source.hub} ({source.dataset}): {error}{cause} "
+            "The same call again goes on where this one stopped. Is there a network? "
+            f"{source.endpoint} names a mirror ({_mirror(source) or 'not set'}). {by_hand}"
+        ) from error
+    return target

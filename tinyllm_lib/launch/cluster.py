@@ -1,0 +1,174 @@
+"""One run on many machines: the command that each of them runs, and a Slurm job that runs it on all.
+
+Code, data and run folder lie on a file system that all machines share. torchrun's agents, one per machine, meet at
+`rdzv_endpoint` and start the trainer's processes; when one machine is lost, the others wait until the same command is given
+there again (ten minutes at most), and all go on from the last checkpoint. The machine of `rdzv_endpoint` is the meeting
+point itself: when that one is lost, the run ends everywhere and the same commands start it again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+from dataclasses import fields, replace
+from pathlib import Path
+
+from tinyllm_lib.launch.torchrun import PACKAGE_PARENT
+from tinyllm_lib.train import ITSELF, TrainConfig, meet, meeting_host
+
+MAX_RESTARTS = 3
+JOIN_SECONDS = 600  # as long the machines wait for each other
+# Each meeting gets a store of its own. With the shared one of torch 2.13 a machine that comes back waits in vain for its
+# address: rank 0 tells it in the first meeting only (dynamic_rendezvous.py, `_bootstrap_store_info`).
+MEETING_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+OUR_TORCHRUN = "python3 -m tinyllm_lib.launch.torchrun agent"  # does not obey what another job has left in the environment
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The same config for a process that starts in another folder."""
+    paths = ("data_path", "out_dir", "tokenizer_path", "init_from")
+    return replace(config, **{k: os.path.abspath(v) for k in paths if (v := getattr(config, k))})
+
+
+def train_arguments(config: TrainConfig) -> list[str]:
+    """The options in which `config` differs from the default, as arguments of `python -m tinyllm_lib.train`."""
+    changed = [
+        (f.name, value) for f in fields(config) if (value := getattr(config, f.name)) != f.default
+    ]
+    return [
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in changed
+    ]
+
+
+def meeting_arguments(
+    config: TrainConfig, nproc: int, nnodes: int, rdzv_endpoint: str | None, rdzv_id: str | None
+) -> list[str]:
+    """torchrun's arguments on each of `nnodes` machines, from the place where they meet to the trainer's options.
+
+    Raises:
+        ValueError: no place to meet (one machine needs none), or a config that cannot go on after a restart.
+    """
+    if nnodes == 1 and not rdzv_endpoint:
+        rdzv_endpoint = ITSELF
+    if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", rdzv_endpoint or ""):
+        raise ValueError(
+            f"nnodes={nnodes} needs rdzv_endpoint='host:port': this machine as the others call it and a free port, "
+            f"for example '{socket.gethostname()}:29400'; it is {rdzv_endpoint!r}."
+        )
+    if config.resume == "never" and nnodes > 1:
+        raise ValueError(
+            "resume='never' would begin anew each time a machine is lost and comes back: use resume='auto' with many nodes."
+        )
+    return [
+        *meet(nproc, nnodes, rdzv_endpoint),
+        "--rdzv_id",
+        rdzv_id or Path(config.out_dir).name,
+        "--max_restarts",
+        str(MAX_RESTARTS if nnodes > 1 else 0),
+        "-m",
+        "tinyllm_lib.train",
+        *train_arguments(config),
+    ]
+
+
+def node_command(arguments: list[str], scratch: Path) -> str:
+    """The shell command for one more machine, which needs no installation beside torch and the other core packages."""
+    env = {"PYTHONPATH": ".", "TINYLLM_SCRATCH": str(scratch), **MEETING_ENV}
+    return (
+        f"cd {shlex.quote(str(PACKAGE_PARENT))} && {' '.join(f'{k}={shlex.quote(v)}' for k, v in env.items())} "
+        f"{OUR_TORCHRUN} {shlex.join(meeting_host(False, JOIN_SECONDS))} {shlex.join(arguments)}"
+    )
+
+
+SLURM = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1{gpus}
+#SBATCH --time={hours}:00:00
+#SBATCH --output={log}
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@180
+{options}
+# Written by tinyllm_lib.launch.slurm_script; start it with: sbatch {path}
+# Every start goes on from the run's last checkpoint.
+
+cd {folder} || exit 1
+export PYTHONPATH=. {env}
+{setup}
+host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+srun {torchrun} {command} &
+step=$!
+
+# Three minutes before the time limit: all processes save and end, and the job queues again.
+again=
+trap 'again=yes; kill -TERM "$step"' USR1
+# Cancelled, or pushed aside: they save and end; in the second case Slurm queues the job again by itself.
+trap 'kill -TERM "$step"' TERM
+
+code=0
+while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done
+if [ -n "$again" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""
+
+
+def slurm_script(
+    config: TrainConfig,
+    nodes: int,
+    gpus_per_node: int,
+    path: str | Path | None = None,
+    *,
+    hours: int = 24,
+    setup: str = "",
+    options: tuple[str, ...] = (),
+) -> Path:
+    """Writes a Slurm job that trains as `config` says, one torchrun per node; start it with `sbatch`.
+
+    Before its time limit the job saves, ends and queues again, until the run is finished. A run that saves in between
+    (`save_interval`) also goes on after a crash, with the same file.
+
+    Args:
+        nodes: machines. They see this clone, the data and the run folder under the same paths as this one.
+        gpus_per_node: processes on each; 0: one process without a GPU.
+        path: the file to write; None: beside the run folder, `<out_dir>.sbatch`.
+        hours: time limit of one turn in the queue.
+        setup: shell lines that make the `python3` with torch available on a node, for example "source .venv/bin/activate".
+        options: more options of sbatch, for example ("--partition=gpu", "--account=me").
+
+    Returns:
+        The file.
+    """
+    config = with_absolute_paths(config)
+    run = Path(config.out_dir)
+    path = Path(path or f"{run}.sbatch").absolute()
+    # The meeting place is known only on the first node; the shell fills these in.
+    arguments = meeting_arguments(config, max(gpus_per_node, 1), nodes, "host:1", "id")
+    quoted = [
+        {"host:1": '"$host:$port"', "id": '"$SLURM_JOB_ID"'}.get(a, shlex.quote(a))
+        for a in arguments
+    ]
+    text = SLURM.format(
+        name=shlex.quote(f"tinyllm-{run.name}"),
+        nodes=nodes,
+        hours=hours,
+        path=shlex.quote(str(path)),
+        setup=setup,
+        gpus=f"\n#SBATCH --gpus-per-node={gpus_per_node}" if gpus_per_node else "",
+        log=shlex.quote(f"{run}.slurm-%j.log"),
+        options="".join(f"#SBATCH {option}\n" for option in options),
+        env=" ".join(f"{k}={v}" for k, v in MEETING_ENV.items()),
+        folder=shlex.quote(str(PACKAGE_PARENT)),
+        torchrun=OUR_TORCHRUN,
+        command=" ".join(quoted),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run.parent.mkdir(parents=True, exist_ok=True)  # Slurm does not make the folder of its log
+    path.write_text(text, encoding="utf-8")
+    return path

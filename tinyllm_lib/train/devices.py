@@ -1,0 +1,285 @@
+"""The hardware a run has: its processes and devices, the number format, the speed it could reach."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import sysconfig
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tinyllm_lib.data import allowed_cpus
+from tinyllm_lib.train.config import TrainConfig
+
+ALONE = {
+    "RANK": 0,
+    "WORLD_SIZE": 1,
+    "LOCAL_RANK": 0,
+    "LOCAL_WORLD_SIZE": 1,
+    "GROUP_WORLD_SIZE": 1,
+}  # the names are torchrun's
+MEETING_SECONDS = 300.0  # from the first process to the last
+
+
+@dataclass
+class Processes:
+    """The processes that train together, and this one's place among them."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    machines: int = 1
+
+    @classmethod
+    def join(cls, config: TrainConfig) -> Processes:
+        """Takes its place among the processes that torchrun, or another launcher, has started.
+
+        Raises:
+            ValueError: no such device.  RuntimeError: the other processes did not come within `MEETING_SECONDS`.
+        """
+        rank, world, local, local_world, machines = _place_in_environment().values()
+        kind = config.device
+        if kind == "auto":
+            kind = (
+                "cuda"
+                if torch.cuda.is_available()
+                else "mps"
+                if torch.backends.mps.is_available() and world == 1
+                else "cpu"
+            )
+        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        if there.get(kind, local + 1) <= local:
+            raise ValueError(
+                f"device={kind!r}: process {local} of this machine finds {there[kind]} of them. Start a process per GPU, or "
+                f"take device='cpu'."
+            )
+        device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+        if kind == "cuda":
+            torch.cuda.set_device(device)
+        elif kind == "cpu" and (
+            world > 1 or "OMP_NUM_THREADS" not in os.environ
+        ):  # alone it is the user's word, else torchrun's 1
+            torch.set_num_threads(max(1, allowed_cpus() // local_world))
+        if world > 1:
+            _meet("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", rank, world)
+        return cls(rank, local, world, device, machines)
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """Sum over all processes, in place. A CPU tensor travels over gloo and never waits for a GPU."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def _place_in_environment() -> dict[str, int]:
+    """The numbers of `ALONE` as a launcher has set them. Only where it says all that is needed to meet: a WORLD_SIZE that is left over
+    from elsewhere would let a process wait for others that nobody has started."""
+    found = {
+        name: int(value)
+        for name in (*ALONE, "MASTER_PORT")
+        if (value := os.environ.get(name, "")).isdecimal()
+    }
+    if (
+        os.environ.get("MASTER_ADDR")
+        and found.pop("MASTER_PORT", 0)
+        and found.get("RANK", math.inf) < found.get("WORLD_SIZE", 0)
+    ):
+        return ALONE | found
+    if found.get("WORLD_SIZE", 1) > 1:
+        print(
+            f"WORLD_SIZE={found['WORLD_SIZE']} is in the environment, but not a RANK below it with MASTER_ADDR and MASTER_PORT, as "
+            f"torchrun sets them: taken as left over from elsewhere, this process trains alone.",
+            flush=True,
+        )
+    return ALONE
+
+
+def _meet(backend: str, rank: int, world_size: int) -> None:
+    """Joins the process group once all its processes are there."""
+    patience = timedelta(seconds=MEETING_SECONDS)
+    try:
+        store, *_ = next(dist.rendezvous("env://", timeout=patience))
+        store.set(f"tinyllm/{rank}", "here")
+        store.wait([f"tinyllm/{other}" for other in range(world_size)], patience)
+    except dist.DistError as error:
+        raise RuntimeError(
+            f"Process {rank} of {world_size} did not meet the others at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+            f"{MEETING_SECONDS:.0f} s ({str(error).splitlines()[0]}). Are they all started, and can they reach that address? To train in "
+            f"this process alone, remove RANK and WORLD_SIZE from the environment."
+        ) from error
+    store.set_timeout(dist.default_pg_timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+BF16_PAYS = 1.3  # times the speed of fp32, measured on a CPU, from which bf16 is taken there
+BF16_SECONDS = 0.2  # for that measurement
+
+
+def choose_dtype(
+    wanted: str, device: torch.device, product: tuple[int, int, int]
+) -> tuple[torch.dtype, str]:
+    """fp32 or bf16, and why, in words. `auto` takes bf16 where it is faster: on GPUs that multiply it natively, and on CPUs by trying.
+
+    What a CPU's name or flags promise does not tell: with the same bf16 instructions of AVX-512 one multiplies at three times its
+    fp32 speed, another at half of it.
+
+    Args:
+        product: (positions, inputs, outputs) of a matrix product of the run, to try it with.
+    """
+    if wanted != "auto":
+        return DTYPES[wanted], "asked for"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return (
+            torch.bfloat16 if major >= 8 else torch.float32
+        ), f"bf16 is native from capability 8.0 on, this GPU has {major}.{minor}"
+    if device.type != "cpu":
+        return torch.float32, f"on {device.type} it is what works"
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32, "this CPU has no bf16 instructions"
+    speedup, positions = bf16_speedup(*product)
+    why = (
+        f"in bf16 this CPU trains a layer of {product[1]} x {product[2]} {speedup:.2g} times as fast (tried with {positions} "
+        f"positions), and it pays from {BF16_PAYS:g} on"
+    )
+    return torch.bfloat16 if speedup >= BF16_PAYS else torch.float32, why
+
+
+def bf16_speedup(positions: int, inputs: int, outputs: int) -> tuple[float, int]:
+    """How many times faster this CPU trains a linear layer in bf16 than in fp32, and the positions that it was tried with.
+
+    From one position up, as far as `BF16_SECONDS` reach: where bf16 is emulated a whole batch may take a minute.
+    """
+    end, tried, fp32, bf16 = time.perf_counter() + BF16_SECONDS, 1, math.inf, math.inf
+    weight = torch.ones(outputs, inputs, requires_grad=True)
+    while True:
+        for _ in range(3):  # in turns, so that what else the machine does hits both
+            fp32 = min(fp32, _seconds_of_layer(weight, tried, torch.float32))
+            bf16 = min(bf16, _seconds_of_layer(weight, tried, torch.bfloat16))
+        larger = min(4 * tried, positions)
+        if larger > tried and time.perf_counter() + 12 * (fp32 + bf16) < end:
+            tried, fp32, bf16 = larger, math.inf, math.inf
+        elif time.perf_counter() >= end:
+            return fp32 / bf16, tried
+
+
+def _seconds_of_layer(weight: Tensor, positions: int, dtype: torch.dtype) -> float:
+    """Forward and backward pass of a linear layer under autocast, with the casts that it needs."""
+    x = torch.ones(positions, weight.shape[1], requires_grad=True)
+    start = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = torch.nn.functional.linear(x, weight)
+    torch.autograd.grad(y, [x, weight], torch.ones_like(y))
+    return time.perf_counter() - start
+
+
+# For the estimate of `compile_pays`: the share of a GPU's peak reached without compiling and the peak of a GPU that is not in
+# the table (neither measured); FLOP/s that a CPU core trains at without compiling, and how long a run must be to win back the
+# compiler's 5 to 50 seconds on a CPU (both measured on a 2-core Xeon, 2026-11-25: 1.17 times faster at the laptop preset, 1.08
+# at 82.6M) or its one to two minutes on a GPU.
+USUAL_MFU, UNKNOWN_GPU_FLOPS, CPU_CORE_FLOPS, COMPILE_PAYS_MINUTES = 0.3, 100e12, 60e9, 10.0
+
+# bf16 products with fp32 sums, from NVIDIA's data sheets and white papers, without the "sparsity" that doubles the printed number;
+# by the name that torch.cuda.get_device_name gives, whole: an L40 is no L4, and a slice (MIG) or a laptop's card is none of these.
+PEAK_TFLOPS = {
+    "NVIDIA A100-SXM4-40GB": 312,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA A100-PCIE-40GB": 312,
+    "NVIDIA A100 80GB PCIe": 312,
+    "NVIDIA A800-SXM4-80GB": 312,
+    "NVIDIA A800 80GB PCIe": 312,
+    "NVIDIA A40": 149.7,
+    "NVIDIA A30": 165,
+    "NVIDIA A10": 125,
+    "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100 NVL": 835,
+    "NVIDIA H800": 989,
+    "NVIDIA H20": 148,
+    "NVIDIA H200": 989,
+    "NVIDIA GH200 480GB": 989,
+    "NVIDIA B200": 2250,
+    "NVIDIA L4": 121,
+    "NVIDIA L40": 181,
+    "NVIDIA L40S": 362,
+    "NVIDIA RTX A6000": 154.8,
+    "NVIDIA RTX 6000 Ada Generation": 364,
+    "NVIDIA GeForce RTX 4090": 165,
+    "NVIDIA GeForce RTX 3090": 71,
+}
+
+
+def data_sheet_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """bf16 FLOP/s of a known GPU, else None."""
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return None
+    teraflops = PEAK_TFLOPS.get(torch.cuda.get_device_name(device))
+    return teraflops and teraflops * 1e12
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s this process could reach: from the data sheet of a known GPU, else the best of a few matrix products."""
+    if known := data_sheet_flops(device, dtype):
+        return known
+    best = 0.0
+    for n in (256, 1024) if device.type == "cpu" else (4096,):
+        a = torch.randn(n, n, device=device, dtype=dtype)
+        for _ in range(4):
+            start = time.perf_counter()
+            (a @ a)[0, 0].item()
+            seconds = time.perf_counter() - start
+            best = max(best, 2 * n**3 / seconds)
+            if seconds > 0.2:  # bf16 on a CPU without it: a larger product takes minutes
+                return best
+    return best
+
+
+def compile_pays(
+    wanted: bool | str, flops: float, device: torch.device, dtype: torch.dtype
+) -> tuple[bool, str]:
+    """Whether to use `torch.compile`, and why, in words.
+
+    A function of the whole run and not of what is left of it, so that a run that goes on decides as it did at its start.
+
+    Args:
+        flops: of the whole run, for one process.
+    """
+    if wanted != "auto":
+        return bool(wanted), "asked for" if wanted else "not asked for"
+    if device.type == "cuda":
+        minutes = flops / (USUAL_MFU * (data_sheet_flops(device, dtype) or UNKNOWN_GPU_FLOPS)) / 60
+    elif device.type == "cpu" and sys.platform == "linux":
+        minutes = flops / (CPU_CORE_FLOPS * torch.get_num_threads()) / 60
+    else:
+        return (
+            False,
+            f"unasked it is used on CUDA GPUs and on CPUs under Linux only, this is {device.type} under {sys.platform}",
+        )
+    pays = minutes > COMPILE_PAYS_MINUTES
+    why = (
+        f"without it the run takes about {minutes:.0f} min by estimate, and compiling pays back in runs "
+        f"{'longer' if pays else 'only if they are longer'} than {COMPILE_PAYS_MINUTES:.0f}"
+    )
+    if pays and device.type == "cpu" and (missing := missing_for_cpu_compile()):
+        return False, f"{why}, but {missing}"
+    return pays, why
+
+
+def missing_for_cpu_compile() -> str:
+    """What `torch.compile` needs on a CPU under Linux and does not find, in words; empty if all is there."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        return f"it needs the C++ compiler {compiler}, which is not installed (Debian, Ubuntu: apt install g++)"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "it needs Python.h, which is not installed (Debian, Ubuntu: apt install python3-dev)"
+    return ""
