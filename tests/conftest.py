@@ -19,7 +19,8 @@ os.environ["TINYLLM_WORKSPACE"] = _workspace.name  # never the learner's own
 
 
 def pytest_configure(config):
-    # A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of Ctrl-C need it.
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of Ctrl-C
+    # need it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from hypothesis import settings
 

@@ -1,10 +1,11 @@
-"""Puts badges on the notebooks that open them in Colab and on Binder, with the cell that installs the course there.
+"""Puts badges on the notebooks that open them in Colab and on Binder, with the cell that installs
+the course there.
 
     python tools/badges.py https://github.com/OWNER/NAME [--branch main]
 
-For whoever publishes a copy of this repository: the address is not known before. Run again, it replaces what it has written.
-Binder builds its machine from environment.yml; Colab needs the install cell, which does nothing where the course is installed.
-"""
+For whoever publishes a copy of this repository: the address is not known before. Run again, it
+replaces what it has written. Binder builds its machine from environment.yml; Colab needs the
+install cell, which does nothing where the course is installed."""
 
 from __future__ import annotations
 
@@ -44,9 +45,11 @@ def with_badges(notebook: dict, repo: str, branch: str, path: str) -> dict:
         "cell_type": "markdown",
         "id": "badges",
         "metadata": {},
-        "source": BADGES.format(repo=repo, branch=branch, path=path)
-        .rstrip("\n")
-        .splitlines(keepends=True),
+        "source": (
+            BADGES.format(repo=repo, branch=branch, path=path)
+            .rstrip("\n")
+            .splitlines(keepends=True)
+        ),
     }
     install = {
         "cell_type": "code",
@@ -69,7 +72,8 @@ def main(argv: list[str] | None = None, repository: Path = REPOSITORY) -> int:
     options = parser.parse_args(argv)
     if not (match := ADDRESS.fullmatch(options.address)):
         parser.error(
-            f"{options.address!r} is no address like https://github.com/OWNER/NAME: Colab and Binder read from GitHub."
+            f"{options.address!r} is no address like https://github.com/OWNER/NAME: Colab and"
+            " Binder read from GitHub."
         )
     for path in sorted((repository / "notebooks").glob("0*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))

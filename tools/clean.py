@@ -9,7 +9,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 AT_THE_TOP = (".pytest_cache", ".ruff_cache", ".hypothesis", "build", "dist")
 ANYWHERE = ("__pycache__", ".ipynb_checkpoints", "*.egg-info")
-# The egg-info folder is only the leftover of a build: an editable install keeps its own record in .venv.
+# The egg-info folder is only the leftover of a build: an editable install keeps its own record in
+# .venv.
 KEPT = {".git", ".venv", "workspace"}
 
 
@@ -30,5 +31,6 @@ if __name__ == "__main__":
         print(f"removing {folder.relative_to(REPOSITORY)}")
         shutil.rmtree(folder, ignore_errors=True)
     print(
-        "clean. Kept: .venv (the environment) and workspace (what you trained); delete them by hand."
+        "clean. Kept: .venv (the environment) and workspace (what you trained); delete them by"
+        " hand."
     )

@@ -1,11 +1,11 @@
-"""Trains base and chat model several times, differing only in the seed, and shows how far the exam's results spread.
+"""Trains base and chat model several times, differing only in the seed, and shows how far the
+exam's results spread.
 
     python tools/exam_over_seeds.py [--seeds 0 1 2]
 
-Same corpus and exam, other first weights and data order. Seed 0 is the course's own run where `make course` has made it; each
-other takes about 7 minutes at the laptop profile on two idle cores. Writes figures/data/seeds.json and prints the table that
-README and notebook 06 show.
-"""
+Same corpus and exam, other first weights and data order. Seed 0 is the course's own run where `make
+course` has made it; each other takes about 7 minutes at the laptop profile on two idle cores.
+Writes figures/data/seeds.json and prints the table that README and notebook 06 show."""
 
 import argparse
 import platform
@@ -80,7 +80,9 @@ def main() -> None:
 
 
 def table(results: dict) -> str:
-    """What README and notebook 06 show: of each class the median share over the seeds, with the lowest and the highest."""
+    """What README and notebook 06 show: of each class the median share over the seeds, with the
+    lowest and the highest.
+    """
     lines = ["| class | what it shows | base model | chat model |", "|---|---|---|---|"]
     for name in next(iter(results.values()))["chat"]:
         cells = []

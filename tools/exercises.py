@@ -1,11 +1,12 @@
-"""Writes the exercise cells of the notebooks, and notebooks/solutions/, from tinyllm_lib/exercises/.
+"""Writes the exercise cells of the notebooks, and notebooks/solutions/, from
+tinyllm_lib/exercises/.
 
     python tools/exercises.py
 
-In a notebook the cells whose id begins with "ex-" are this tool's, and what is changed there by hand is lost; the heading before
-them and the text after them are the author's. Solutions that have changed are run at the ci profile, so that they are stored with
-what they print; one that is not right is not stored.
-"""
+In a notebook the cells whose id begins with "ex-" are this tool's, and what is changed there by
+hand is lost; the heading before them and the text after them are the author's. Solutions that have
+changed are run at the ci profile, so that they are stored with what they print; one that is not
+right is not stored."""
 
 from __future__ import annotations
 
@@ -58,7 +59,10 @@ def code(cell_id: str, text: str, printed: str = "", number: int | None = None) 
 
 def task(exercise: Exercise) -> str:
     """Heading, minutes, difficulty and what is asked."""
-    return f"### {exercise.number} · {exercise.title}\n\n*{exercise.minutes} minutes, {exercise.difficulty}.* {exercise.task}"
+    return (
+        f"### {exercise.number} · {exercise.title}\n\n*{exercise.minutes} minutes,"
+        f" {exercise.difficulty}.* {exercise.task}"
+    )
 
 
 def of_notebook(notebook: str) -> list[Exercise]:
@@ -67,8 +71,13 @@ def of_notebook(notebook: str) -> list[Exercise]:
 
 
 def exercise_cells(notebook: str, number: int) -> list[dict]:
-    """The block of a notebook: the table, then text and stub of each exercise. Code cells count on from `number`."""
-    start = f'from tinyllm_lib.exercises import check_exercise, show_progress\n\nshow_progress("{notebook}")'
+    """The block of a notebook: the table, then text and stub of each exercise. Code cells count on
+    from `number`.
+    """
+    start = (
+        "from tinyllm_lib.exercises import check_exercise,"
+        f' show_progress\n\nshow_progress("{notebook}")'
+    )
     cells = [code(f"ex-{notebook}", start, progress_table({}, notebook) + "\n", number + 1)]
     for place, exercise in enumerate(of_notebook(notebook), 1):
         hint = (
@@ -96,7 +105,8 @@ def with_exercises(content: dict, notebook: str) -> dict:
     places = [i for i, cell in enumerate(cells) if cell["id"].startswith("ex-")]
     if not places:
         raise ValueError(
-            f'notebook {notebook} has no cell whose id begins with "ex-": add one where the exercises shall stand'
+            f'notebook {notebook} has no cell whose id begins with "ex-": add one where the'
+            " exercises shall stand"
         )
     before, after = cells[: places[0]], cells[places[-1] + 1 :]
     number = max(
@@ -109,8 +119,9 @@ def solutions(notebook: str) -> dict:
     """The notebook of solutions, not run yet."""
     name = NOTEBOOKS[notebook].name
     title = (
-        f"# {notebook} · Solutions\n\nTry first: [{name}](../{name}). This notebook is made by `tools/exercises.py` from "
-        f"`tinyllm_lib/exercises/`, like the stubs; changes belong there."
+        f"# {notebook} · Solutions\n\nTry first: [{name}](../{name}). This notebook is made by"
+        " `tools/exercises.py` from `tinyllm_lib/exercises/`, like the stubs; changes belong"
+        " there."
     )
     cells = [markdown("title", title), code("setup", SETUPS[notebook].strip())]
     for place, exercise in enumerate(of_notebook(notebook), 1):

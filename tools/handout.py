@@ -1,11 +1,11 @@
-"""Packs what a class needs so that nobody waits: corpus, tokenizer, token shards, and the newest checkpoint of both runs.
+"""Packs what a class needs so that nobody waits: corpus, tokenizer, token shards, and the newest
+checkpoint of both runs.
 
     python tools/handout.py [FILE.zip]
 
-Run it where `make course` has run. The class unpacks the file in the folder of its clone; every notebook then finds what
-the ones before it make, and the cells that train say within seconds that the run is finished. TINYLLM_PROFILE chooses the
-profile, as everywhere.
-"""
+Run it where `make course` has run. The class unpacks the file in the folder of its clone; every
+notebook then finds what the ones before it make, and the cells that train say within seconds that
+the run is finished. TINYLLM_PROFILE chooses the profile, as everywhere."""
 
 import sys
 import zipfile
@@ -27,7 +27,8 @@ def files_to_pack(ws: Workspace) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the course has not been run here.
-        ValueError: a run that the class's notebooks would not use: stopped, or made from something else than lies here.
+        ValueError: a run that the class's notebooks would not use: stopped, or made from something
+            else than lies here.
     """
     for folder in (ws.raw, ws.tokenizer, ws.root / "tokens"):
         if not folder.is_dir():
@@ -70,7 +71,8 @@ def main() -> int:
         print(f"handout: {error}", file=sys.stderr)
         return 2
     print(
-        f"{out}: {size / 1e6:.0f} MB. Unpack it in the folder of the clone, where it makes workspace/{ws.root.name}/."
+        f"{out}: {size / 1e6:.0f} MB. Unpack it in the folder of the clone, where it makes"
+        f" workspace/{ws.root.name}/."
     )
     return 0
 

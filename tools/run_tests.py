@@ -122,7 +122,8 @@ def main(argv=None):
     failed = check_all(options.slow, notebooks)
     minutes = (time.monotonic() - start) / 60
     print(
-        f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all checks passed'} in {minutes:.1f} min"
+        f"\n{'FAILED: ' + ', '.join(failed) if failed else 'all checks passed'} in"
+        f" {minutes:.1f} min"
     )
     return 1 if failed else 0
 

@@ -52,8 +52,8 @@ def too_old_message(found, which=shutil.which, version_of=python_version):
     for name in NEWER_NAMES:
         if which(name) and (version_of(name) or (0, 0)) >= OLDEST:
             return text + f" This machine has {name}: run `make setup PYTHON={name}`."
-    return text + (
-        " Install one (python.org, your package manager, or conda with environment.yml),"
+    return (
+        text + " Install one (python.org, your package manager, or conda with environment.yml),"
         " then run `make setup PYTHON=/path/to/it`."
     )
 
@@ -141,8 +141,9 @@ def set_up(venv, extras, torch_index):
         run(pip + ["--extra-index-url", torch_index, "torch"], "installing torch")
     elif sys.platform.startswith("linux") and not has_nvidia_gpu():
         print(
-            "no NVIDIA GPU seen. If pip now starts a download of several GB (torch with CUDA), stop it with"
-            f" Ctrl-C and run `make setup TORCH_INDEX={CPU_TORCH_INDEX}`: torch for CPUs is about 200 MB.",
+            "no NVIDIA GPU seen. If pip now starts a download of several GB (torch with CUDA),"
+            f" stop it with Ctrl-C and run `make setup TORCH_INDEX={CPU_TORCH_INDEX}`: torch for"
+            " CPUs is about 200 MB.",
             flush=True,
         )
     run(pip + ["-e", ".[{}]".format(",".join(extras))], "installing the packages")

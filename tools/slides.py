@@ -2,9 +2,9 @@
 
     python tools/slides.py [--out build/slides] [notebook ...]
 
-No cell is tagged by hand. A heading begins a slide, a question to guess at ends one, and what would not fit goes on below (the arrow
-down). Stored outputs are shown; nothing is run. Of the exercises the tasks are shown, without hints and stubs.
-"""
+No cell is tagged by hand. A heading begins a slide, a question to guess at ends one, and what would
+not fit goes on below (the arrow down). Stored outputs are shown; nothing is run. Of the exercises
+the tasks are shown, without hints and stubs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ CODE_OR_MATH = re.compile(
 
 
 def parts(cell: NotebookNode) -> Iterator[NotebookNode]:
-    """A text cell cut at its headings and after questions; a code cell whose picture needs a slide of its own cut before it."""
+    """A text cell cut at its headings and after questions; a code cell whose picture needs a slide
+    of its own cut before it.
+    """
     if cell.cell_type == "markdown":
         cuts = {match.start() for match in HEADING.finditer(cell.source)}
         cuts |= {
@@ -73,7 +75,8 @@ def lecture(notebook: NotebookNode, others: set[str]) -> NotebookNode:
     """The notebook with `slide_type` in each cell.
 
     Args:
-        others: names of the notebooks that have slides too; links to them lead there, other files are named without a link.
+        others: names of the notebooks that have slides too; links to them lead there, other files
+            are named without a link.
     """
     cells, room, asked = [], 0, False
     for cell in (part for whole in notebook.cells if not is_stub(whole) for part in parts(whole)):
@@ -149,8 +152,9 @@ def main(argv: list[str] | None = None) -> int:
         contents.append(f'<li><a href="{path.stem}.html">{title}</a></li>')
         print("written:", options.out / f"{path.stem}.html", flush=True)
     page = (
-        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>tinyllm: lectures</title>'
-        f'<body style="font: 1.2em/1.8 sans-serif; margin: 3em"><h1>tinyllm: lectures</h1><ul>{"".join(contents)}</ul></body></html>'
+        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>tinyllm:'
+        ' lectures</title><body style="font: 1.2em/1.8 sans-serif; margin: 3em"><h1>tinyllm:'
+        f" lectures</h1><ul>{''.join(contents)}</ul></body></html>"
     )
     (options.out / "index.html").write_text(page, encoding="utf-8")
     return 0

@@ -1,10 +1,10 @@
-"""Stores the outputs of the last `make course` in notebooks/, and its numbers in figures/data/ for `make figures`.
+"""Stores the outputs of the last `make course` in notebooks/, and its numbers in figures/data/ for
+`make figures`.
 
     python tools/store_outputs.py
 
-Takes the copies in workspace/laptop/executed/, refuses one whose code differs from the notebook, and leaves out what would
-make every run a diff: times, widget state, the kernel's version.
-"""
+Takes the copies in workspace/laptop/executed/, refuses one whose code differs from the notebook,
+and leaves out what would make every run a diff: times, widget state, the kernel's version."""
 
 import base64
 import json
@@ -50,20 +50,27 @@ def store(notebook: Path, executed: Path) -> None:
 
 
 def for_strangers(html: str) -> str:
-    """HTML whose drawings are images: where nobody trusts a notebook yet, <svg> is taken out and its bare text would remain."""
+    """HTML whose drawings are images: where nobody trusts a notebook yet, <svg> is taken out and
+    its bare text would remain.
+    """
 
     def image(drawing: re.Match) -> str:
         svg = drawing[0].replace(
             "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#888" ', 1
         )  # grey: for light and dark pages
         label = re.search(r'aria-label="([^"]*)"', svg)
-        return f'<img alt="{label[1] if label else ""}" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+        return (
+            f'<img alt="{label[1] if label else ""}"'
+            f' src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+        )
 
     return re.sub(r"<svg .*?</svg>", image, html, flags=re.DOTALL)
 
 
 def store_numbers(ws: Workspace) -> None:
-    """Writes figures/data/exam.json and metrics.json, which the pictures of the README are drawn from."""
+    """Writes figures/data/exam.json and metrics.json, which the pictures of the README are drawn
+    from.
+    """
     data = REPOSITORY / "figures" / "data"
     runs = {"base": ws.run("pretrain"), "chat": ws.run("chat")}
     exams = {
@@ -88,7 +95,9 @@ def store_numbers(ws: Workspace) -> None:
 
 
 def moments(run: Path) -> dict[str, str]:
-    """Of the first checkpoint, the middle one and the last: {step: how the model goes on after SENTENCE}."""
+    """Of the first checkpoint, the middle one and the last: {step: how the model goes on after
+    SENTENCE}.
+    """
     kept = step_folders(run)
     chosen = dict.fromkeys([kept[0], kept[len(kept) // 2], kept[-1]])
     said = {

@@ -1,10 +1,11 @@
-"""Makes the course a site of static pages with search, which needs no network. `make site` calls this.
+"""Makes the course a site of static pages with search, which needs no network. `make site` calls
+this.
 
     python tools/website.py [--out build/site]
 
-Sphinx reads README, docs, the notebooks with their stored outputs (nothing is run) and the solutions. This file is its extension, too:
-formulas as MathML, and a search that finds Chinese, where no space tells words apart.
-"""
+Sphinx reads README, docs, the notebooks with their stored outputs (nothing is run) and the
+solutions. This file is its extension, too: formulas as MathML, and a search that finds Chinese,
+where no space tells words apart."""
 
 from __future__ import annotations
 
@@ -148,7 +149,9 @@ def copy_sources(folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the site into a folder that is made anew. Exit code 1 where Sphinx has found something to warn of."""
+    """Writes the site into a folder that is made anew. Exit code 1 where Sphinx has found something
+    to warn of.
+    """
     utf8_output()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,7 +1,8 @@
-"""The course as a learner meets it: notebooks in JupyterLab and the demo's page, in Chromium, at the ci profile.
+"""The course as a learner meets it: notebooks in JupyterLab and the demo's page, in Chromium, at
+the ci profile.
 
-Skipped where Chromium or playwright is missing. TINYLLM_SHOTS=FOLDER keeps a picture of each panel at work.
-"""
+Skipped where Chromium or playwright is missing. TINYLLM_SHOTS=FOLDER keeps a picture of each panel
+at work."""
 
 import json
 import os
@@ -27,8 +28,10 @@ SHOTS = os.environ.get("TINYLLM_SHOTS")
 
 pytestmark = needs_chromium
 
-PANELS = {  # a notebook of its own, for the panels of which the real cells come at the end of long notebooks
-    "setup": """
+# a notebook of its own, for the panels of which the real cells come at the end of long notebooks
+PANELS = {
+    "setup": (
+        """
 import time
 from tinyllm_lib.course import prepare, widgets
 from tinyllm_lib.generate import TextGenerator
@@ -37,15 +40,21 @@ ws = get_workspace()
 bot = TextGenerator(prepare.chat_run(ws))
 shape = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
 job = prepare.train_config("pretrain", ws, name="panel", **shape, batch_size=8, steps=400, log_interval=2, compile=False)
-""",
-    "tokenizer": 'widgets.tokenizer_playground({"one": bot.tokenizer, "two": bot.tokenizer}, text="你好")',
-    "mask": """
+"""
+    ),
+    "tokenizer": (
+        'widgets.tokenizer_playground({"one": bot.tokenizer, "two": bot.tokenizer}, text="你好")'
+    ),
+    "mask": (
+        """
 dialogue = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀！"}]
 widgets.mask_explorer(bot.tokenizer, dialogue, max_length=96)
-""",
+"""
+    ),
     "attention": 'widgets.attention_explorer(bot, "大家都知道，法国的首都是巴黎。")',
     "dashboard": "widgets.training_dashboard(job, nproc_per_node=1)",
-    "chat": """
+    "chat": (
+        """
 panel = widgets.chat(bot, max_new_tokens=100)
 quick = panel.talk.chat.write
 
@@ -58,7 +67,8 @@ def write(text):  # slow enough for a person to stop it
 
 panel.talk.chat.write = write
 panel
-""",
+"""
+    ),
     "free": 'print("the kernel is free")',
 }
 
@@ -110,7 +120,10 @@ def ended(process):
 def workspace(tmp_path_factory):
     """A workspace with a very small chat model and the shards to train another."""
     folder = tmp_path_factory.mktemp("workspace")
-    code = "from tinyllm_lib import prepare, workspace as w; ws = w.get_workspace(); prepare.chat_run(ws)"
+    code = (
+        "from tinyllm_lib import prepare, workspace as w; ws = w.get_workspace();"
+        " prepare.chat_run(ws)"
+    )
     subprocess.run(
         [sys.executable, "-c", code], env=environment(folder), check=True, stdout=subprocess.DEVNULL
     )
@@ -181,7 +194,8 @@ def run_all(page, lab, name, minutes=3):
     )
     page.wait_for_timeout(
         1000
-    )  # the page learns of its kernel a little later, and asks for one when it is told to run before
+        # the page learns of its kernel a little later, and asks for one when it is told to run before
+    )
     page.click('li.lm-MenuBar-item:has-text("Run")')
     page.click('li.lm-Menu-item[data-command="runmenu:run-all"]')
     until(lambda: page.evaluate(ALL_RAN), 60 * minutes)
@@ -336,7 +350,8 @@ def test_a_notebook_as_it_is_and_its_panels(page, lab):
 
 
 def test_three_visitors_of_the_demo_at_once(browser, workspace, tmp_path):
-    """Each has a conversation and a text of their own; one stops while the others go on; nothing on the page jumps.
+    """Each has a conversation and a text of their own; one stops while the others go on; nothing on
+    the page jumps.
 
     The third one comes through a proxy, under a prefix.
     """

@@ -135,7 +135,8 @@ def test_the_course_runs_without_a_home_in_any_locale(tmp_path):
     folder.mkdir()
     write_notebook(
         folder / "01_fine.ipynb",
-        "from pathlib import Path; print('北京', Path.cwd().name); Path.home().joinpath('x').touch()",
+        "from pathlib import Path; print('北京', Path.cwd().name);"
+        " Path.home().joinpath('x').touch()",
         "raise ValueError('南京')",
     )
     strange = {

@@ -306,7 +306,9 @@ def test_it_is_said_how_far_the_model_had_come(generator, tmp_path):
 
 
 def test_nothing_is_read_from_a_run_that_goes_on_training(generator, tmp_path):
-    """The trainer removes old checkpoints; from a mapped file, gone on a network's disk, the process would die of it."""
+    """The trainer removes old checkpoints; from a mapped file, gone on a network's disk, the
+    process would die of it.
+    """
     folder = save_checkpoint(tmp_path, 2, generator.model, generator.tokenizer, {})
     room = Classroom(TextGenerator(tmp_path))
     before = room.step({"prompt": "你好"})
@@ -344,7 +346,8 @@ def test_a_taken_port_is_named(generator, tmp_path, capsys):
 def test_a_model_too_large_for_the_memory_is_one_sentence(generator, tmp_path, monkeypatch, capsys):
     def no_memory(*_, **__):
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you"
+            " tried to allocate 9 bytes."
         )
 
     generator.model.save_pretrained(tmp_path)

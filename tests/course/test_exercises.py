@@ -1,4 +1,6 @@
-"""Exercises: stubs run and are not done, solutions are right, mistakes are told in the learner's terms, progress is kept."""
+"""Exercises: stubs run and are not done, solutions are right, mistakes are told in the learner's
+terms, progress is kept.
+"""
 
 import itertools
 import json
@@ -169,7 +171,10 @@ def test_an_exception_in_the_answer_is_told_with_its_line_and_stops_nothing(caps
         == "01.1 not yet: line 3 of your cell (repair) stopped with KeyError: 'body'\n"
     )
     check_exercise("04.3", 3, record=False)
-    told = "04.3 not yet: this is no answer of the kind that was asked for: TypeError: 'int' object is not callable\n"
+    told = (
+        "04.3 not yet: this is no answer of the kind that was asked for: TypeError: 'int' object is"
+        " not callable\n"
+    )
     assert capsys.readouterr().out == told
 
 

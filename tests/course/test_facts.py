@@ -1,4 +1,6 @@
-"""The world of facts: as many as promised, true where we look, and said in sentences that hold together."""
+"""The world of facts: as many as promised, true where we look, and said in sentences that hold
+together.
+"""
 
 import re
 from collections import Counter
@@ -199,7 +201,9 @@ def test_only_full_width_punctuation(relation):
 
 
 def test_no_unseen_question_is_a_seen_one():
-    """Not only within a relation: once filled, no exam wording occurs anywhere among the seen questions."""
+    """Not only within a relation: once filled, no exam wording occurs anywhere among the seen
+    questions.
+    """
     seen, unseen = set(), set()
     for fact in facts():
         r = fact.relation

@@ -1,4 +1,6 @@
-"""Every picture: drawn without a warning, with glyphs for all its characters, alt text and equal bytes."""
+"""Every picture: drawn without a warning, with glyphs for all its characters, alt text and equal
+bytes.
+"""
 
 import base64
 import hashlib
@@ -145,13 +147,20 @@ def test_nothing_is_cut_off_at_the_edges(name):
 
 def test_same_bytes_and_a_silent_stderr_in_a_fresh_process(tmp_path):
     """Fresh: no matplotlib settings, no font cache, no display, another hash seed."""
-    code = "import sys; sys.path.insert(0, 'tests'); import test_plots; print(*test_plots.digests(), sep='\\n')"
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import test_plots; print(*test_plots.digests(),"
+        " sep='\\n')"
+    )
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         cwd=Path(__file__).resolve().parents[2],
         env=env
-        | {"MPLCONFIGDIR": str(tmp_path), "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "utf-8"},
+        | {
+            "MPLCONFIGDIR": str(tmp_path),
+            "PYTHONHASHSEED": "7",
+            "PYTHONIOENCODING": "utf-8",
+        },
         capture_output=True,
         encoding="utf-8",
     )

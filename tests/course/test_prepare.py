@@ -1,4 +1,6 @@
-"""What notebooks hand each other: loaded where it is there, made small where it is not, and said so."""
+"""What notebooks hand each other: loaded where it is there, made small where it is not, and said
+so.
+"""
 
 import json
 import os

@@ -276,7 +276,9 @@ def test_changing_dialogues_leaves_documents_alone(tmp_path):
 
 
 def test_whoever_changes_the_text_raises_the_generators_number(corpus):
-    """Else workspaces with the older text would take theirs for the newer one. (Raise GENERATOR, then write the hash here.)"""
+    """Else workspaces with the older text would take theirs for the newer one. (Raise GENERATOR,
+    then write the hash here.)
+    """
     digest = hashlib.sha256(
         b"".join((corpus.folder / name).read_bytes() for name in SAMPLE_FILES)
     ).hexdigest()

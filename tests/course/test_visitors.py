@@ -1,4 +1,6 @@
-"""The demo's web server against strangers, with raw sockets: whom it answers, what it refuses, and that everything ends."""
+"""The demo's web server against strangers, with raw sockets: whom it answers, what it refuses, and
+that everything ends.
+"""
 
 import contextlib
 import itertools
@@ -16,7 +18,9 @@ OWN = "127.0.0.1"
 
 
 class Room:
-    """Answers with what it was asked; a test may put something else in the place of `chat` and `step`."""
+    """Answers with what it was asked; a test may put something else in the place of `chat` and
+    `step`.
+    """
 
     def files(self):
         return {
@@ -116,7 +120,9 @@ def test_it_answers_to_loopback_s_names_at_any_port(server, host):
                                   "2130706433", "\xe4\xb8\xad"])  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_it_answers_to_no_other_name(server, host, method):
-    """A site whose owner points its name at this machine could otherwise talk to the model through a visitor's browser."""
+    """A site whose owner points its name at this machine could otherwise talk to the model through
+    a visitor's browser.
+    """
     answer = sent(
         server,
         request(
@@ -307,7 +313,9 @@ def test_old_and_unusual_requests_that_are_right_are_answered(server):
 
 
 def test_a_large_request_that_is_refused_still_gets_its_answer(server):
-    """Closed while bytes are on the way, a connection is reset, and the answer is lost to the visitor."""
+    """Closed while bytes are on the way, a connection is reset, and the answer is lost to the
+    visitor.
+    """
     assert status(sent(server, post(b" " * 3_000_000))) == 413
     assert status(sent(server, post(b" " * 3_000_000, Host="evil.example"))) == 403
 
@@ -486,7 +494,9 @@ def test_thirty_visitors_at_once_all_get_their_replies(server):
 
 
 def test_the_start_asks_no_name_server(monkeypatch):
-    """The standard library's HTTPServer does, and waits where a machine's own name does not resolve."""
+    """The standard library's HTTPServer does, and waits where a machine's own name does not
+    resolve.
+    """
 
     def ask(*_):
         raise AssertionError("asked")

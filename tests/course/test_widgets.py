@@ -1,4 +1,6 @@
-"""Panels: what they say is what the library computes, every control changes it, and a picture stands where there is no front end."""
+"""Panels: what they say is what the library computes, every control changes it, and a picture
+stands where there is no front end.
+"""
 
 import math
 import re

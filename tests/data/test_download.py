@@ -1,4 +1,6 @@
-"""Downloads against a local server that speaks the hubs' HTTP, since a test should not fetch gigabytes."""
+"""Downloads against a local server that speaks the hubs' HTTP, since a test should not fetch
+gigabytes.
+"""
 
 import builtins
 import importlib.util
@@ -105,7 +107,10 @@ class Handler(HubHandler):
     def listing(self, path: str):
         """ModelScope's answers about a dataset: its number, and the files in it."""
         hub = self.server.hub
-        data = b'{"Code": 200, "Success": true, "Data": {"Id": 7, "Type": 1, "Name": "seq-monkey", "Files": ['
+        data = (
+            b'{"Code": 200, "Success": true, "Data": {"Id": 7, "Type": 1, "Name": "seq-monkey",'
+            b' "Files": ['
+        )
         if path.endswith("/repo/tree") and not hub.missing:
             data += (
                 f'{{"Path": "{SEQ_MONKEY.name}", "Size": {hub.announced}, "Type": "blob"}}'.encode()
@@ -127,7 +132,8 @@ def hub(monkeypatch):
             pass
         else:
             monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # all other tests are offline
-            # It keeps whole chunks of 10 MB when a connection breaks, ten times what this server has.
+            # It keeps whole chunks of 10 MB when a connection breaks, ten times what this server
+            # has.
             monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
         sleep = time.sleep
         monkeypatch.setattr(

@@ -1,4 +1,6 @@
-"""What a process may use of the machine: cores and memory by affinity and cgroups, room for files, a home, a console."""
+"""What a process may use of the machine: cores and memory by affinity and cgroups, room for files,
+a home, a console.
+"""
 
 import ast
 import os
@@ -30,7 +32,9 @@ def python(code, *before, **env):
 
 @pytest.fixture
 def group(tmp_path, monkeypatch):
-    """group(membership, {file: content}) -> (allowed_cpus, allowed_memory) of a process in such a tree on 16 cores."""
+    """group(membership, {file: content}) -> (allowed_cpus, allowed_memory) of a process in such a
+    tree on 16 cores.
+    """
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
 
     def make(membership, files):
@@ -53,9 +57,10 @@ def test_a_limit_of_a_group_above_holds_too(group):
         "slurm/job/memory.max": str(3 * 2**20),
         "slurm/memory.max": str(2**40),
     }
-    assert group("0::/slurm/job/step\n", files) == (3, 3 * 2**20), (
-        "two and a half cores keep three threads busy"
-    )
+    assert group("0::/slurm/job/step\n", files) == (
+        3,
+        3 * 2**20,
+    ), "two and a half cores keep three threads busy"
 
 
 def test_a_container_sees_its_own_group_at_the_top(group):
@@ -164,14 +169,17 @@ def test_a_home_that_is_there_stays_and_one_that_is_not_is_lent(tmp_path, monkey
 )
 def test_redirected_output_is_utf_8(env):
     printed = python(
-        "from tinyllm_lib.machine import utf8_output; utf8_output(); print('\\u5317\\u4eac\\U0001f642')",
+        "from tinyllm_lib.machine import utf8_output; utf8_output();"
+        " print('\\u5317\\u4eac\\U0001f642')",
         **env,
     )
     assert printed.decode("utf-8").strip() == "北京🙂"
 
 
 def test_every_command_sees_to_its_output_first():
-    """All but workers, whose output their starter reads, and tools that run where there is only Python."""
+    """All but workers, whose output their starter reads, and tools that run where there is only
+    Python.
+    """
     alone = {"torchrun.py", "setup_env.py", "badges.py"}
     mains = [
         (path.name, ast.unparse(node.body[:3]))

@@ -60,7 +60,8 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-# --- formats ---------------------------------------------------------------------------------------------
+# --- formats
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,8 @@ def test_unusual_line_separators_do_not_end_a_line(tmp_path):
     assert list(read_texts(write(tmp_path / "a.jsonl", jsonl([text])))) == [text]
 
 
-# --- bad lines -------------------------------------------------------------------------------------------
+# --- bad lines
+# -------------------------------------------------------------------------------------------
 
 BAD_LINES = {
     "malformed JSON": b'{"text": "half',
@@ -409,7 +411,8 @@ def test_arguments_are_checked_at_the_call(tmp_path):
         read_texts([])
 
 
-# --- duplicates and splits -------------------------------------------------------------------------------
+# --- duplicates and splits
+# -------------------------------------------------------------------------------
 
 
 def test_duplicates_across_files_are_dropped_once_and_counted(tmp_path):
@@ -446,7 +449,8 @@ def test_hash_table_is_a_set(digests):
         reference.add(digest)
 
 
-# --- dialogues -------------------------------------------------------------------------------------------
+# --- dialogues
+# -------------------------------------------------------------------------------------------
 
 
 def test_convert_message():
@@ -554,7 +558,8 @@ def test_the_split_of_a_dialogue_does_not_depend_on_the_system_prompt(tmp_path):
     assert parts[0] == parts[1] == parts[2] != []
 
 
-# --- split_text ------------------------------------------------------------------------------------------
+# --- split_text
+# ------------------------------------------------------------------------------------------
 
 
 def test_split_text_cuts_at_sentence_ends():
@@ -577,7 +582,8 @@ def test_split_text_loses_nothing_and_keeps_the_limit(text, max_chars):
     assert all(0 < len(chunk) <= max_chars for chunk in chunks)
 
 
-# --- size ------------------------------------------------------------------------------------------------
+# --- size
+# ------------------------------------------------------------------------------------------------
 
 PEAK_MEMORY = """
 import sys
@@ -622,7 +628,8 @@ def test_memory_does_not_grow_with_the_file_nor_with_a_line(tmp_path):
     )  # 16 MiB of the 200 MiB are held before the line is given up
 
 
-# --- real text -------------------------------------------------------------------------------------------
+# --- real text
+# -------------------------------------------------------------------------------------------
 
 
 def real(name: str) -> Path:

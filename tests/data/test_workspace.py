@@ -149,7 +149,10 @@ def test_a_folder_of_somebody_else_is_named_with_its_owner(tmp_path, monkeypatch
     closed.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: path != closed)
     monkeypatch.setattr(Path, "owner", lambda path: "anna")
-    said = r"theirs.new.file cannot be written: the folder .*theirs belongs to anna .*Set TINYLLM_WORKSPACE to a folder of your own"
+    said = (
+        r"theirs.new.file cannot be written: the folder .*theirs belongs to anna .*Set"
+        r" TINYLLM_WORKSPACE to a folder of your own"
+    )
     with pytest.raises(PermissionError, match=said):
         require_writable(closed / "new" / "file")
     with (
@@ -167,7 +170,10 @@ def test_a_workspace_closed_to_this_user_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "ci")
     with pytest.raises(
         PermissionError,
-        match="ci belongs to .* and is closed to this user. Set TINYLLM_WORKSPACE to a folder of your own",
+        match=(
+            "ci belongs to .* and is closed to this user. Set TINYLLM_WORKSPACE to a folder of"
+            " your own"
+        ),
     ):
         get_workspace("ci")
     assert get_workspace("laptop").root == tmp_path / "laptop"

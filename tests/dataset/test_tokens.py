@@ -1,4 +1,6 @@
-"""Token shards: what is in them, and that a stopped run ends with the same bytes as an undisturbed one."""
+"""Token shards: what is in them, and that a stopped run ends with the same bytes as an undisturbed
+one.
+"""
 
 import copy
 import hashlib
@@ -279,7 +281,10 @@ def test_a_restart_with_something_changed_is_refused_by_name_or_starts_anew(
 
     with pytest.raises(
         ValueError,
-        match=rf"run holds token shards made with .*{changed} .*; now it is .*{changed} .*replace=True",
+        match=(
+            rf"run holds token shards made with .*{changed} .*; now it is .*{changed}"
+            r" .*replace=True"
+        ),
     ):
         write_pretrain_tokens(TEXTS[::-1], out_dir=run, **settings)
     assert contents(run) == before

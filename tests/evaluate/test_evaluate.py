@@ -1,4 +1,6 @@
-"""Evaluation: a grader that is not fooled, an exam that is asked as it should be, and bits per byte by hand."""
+"""Evaluation: a grader that is not fooled, an exam that is asked as it should be, and bits per byte
+by hand.
+"""
 
 import json
 import math
@@ -322,8 +324,9 @@ def test_a_base_model_goes_on_with_texts():
     model = Scripted(["你好", "巴黎，", "在东京", "2", "3", "3+1=4。"])
     result = run_exam(model, EXAM, kind="base", print_table=False)
     assert model.asked[1:3] == ["法国的首都是", "日本的首都是"]
-    assert model.asked[3] == (
-        "问：1+2等于多少？\n答：3\n问：1+2等于多少？\n答：3。\n问：再加一呢？\n答：4\n问：1+1等于多少？\n答："
+    assert (
+        model.asked[3] == "问：1+2等于多少？\n答：3\n问：1+2等于多少？\n答：3。"
+        "\n问：再加一呢？\n答：4\n问：1+1等于多少？\n答："
     )
     assert [a.right for a in result.answers] == [True, True, False, True, True, True]
 
@@ -378,7 +381,9 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
     assert ExamResult.load(run).answers == exam_of(step, exam).answers == result.answers
     with pytest.raises(
         ValueError,
-        match="run/exam.json is not the exam of these weights, exam .was .*: run_exam takes it again",
+        match=(
+            "run/exam.json is not the exam of these weights, exam .was .*: run_exam takes it again"
+        ),
     ):
         exam_of(step, write_lines(tmp_path / "other.jsonl", EXAM[1:]))
     weights = (step / "model.safetensors").read_bytes()
@@ -541,7 +546,10 @@ def test_no_memory_left_while_evaluating_says_what_to_change(generator, tokenize
     monkeypatch.setattr(Transformer, "hidden_states", no_memory)
     with pytest.raises(
         OutOfMemory,
-        match="Out of memory while evaluating: give a smaller batch_size than 16, or .*CUDA out of memory",
+        match=(
+            "Out of memory while evaluating: give a smaller batch_size than 16, or .*CUDA out of"
+            " memory"
+        ),
     ):
         bits_per_byte(generator.model, tokenizer, TEXTS)
 

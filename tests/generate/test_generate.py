@@ -1,4 +1,6 @@
-"""Sampling and TextGenerator: transformers' tokens, the same whatever stands beside, and only whole characters."""
+"""Sampling and TextGenerator: transformers' tokens, the same whatever stands beside, and only whole
+characters.
+"""
 
 import json
 import os
@@ -595,7 +597,9 @@ def test_no_memory_left_while_loading_or_writing_says_what_to_change(
 
 
 def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):
-    """Hugging Face tokenizers that speak ChatML have <|im_end|> at any id, and at 4 a token like any other."""
+    """Hugging Face tokenizers that speak ChatML have <|im_end|> at any id, and at 4 a token like
+    any other.
+    """
     import shutil
 
     shutil.copytree(folder, tmp_path / "other")
@@ -617,7 +621,9 @@ def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generat
 
 
 def test_rows_that_no_token_has_are_never_text(tokenizer):
-    """Some models round their vocabulary up; such an id may be drawn, and transformers writes nothing for it either."""
+    """Some models round their vocabulary up; such an id may be drawn, and transformers writes
+    nothing for it either.
+    """
     model = make_model(len(tokenizer) + 4, context=96)
     with torch.no_grad():
         model.model.embed_tokens.weight[-4:] *= 3
@@ -805,7 +811,9 @@ def test_a_stopped_reply_stays_in_the_conversation(generator):
 
 
 def test_a_pipe_as_a_program_sees_it(folder):
-    """Started as a process: a conversation comes in from a pipe, after a byte order mark as Windows writes it."""
+    """Started as a process: a conversation comes in from a pipe, after a byte order mark as Windows
+    writes it.
+    """
     command = [
         sys.executable,
         "-m",

@@ -15,7 +15,9 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def find_chromium():
-    """Path of a Chromium or Chrome: the system's, else the one that playwright has downloaded; None without either."""
+    """Path of a Chromium or Chrome: the system's, else the one that playwright has downloaded; None
+    without either.
+    """
     if found := os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, PROGRAMS)), None):
         return found
     with sync_api.sync_playwright() as playwright:
@@ -25,7 +27,9 @@ def find_chromium():
 
 needs_chromium = pytest.mark.skipif(
     not find_chromium(),
-    reason="no Chromium: apt-get install chromium, or .venv/bin/python -m playwright install chromium",
+    reason=(
+        "no Chromium: apt-get install chromium, or .venv/bin/python -m playwright install chromium"
+    ),
 )
 
 

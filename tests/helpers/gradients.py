@@ -1,5 +1,5 @@
-"""Under torchrun: gradients.py CONFIG OUT writes the gradient of a run's first step over all processes, and the ids of the
-first batches; then the run is trained to its end."""
+"""Under torchrun: gradients.py CONFIG OUT writes the gradient of a run's first step over all
+processes, and the ids of the first batches; then the run is trained to its end."""
 
 import json
 import os
@@ -13,7 +13,9 @@ from tinyllm_lib.train import Processes, TrainConfig, Trainer
 
 
 def first_gradient(config, processes):
-    """The gradient of each parameter and the loss, as the first optimiser step of `config` uses them."""
+    """The gradient of each parameter and the loss, as the first optimiser step of `config` uses
+    them.
+    """
     trainer = Trainer(config, processes)
     batches, supervised, _ = trainer.load_step(0)
     everywhere = processes.add_up(torch.tensor([supervised], dtype=torch.float64))

@@ -10,7 +10,9 @@ from helpers.tiny import ROOT, wait_until
 
 
 class Kernel:
-    """Runs one cell at a time; `text`, `html` and `error` are what the front end shows of the latest."""
+    """Runs one cell at a time; `text`, `html` and `error` are what the front end shows of the
+    latest.
+    """
 
     def __init__(self, manager, folder):
         self.manager, self.folder = manager, folder

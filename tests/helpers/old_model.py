@@ -1,8 +1,8 @@
-"""The model of the earlier scripts, written from its definition: names, shapes, rotation of adjacent pairs.
+"""The model of the earlier scripts, written from its definition: names, shapes, rotation of
+adjacent pairs.
 
-It shares no code with the library, and says the rotation as it is defined: two neighbours are a complex number, and position t
-multiplies the i-th one of a head by exp(1j * t * base**(-2i/d)).
-"""
+It shares no code with the library, and says the rotation as it is defined: two neighbours are a
+complex number, and position t multiplies the i-th one of a head by exp(1j * t * base**(-2i/d))."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,6 @@
-"""Texts, dialogues and processes for the tests of the whole pipeline; the fixtures are in `tiny_fixtures`."""
+"""Texts, dialogues and processes for the tests of the whole pipeline; the fixtures are in
+`tiny_fixtures`.
+"""
 
 import importlib.util
 import itertools
@@ -97,7 +99,9 @@ def load_tool(name):
 
 
 def foreign(tokenizer_folder, folder, template=None, bos=None, **tokens):
-    """The tokenizer as others would save it: `<|im_end|>` at id 60, a template of its own, tokens in other roles, `bos` before texts."""
+    """The tokenizer as others would save it: `<|im_end|>` at id 60, a template of its own, tokens
+    in other roles, `bos` before texts.
+    """
     from tokenizers import processors
 
     content = json.loads((tokenizer_folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -126,7 +130,9 @@ def foreign(tokenizer_folder, folder, template=None, bos=None, **tokens):
 
 
 def random_model(config, *, seed=0, scale=8.0, norm_spread=0.0):
-    """Random weights, larger than at the start of training, so that logits differ and depend on the text."""
+    """Random weights, larger than at the start of training, so that logits differ and depend on the
+    text.
+    """
     import torch
 
     from tinyllm_lib.model import Transformer

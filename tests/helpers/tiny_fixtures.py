@@ -1,7 +1,8 @@
-"""Fixtures of the smallest size: a tokenizer of 400 entries, its token shards, a TrainConfig for two layers.
+"""Fixtures of the smallest size: a tokenizer of 400 entries, its token shards, a TrainConfig for
+two layers.
 
-A test file takes them with `pytest_plugins = ["helpers.tiny_fixtures"]`; they are made once a session.
-"""
+A test file takes them with `pytest_plugins = ["helpers.tiny_fixtures"]`; they are made once a
+session."""
 
 import pytest
 import torch
@@ -68,7 +69,9 @@ def tiny_config(pretrain_tokens, tokenizer_folder):
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Training in this process, or in one it starts, computes on one thread: much quicker on a busy machine."""
+    """Training in this process, or in one it starts, computes on one thread: much quicker on a busy
+    machine.
+    """
     before = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -1,7 +1,7 @@
 """Token shards written slowly enough to be killed: write_tokens.py pretrain|sft TOKENIZER OUT.
 
-Or as fast as it goes, and then the peak memory is printed: write_tokens.py peak TOKENIZER OUT DOCUMENTS.
-"""
+Or as fast as it goes, and then the peak memory is printed: write_tokens.py peak TOKENIZER OUT
+DOCUMENTS."""
 
 import sys
 import time

@@ -1,4 +1,6 @@
-"""One run on many machines, all of them this one: agents that meet over c10d, one of them killed, and a Slurm job."""
+"""One run on many machines, all of them this one: agents that meet over c10d, one of them killed,
+and a Slurm job.
+"""
 
 import contextlib
 import io
@@ -107,22 +109,28 @@ def test_a_kernel_that_dies_while_it_waits_for_other_machines_leaves_no_process_
 # ---- a Slurm job, with Slurm's commands played by shell scripts
 
 FAKE_SLURM = {
-    "srun": r"""#!/bin/bash
+    "srun": (
+        r"""#!/bin/bash
 for _ in $(seq "$SLURM_JOB_NUM_NODES"); do "$@" & steps+=($!); done
 trap 'kill -TERM "${steps[@]}"' TERM  # srun passes signals on
 code=0
 for step in "${steps[@]}"; do while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done; done
 exit $code
-""",
-    "scontrol": r"""#!/bin/bash
+"""
+    ),
+    "scontrol": (
+        r"""#!/bin/bash
 if [ "$1 $2" = "show hostnames" ]; then echo localhost; echo another; else echo "scontrol $*"; fi
-""",
+"""
+    ),
 }
 
 
 @pytest.fixture
 def sbatch(tmp_path):
-    """sbatch(script, nodes) starts it as Slurm would on one machine; the process, whose output is collected as text."""
+    """sbatch(script, nodes) starts it as Slurm would on one machine; the process, whose output is
+    collected as text.
+    """
     for name, text in FAKE_SLURM.items():
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(text)
@@ -174,8 +182,8 @@ def test_a_slurm_job_says_what_it_asks_for(tiny_config, tmp_path):
         assert f"\n#SBATCH {line}\n" in text
     assert text.startswith("#!/bin/bash\n") and "\nmodule load cuda\n" in text
     assert (
-        '--nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint "$host:$port" --rdzv_id "$SLURM_JOB_ID"'
-        in text
+        '--nnodes 4 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint "$host:$port" --rdzv_id'
+        ' "$SLURM_JOB_ID"' in text
     )
     assert shlex.quote(f"--out_dir={tmp_path / 'my run'}") in text
     subprocess.run(["bash", "-n", script], check=True)

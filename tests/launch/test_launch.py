@@ -1,5 +1,5 @@
-"""Launching runs and functions in processes of their own: what comes back, what an error says, what a front end shows, and
-that nothing is left behind."""
+"""Launching runs and functions in processes of their own: what comes back, what an error says, what
+a front end shows, and that nothing is left behind."""
 
 import contextlib
 import io
@@ -35,7 +35,9 @@ ENDLESS = {"steps": 1_000_000, "batch_size": 4}
 
 @pytest.fixture(scope="module")
 def two_runs(tiny_config, tmp_path_factory):
-    """The same job with one process and with two, launched at the same time; the run folders and what was printed."""
+    """The same job with one process and with two, launched at the same time; the run folders and
+    what was printed.
+    """
     folder = tmp_path_factory.mktemp("launch")
     printed = io.StringIO()
 
@@ -226,7 +228,9 @@ MAY_RENAME = (
 
 
 def launched(tiny_config, folder, *before, **env):
-    """What a run of two processes and two steps in a folder "空 间" prints, started behind the command `before`."""
+    """What a run of two processes and two steps in a folder "空 间" prints, started behind the
+    command `before`.
+    """
     folder = folder / "空 间"
     folder.mkdir()
     (folder / "config.json").write_text(
@@ -304,7 +308,9 @@ def test_a_machine_is_called_as_the_others_see_it():
     )
     with pytest.raises(
         SystemExit,
-        match=r"No way from this machine .* to node7\.invalid, where all should meet: .*by a number",
+        match=(
+            r"No way from this machine .* to node7\.invalid, where all should meet: .*by a number"
+        ),
     ):
         _own_address("node7.invalid:29400")
 
@@ -323,7 +329,9 @@ def commands_with(text):
 
 @pytest.fixture(params=[(1, 5)])
 def launcher(tiny_config, tmp_path, request):
-    """A Python process that launched an endless run; `params`: its workers, and the steps they have taken."""
+    """A Python process that launched an endless run; `params`: its workers, and the steps they have
+    taken.
+    """
     processes, steps = request.param
     config = tiny_config(tmp_path / "run", **ENDLESS)
     (tmp_path / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")

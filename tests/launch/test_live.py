@@ -1,4 +1,6 @@
-"""What is shown of a run, rebuilt from its files; tests/test_launch.py looks at it in a real kernel."""
+"""What is shown of a run, rebuilt from its files; tests/test_launch.py looks at it in a real
+kernel.
+"""
 
 import json
 import os
@@ -35,8 +37,8 @@ def test_progress_as_html_shows_bar_curves_numbers_and_log():
     html = progress_html(rows(6), 12, ["first", "a < b", "third", "fourth", "fifth"])
     assert 'aria-valuenow="50%"' in html
     assert (
-        "step 6 of 12 · loss 1.333 · learning rate 0.001 · 50 tokens/s · MFU 25% · about 0 min 12 s left"
-        in html
+        "step 6 of 12 · loss 1.333 · learning rate 0.001 · 50 tokens/s · MFU 25% · about 0 min 12 s"
+        " left" in html
     )
     assert "validation 0.600 bits/byte" in html
     assert html.count("<polyline") == 2 and html.count("<circle") == 1, (

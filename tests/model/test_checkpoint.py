@@ -1,4 +1,6 @@
-"""Checkpoints: a folder that any program reads, whole or refused, and never a surprise when unpickled."""
+"""Checkpoints: a folder that any program reads, whole or refused, and never a surprise when
+unpickled.
+"""
 
 import errno
 import json
@@ -236,7 +238,9 @@ def test_a_full_disk_leaves_the_older_checkpoint_the_newest(save, tmp_path, monk
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
         OSError,
-        match=r"step_000002 cannot be written: .*No space left.* Last good checkpoint: step_000001\.",
+        match=(
+            r"step_000002 cannot be written: .*No space left.* Last good checkpoint: step_000001\."
+        ),
     ):
         save(2)
     assert (

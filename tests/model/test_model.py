@@ -30,7 +30,9 @@ VARIANTS = {
 
 
 def make_model(config=TINY, seed=0, scale=5.0):
-    """Random weights, larger than at the start of training, so that logits differ and attention is not even."""
+    """Random weights, larger than at the start of training, so that logits differ and attention is
+    not even.
+    """
     return random_model(config, seed=seed, scale=scale, norm_spread=0.1)
 
 
@@ -394,7 +396,9 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_shapes_of_known_llamas_load(name):
-    """All of them on the meta device, which allocates nothing; the turning of their rope as transformers computes it."""
+    """All of them on the meta device, which allocates nothing; the turning of their rope as
+    transformers computes it.
+    """
     from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 

@@ -94,7 +94,9 @@ def test_the_chat_template_gives_the_ids_that_training_had(auto):
 
 
 def test_generate_writes_our_greedy_tokens_and_stops_where_we_do(auto, folder):
-    """A padded batch of several lengths: transformers' eos, padding and attention mask, and ours, agree."""
+    """A padded batch of several lengths: transformers' eos, padding and attention mask, and ours,
+    agree.
+    """
     model, tokenizer = auto
     ours = Transformer.from_pretrained(folder)
     prompts = [encode_text(tokenizer, text)[: 3 + 2 * i] for i, text in enumerate(TEXTS[:12])]
@@ -112,7 +114,9 @@ def test_generate_writes_our_greedy_tokens_and_stops_where_we_do(auto, folder):
 
 
 def test_the_pipeline_replies_to_messages_as_we_do(folder):
-    """These random weights also write bytes that are no character: U+FFFD there, nothing in our text."""
+    """These random weights also write bytes that are no character: U+FFFD there, nothing in our
+    text.
+    """
     chat = pipeline("text-generation", model=str(folder))
     messages = DIALOGUES[0][:2]
     reply = chat(messages, max_new_tokens=24, do_sample=False, return_full_text=False)[0][
@@ -228,7 +232,9 @@ def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, worksp
 
 @pytest.mark.parametrize("encoding", ["cp1252", "gbk"])
 def test_what_it_prints_is_utf_8_whatever_the_console_speaks(encoding, folder, tmp_path):
-    """`convert card chat > README.md` where the locale is another; a path with a space and Chinese characters."""
+    """`convert card chat > README.md` where the locale is another; a path with a space and Chinese
+    characters.
+    """
     pytest.importorskip("gguf", reason="gguf is not installed: make setup")
     mine = tmp_path / "我的 模型" / "step_000005"
     shutil.copytree(folder, mine)

@@ -1,4 +1,6 @@
-"""GGUF: the right tensors under llama.cpp's names, a tokenizer that gives the same ids or is refused, and llama.cpp itself."""
+"""GGUF: the right tensors under llama.cpp's names, a tokenizer that gives the same ids or is
+refused, and llama.cpp itself.
+"""
 
 import os
 import sys
@@ -136,7 +138,9 @@ def test_the_chat_template_in_the_file_writes_the_same_text(run, tokenizer, tmp_
 
 
 def test_a_model_of_other_widths_a_longer_rope_and_unused_rows(tokenizer_folder, tmp_path):
-    """Head size and hidden width of its own, Llama 3's rope, 5 rows more than tokens; ids are the foreign tokenizer's."""
+    """Head size and hidden width of its own, Llama 3's rope, 5 rows more than tokens; ids are the
+    foreign tokenizer's.
+    """
     theirs = load_tokenizer(
         foreign(tokenizer_folder, tmp_path / "theirs", eos_token="</s>", pad_token="<unk>")
     )
@@ -294,7 +298,10 @@ def test_a_tokenizer_of_this_library_passes(tokenizer):
 
 @pytest.fixture(scope="module")
 def llama_cpp():
-    reason = "llama-cpp-python is not installed (make setup EXTRAS=llama compiles it in some minutes, make test-slow compares with it)"
+    reason = (
+        "llama-cpp-python is not installed (make setup EXTRAS=llama compiles it in some minutes,"
+        " make test-slow compares with it)"
+    )
     return pytest.importorskip("llama_cpp", reason=reason)
 
 

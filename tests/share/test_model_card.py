@@ -1,4 +1,6 @@
-"""The model card says what the run's files say, and publishing uploads it with the model and nothing else."""
+"""The model card says what the run's files say, and publishing uploads it with the model and
+nothing else.
+"""
 
 import base64
 import json
@@ -33,7 +35,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def trained(tiny_config, pretrain_tokens, sft_tokens, tmp_path_factory):
-    """A chat run that started from a pretrained one; its exam has a wrong answer with a bar and a line end in it."""
+    """A chat run that started from a pretrained one; its exam has a wrong answer with a bar and a
+    line end in it.
+    """
     root = tmp_path_factory.mktemp("runs")
     for kind, folder in (("pretrain", pretrain_tokens), ("sft", sft_tokens)):
         shutil.copytree(folder, root / "tokens" / kind)
@@ -54,7 +58,9 @@ def trained(tiny_config, pretrain_tokens, sft_tokens, tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy, for tests that change it; its config still names the data and the start of the first one."""
+    """A copy, for tests that change it; its config still names the data and the start of the first
+    one.
+    """
     return shutil.copytree(trained, tmp_path / "chat")
 
 
@@ -175,8 +181,8 @@ def test_an_exam_of_other_weights_of_the_same_step_is_left_out(run):
     )
     card = model_card(run)
     assert (
-        "has not sat an exam: chat/exam.json is not the exam of these weights, weights (was of another seed"
-        in card
+        "has not sat an exam: chat/exam.json is not the exam of these weights, weights (was of"
+        " another seed" in card
     )
     assert "greeting" not in card and f"`{weights_fingerprint(latest_checkpoint(run))}`" in card
 
@@ -299,13 +305,17 @@ def test_a_hub_that_says_no_is_told_with_what_to_do(hub, trained):
     hub.status = 401
     with pytest.raises(
         PublishError,
-        match=r"me/my-model could not be published on huggingface: .*401.*hf auth login.*write to me",
+        match=(
+            r"me/my-model could not be published on huggingface: .*401.*hf auth login.*write to me"
+        ),
     ):
         publish(trained, "me/my-model")
 
 
 class ModelScope(HubHandler):
-    """As much of modelscope.cn as an upload asks for: a new repository, blobs by checksum, a commit."""
+    """As much of modelscope.cn as an upload asks for: a new repository, blobs by checksum, a
+    commit.
+    """
 
     def do_POST(self):
         hub, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -1,4 +1,6 @@
-"""Old checkpoints: the same logits before and after, every key and shape checked, and no code executed."""
+"""Old checkpoints: the same logits before and after, every key and shape checked, and no code
+executed.
+"""
 
 import os
 
@@ -31,7 +33,9 @@ def old():
 
 @pytest.fixture
 def bring(tokenizer_dir, tmp_path):
-    """Saves a state dict as the old scripts did and imports it; further options as in import_checkpoint."""
+    """Saves a state dict as the old scripts did and imports it; further options as in
+    import_checkpoint.
+    """
 
     def bring(state, **options):
         torch.save(state, tmp_path / "old.pth")

@@ -107,7 +107,8 @@ def test_the_way_to_a_server_of_this_machine_leads_through_no_proxy(
 
     program = tmp_path / "program"
     program.write_text(
-        f"#!{sys.executable}\nimport httpx\nhttpx.Client()\nprint('made a client')\nraise SystemExit(3)\n"
+        f"#!{sys.executable}\nimport httpx\nhttpx.Client()\nprint('made a client')\nraise"
+        " SystemExit(3)\n"
     )
     program.chmod(0o755)
     monkeypatch.setattr(module, "what_is_missing", lambda program: "")

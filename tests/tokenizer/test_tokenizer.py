@@ -200,7 +200,9 @@ def test_the_same_texts_give_the_same_tokenizer(tmp_path, tokenizer):
 
 
 def trained_on_the_texts_themselves(texts, vocab_size, words=WORDS, nfkc=False):
-    """The vocabulary where the trainer reads the texts and cuts them itself: by `words`, then as GPT-2 does."""
+    """The vocabulary where the trainer reads the texts and cuts them itself: by `words`, then as
+    GPT-2 does.
+    """
     direct = Tokenizer(models.BPE())
     if nfkc:
         direct.normalizer = normalizers.NFKC()
@@ -262,9 +264,10 @@ def test_training_takes_an_even_sample_of_the_size_asked_for(tmp_path):
     by_hand = train_tokenizer(even_sample(texts, 5000), tmp_path / "b", vocab_size=320)
     assert tokenizer_hash(sampled) == tokenizer_hash(by_hand)
     vocabulary = {token_bytes(sampled, i) for i in range(len(sampled))}
-    assert {"甲乙".encode(), "丙丁".encode()} <= vocabulary, (
-        "both the beginning and the end of the stream are in it"
-    )
+    assert {
+        "甲乙".encode(),
+        "丙丁".encode(),
+    } <= vocabulary, "both the beginning and the end of the stream are in it"
 
 
 def test_nfkc_is_a_switch_and_is_lossy(tmp_path, tokenizer, capsys):
@@ -391,7 +394,9 @@ def test_eval_tokenizer_reports_what_the_folder_holds(tokenizer_folder, capsys):
 
 
 def old_folder(folder):
-    """A tokenizer as earlier programs of this family made it: NFKC, its own template, padding with <|im_end|>."""
+    """A tokenizer as earlier programs of this family made it: NFKC, its own template, padding with
+    <|im_end|>.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -414,8 +419,9 @@ def old_folder(folder):
         "unk_token": "<unk>",
     }
     template = (
-        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' +"
+        " message['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{"
+        " '<|im_start|>assistant\n' }}{% endif %}"
     )
     other = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -463,7 +469,9 @@ def test_a_folder_that_holds_no_tokenizer_of_ours(tmp_path, tokenizer):
 
 
 def test_the_folder_says_what_transformers_4_and_5_both_understand(tokenizer_folder, tmp_path):
-    """4 knows neither the class nor the field that 5 would write; `slow` loads it in a 4 where there is one."""
+    """4 knows neither the class nor the field that 5 would write; `slow` loads it in a 4 where
+    there is one.
+    """
     save_tokenizer(load_tokenizer(tokenizer_folder), tmp_path)
     for folder in (tokenizer_folder, tmp_path):
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -542,11 +550,18 @@ def test_a_template_without_marks_renders_the_same_line_ends(open_, close, token
 
 
 LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>"
-    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role']"
+    " }}<|end_header_id|>\n\n{{ m['content'] | trim }}<|eot_id|>{% endfor %}{% if"
+    " add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
-ZEPHYR = "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] + eos_token }}\n{% endfor %}<|assistant|>\n"
-CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{{ '\n' }}{% endfor %}"
+ZEPHYR = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] + eos_token }}\n{% endfor"
+    " %}<|assistant|>\n"
+)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{{ '\n' }}{%"
+    " endfor %}"
+)
 ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
@@ -628,13 +643,17 @@ def test_a_tokenizer_of_another_kind_is_refused(tokenizer_folder, tmp_path):
     ],
 )
 def test_ids_are_the_tokenizer_s_own(tokens, ids, stops, tokenizer_folder, tmp_path):
-    """What it has not is not made up, but for the end of a text: without one, texts end with <|im_end|>."""
+    """What it has not is not made up, but for the end of a text: without one, texts end with
+    <|im_end|>.
+    """
     theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", **tokens))
     assert tuple(token_ids(theirs).values()) == ids and stop_ids(theirs) == stops
 
 
 def test_a_tokenizer_that_begins_every_text_with_a_token(tokenizer_folder, tmp_path):
-    """As Llama's do: documents and prompts begin with it, dialogues do not, for ChatML has no such token."""
+    """As Llama's do: documents and prompts begin with it, dialogues do not, for ChatML has no such
+    token.
+    """
     theirs = load_tokenizer(
         foreign(tokenizer_folder, tmp_path / "theirs", bos="<s>", eos_token="<|im_end|>")
     )
@@ -695,7 +714,8 @@ def test_a_generation_prompt_ends_the_dialogue_and_is_not_learned(tokenizer):
     assert chat.ids == template
 
 
-# Without quoted tags our one-pass encoding and the chat template must be the same. (With them they must not:
+# Without quoted tags our one-pass encoding and the chat template must be the same. (With them they
+# must not:
 # a template renders to one string, where a quoted tag cannot be told from a real one.)
 untagged = st.one_of(
     st.text(max_size=12).filter(lambda t: not any(tag in t for tag in SPECIAL_TOKENS)),
@@ -714,7 +734,8 @@ def test_ids_and_mask_equal_the_chat_template(tokenizer, contents, system):
 def test_ids_and_mask_equal_the_chat_template_on_real_dialogues(tokenizer, share):
     if not REAL_DIALOGUES.is_file():
         pytest.skip(
-            f"needs {REAL_DIALOGUES.name} in ../shared/data: real dialogues, not part of the repository"
+            f"needs {REAL_DIALOGUES.name} in ../shared/data: real dialogues, not part of the"
+            " repository"
         )
     dialogues = list(read_dialogues(REAL_DIALOGUES))[::share]
     for messages, chat in zip(dialogues, encode_chats(tokenizer, dialogues), strict=True):
@@ -788,9 +809,10 @@ def test_a_reply_too_long_for_the_context_loses_its_end(tokenizer):
     assert (cut.ids, cut.loss_mask) == (whole.ids[:50], whole.loss_mask[:50])
     assert cut.cut_tokens == len(whole) - 50
     assert cut.cut_supervised == sum(whole.loss_mask[50:])
-    assert (cut.ids[-1], cut.loss_mask[-1]) != (4, 1), (
-        "a reply that was cut must not teach the model to stop"
-    )
+    assert (cut.ids[-1], cut.loss_mask[-1]) != (
+        4,
+        1,
+    ), "a reply that was cut must not teach the model to stop"
 
 
 @given(

@@ -83,7 +83,9 @@ LONG_RUNS = {
 
 
 def by_two_patterns(texts):
-    """How often each piece stands in texts of short runs: first by WORDS, then what is left as GPT-2 cuts it."""
+    """How often each piece stands in texts of short runs: first by WORDS, then what is left as
+    GPT-2 cuts it.
+    """
     words = regex.compile(f"({WORDS})", regex.V1)
     gpt2 = regex.compile(
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

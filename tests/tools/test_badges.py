@@ -1,4 +1,6 @@
-"""Badges for a published copy: both links lead to this notebook there, and the install cell knows when it is not needed."""
+"""Badges for a published copy: both links lead to this notebook there, and the install cell knows
+when it is not needed.
+"""
 
 import json
 import re

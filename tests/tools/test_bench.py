@@ -1,4 +1,6 @@
-"""The benches: pairs in turn, a process for each run, medians, and what is stored. Nothing here looks at a speed."""
+"""The benches: pairs in turn, a process for each run, medians, and what is stored. Nothing here
+looks at a speed.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The sampling bench: every case writes the tokens it says, ours the same ones as the peer. Nothing here looks at a speed."""
+"""The sampling bench: every case writes the tokens it says, ours the same ones as the peer. Nothing
+here looks at a speed.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""The training bench, on a CPU and on a GPU: every case does the work it says. Nothing here looks at a speed."""
+"""The training bench, on a CPU and on a GPU: every case does the work it says. Nothing here looks
+at a speed.
+"""
 
 import json
 
@@ -17,7 +19,9 @@ def write_small(folder, documents, dialogues):
 
 @pytest.fixture(scope="module")
 def small_training(tmp_path_factory):
-    """The cases of the training bench, on a small corpus and with the ci profile's model for every preset."""
+    """The cases of the training bench, on a small corpus and with the ci profile's model for every
+    preset.
+    """
     folder = tmp_path_factory.mktemp("bench")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINYLLM_WORKSPACE", str(folder))

@@ -93,9 +93,10 @@ def test_on_the_other_machine_it_is_used_as_it_is(handout, taught, tmp_path, cap
         "Finished" in capsys.readouterr().out.splitlines()[-1]
         and len(step_folders(theirs.run("chat"))) == 1
     ), "it trained again"
-    assert sorted(path.name for path in (theirs.root / "runs").iterdir()) == ["chat", "pretrain"], (
-        "a run was set aside"
-    )
+    assert sorted(path.name for path in (theirs.root / "runs").iterdir()) == [
+        "chat",
+        "pretrain",
+    ], "a run was set aside"
 
 
 def test_a_run_that_was_stopped_is_not_handed_out(handout, taught, tmp_path, capsys, monkeypatch):

@@ -147,7 +147,10 @@ def test_a_clone_is_the_same_under_every_locale(tmp_path):
         shutil.copy(REPOSITORY / name, clone / name)
     found = set()
     for env in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}):
-        code = "import setup_env as s; print(s.fingerprint(s.REPOSITORY, [], ''), s.name_of(s.REPOSITORY).encode())"
+        code = (
+            "import setup_env as s; print(s.fingerprint(s.REPOSITORY, [], ''),"
+            " s.name_of(s.REPOSITORY).encode())"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=clone / "tools",
@@ -259,7 +262,9 @@ def test_the_readme_is_read_in_five_minutes_and_leads_to_every_page_of_docs():
 
 
 def markdown_pages():
-    """(path, text) of every page with links: README, docs, glossary, the Markdown cells of the notebooks."""
+    """(path, text) of every page with links: README, docs, glossary, the Markdown cells of the
+    notebooks.
+    """
     for path in (*DOCS, *sorted((REPOSITORY / "notebooks").glob("*.md"))):
         yield path, path.read_text(encoding="utf-8")
     for path in sorted((REPOSITORY / "notebooks").rglob("*.ipynb")):
@@ -296,7 +301,9 @@ def test_every_term_of_the_glossary_stands_in_the_notebook_it_names():
 
 
 def reading_minutes(notebook):
-    """120 words, 20 lines of code or three pictures a minute, for a reader in a second language; to the nearest 5."""
+    """120 words, 20 lines of code or three pictures a minute, for a reader in a second language; to
+    the nearest 5.
+    """
     text = {
         kind: "\n".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == kind)
         for kind in ("markdown", "code")

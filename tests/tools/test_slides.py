@@ -56,7 +56,10 @@ def test_what_does_not_fit_goes_on_below_and_a_long_cell_shows_its_output_apart(
 
 def test_stubs_and_hints_are_not_shown_and_links_lead_to_slides():
     stub = nbv4.new_code_cell("my = None", id="ex-02-1-code")
-    text = "### 02.1\n\n<details><summary>Hint</summary>think</details>\n\n[next](02_two.ipynb) [solutions](solutions/02_two.ipynb) `$a$`"
+    text = (
+        "### 02.1\n\n<details><summary>Hint</summary>think</details>\n\n[next](02_two.ipynb)"
+        " [solutions](solutions/02_two.ipynb) `$a$`"
+    )
     made = slides.lecture(nbv4.new_notebook(cells=[nbv4.new_markdown_cell(text), stub]), {"02_two"})
     (cell,) = made.cells
     assert "think" not in cell.source and cell.source.endswith(

@@ -83,7 +83,8 @@ def test_advice_names_the_rows_that_fit_or_that_none_will():
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (
             RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes"
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+                " 10 bytes"
             ),
             True,
         ),

@@ -94,7 +94,9 @@ def test_matrices_of_one_shape_do_not_influence_each_other():
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 48), (48, 16)])
 def test_muon_is_torchs_own_but_for_rounding(shape):
-    """torch.optim.Muon with the learning rate scaled to AdamW's; it orthogonalises in bf16, which has 8 bits."""
+    """torch.optim.Muon with the learning rate scaled to AdamW's; it orthogonalises in bf16, which
+    has 8 bits.
+    """
     torch.manual_seed(0)
     start, gradients = torch.randn(shape) * 0.02, torch.randn(4, *shape)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())

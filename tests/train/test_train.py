@@ -427,7 +427,9 @@ def test_two_processes_measure_the_same_bits_per_byte(tiny_config, tokenizer, tm
 
 @pytest.fixture(scope="module")
 def uneven_validation(pretrain_tokens, tokenizer, tmp_path_factory):
-    """Training data, and validation documents of very different lengths: the long ones are much easier to guess."""
+    """Training data, and validation documents of very different lengths: the long ones are much
+    easier to guess.
+    """
     folder = tmp_path_factory.mktemp("uneven_validation")
     shutil.copytree(pretrain_tokens / "train", folder / "train")
     write_pretrain_tokens(
@@ -531,8 +533,8 @@ def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
     assert 5 < stopped < 120
     assert (
-        f"Stopped after step {stopped} of 120; the checkpoint is saved. The same command goes on from here, or: "
-        in output
+        f"Stopped after step {stopped} of 120; the checkpoint is saved. The same command goes on"
+        " from here, or: " in output
     )
     assert (
         f"-m tinyllm_lib.train --config {tmp_path / 'run' / 'config.json'} --resume must" in output
@@ -777,7 +779,10 @@ def test_a_new_base_at_the_same_path_makes_a_new_chat_run(
     train(replace(base, seed=1))
     with pytest.raises(
         ValueError,
-        match=r"resume='must', but .*chat is another run; different: init_from \(was \w{16}, now \w{16}\)\.",
+        match=(
+            r"resume='must', but .*chat is another run; different: init_from \(was \w{16}, now"
+            r" \w{16}\)\."
+        ),
     ):
         train(replace(chat, resume="must"))
     capsys.readouterr()
@@ -1003,7 +1008,10 @@ def test_resume_must_refuses_anything_else(tiny_config, tmp_path):
     train(config)
     with pytest.raises(
         ValueError,
-        match=r"resume='must', but .*run is another run; different: weight_decay \(was 0\.1, now 0\.0\)",
+        match=(
+            r"resume='must', but .*run is another run; different: weight_decay \(was 0\.1, now"
+            r" 0\.0\)"
+        ),
     ):
         train(replace(config, resume="must", weight_decay=0.0))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -1023,7 +1031,10 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(
     place = r"Its batch: row \d+ \(documents [\d, ]+ of shard_00000\), row .* and 5 more of .*train"
     with pytest.raises(
         RuntimeError,
-        match=rf"loss is nan .* at step 1\. {place}\. Last good checkpoint: none\. Lower learning_rate",
+        match=(
+            rf"loss is nan .* at step 1\. {place}\. Last good checkpoint: none\. Lower"
+            r" learning_rate"
+        ),
     ):
         train(tiny_config(tmp_path / "run", init_from=str(poisoned)))
     assert not step_folders(tmp_path / "run")
@@ -1050,10 +1061,11 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, 
     trainer.nats = too_large
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
-    assert str(raised.value) == (
-        "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit. grad_accumulation_steps=2 makes it 4, with which "
-        "training by estimate needs 0.00133 of the 16 GB; the result is the same. "
-        "Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+    assert (
+        str(raised.value) == "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit."
+        " grad_accumulation_steps=2 makes it 4, with which training by estimate needs 0.00133 of"
+        " the 16 GB; the result is the same. Last good checkpoint: none. (CUDA out of memory."
+        " Tried to allocate 2.00 GiB.)"
     )
 
 
@@ -1080,7 +1092,10 @@ def test_no_memory_left_in_an_evaluation_says_what_to_change(tiny_config, tmp_pa
         tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=2), ALONE
     )
     monkeypatch.setattr("tinyllm_lib.train.trainer.score", no_memory)
-    advice = r"in the evaluation after step 2: 8 rows .* grad_accumulation_steps=2 makes it 4.*checkpoint: step_000001\. \(CUDA out of"
+    advice = (
+        r"in the evaluation after step 2: 8 rows .* grad_accumulation_steps=2 makes it"
+        r" 4.*checkpoint: step_000001\. \(CUDA out of"
+    )
     with pytest.raises(torch.OutOfMemoryError, match=f"Out of memory {advice}"):
         trainer.fit()
 
@@ -1205,7 +1220,9 @@ def test_batches_are_prepared_in_order_by_several_threads(tiny_config, tmp_path)
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, monkeypatch):
-    """On the meta device there are no numbers, so to read one is an error, where on a GPU it would be a wait."""
+    """On the meta device there are no numbers, so to read one is an error, where on a GPU it would
+    be a wait.
+    """
     monkeypatch.setattr(
         torch, "is_autocast_enabled", lambda device: False
     )  # meta has no autocast and no fused optimiser
@@ -1320,7 +1337,10 @@ def test_processes_that_nobody_joins_end_with_a_sentence(rank, monkeypatch):
     monkeypatch.setattr(devices, "MEETING_SECONDS", 0.5)
     with pytest.raises(
         RuntimeError,
-        match=f"Process {rank} of 2 did not meet the others at 127.0.0.1:{port} within 0 s .*remove RANK",
+        match=(
+            f"Process {rank} of 2 did not meet the others at 127.0.0.1:{port} within 0 s .*remove"
+            " RANK"
+        ),
     ):
         Processes.join(TrainConfig(device="cpu"))
     assert not dist.is_initialized()

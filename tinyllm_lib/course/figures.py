@@ -1,8 +1,9 @@
-"""The pictures of the README and of `figures/`: python -m tinyllm_lib.course.figures [--out figures]
+"""The pictures of the README and of `figures/`: python -m tinyllm_lib.course.figures [--out
+figures]
 
-`make figures` calls this. Everything is drawn from the library's own data at a small size, made in a
-temporary folder, so that a changed file means a changed library. Two pictures show results that took a
-training run; they are drawn where the numbers have been saved:
+`make figures` calls this. Everything is drawn from the library's own data at a small size, made in
+a temporary folder, so that a changed file means a changed library. Two pictures show results that
+took a training run; they are drawn where the numbers have been saved:
 
     figures/data/exam.json      {"base": {"greeting": [3, 40], ...}, "chat": {...}}      [right, total]
     figures/data/metrics.json   {"runs": {"pretrain": [a row of metrics.jsonl, ...]},
@@ -182,8 +183,9 @@ def loss(saved: Mapping[str, Mapping]) -> Figure:
 def pipeline(tokens: Sequence[bytes], ids: Sequence[int]) -> Figure:
     """From text to chat: five stations with what flows between them, the notebooks below."""
     alt = (
-        "Five stations from left to right: text, tokens with their ids, token shards on disk, the model, "
-        "and a chat: asked 法国的首都是哪里？ (what is the capital of France?), it says 是巴黎。 (Paris)."
+        "Five stations from left to right: text, tokens with their ids, token shards on disk, the"
+        " model, and a chat: asked 法国的首都是哪里？ (what is the capital of France?), it says"
+        " 是巴黎。 (Paris)."
     )
     stations: list[tuple[str, str, Callable[[Axes, float, float], None]]] = [
         ("text", "01_data", _draw_text),

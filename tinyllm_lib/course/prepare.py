@@ -1,12 +1,13 @@
 """What notebooks hand each other through the workspace, and what makes it when it is not there yet.
 
-Every notebook runs alone: what an earlier one makes is loaded, or made on the spot at the smallest size, with a line that
-says so. Corpus, tokenizer and shards take seconds and are made as the profile wants them; a model that takes minutes is
-replaced by a very small one under another name (`pretrain_quick`), so that it is never mistaken for the real one.
+Every notebook runs alone: what an earlier one makes is loaded, or made on the spot at the smallest
+size, with a line that says so. Corpus, tokenizer and shards take seconds and are made as the
+profile wants them; a model that takes minutes is replaced by a very small one under another name
+(`pretrain_quick`), so that it is never mistaken for the real one.
 
-Each of them has a record of what it was made from (`tinyllm_lib.provenance`). Only what is missing is made, only what we made
-is made again, when what it was made from has changed, and a line says so. What a learner put there is never replaced.
-"""
+Each of them has a record of what it was made from (`tinyllm_lib.provenance`). Only what is missing
+is made, only what we made is made again, when what it was made from has changed, and a line says
+so. What a learner put there is never replaced."""
 
 from __future__ import annotations
 
@@ -66,9 +67,11 @@ IF_NOT_READY = ("stand_in", "go_on", "use")
 
 
 def corpus_files(ws: Workspace, profile: Profile | None = None) -> dict[str, Path]:
-    """Paths of the raw files {"pretrain", "sft", "exam"}; those of the sample corpus are written where they are missing.
+    """Paths of the raw files {"pretrain", "sft", "exam"}; those of the sample corpus are written
+    where they are missing.
 
-    They are written again where the profile's sizes or the generator have changed. A file that is not ours stays.
+    They are written again where the profile's sizes or the generator have changed. A file that is
+    not ours stays.
 
     Raises:
         FileNotFoundError: the profile wants the real corpora and they have not been downloaded.
@@ -87,12 +90,15 @@ def corpus_files(ws: Workspace, profile: Profile | None = None) -> dict[str, Pat
         what = (
             "No corpus yet"
             if len(missing) == len(files)
-            else f"No {', '.join(missing)} yet"
-            if missing
-            else (f"The sample corpus was made otherwise, {', '.join(dict.fromkeys(changed))}")
+            else (
+                f"No {', '.join(missing)} yet"
+                if missing
+                else (f"The sample corpus was made otherwise, {', '.join(dict.fromkeys(changed))}")
+            )
         )
         _say(
-            f"{what}: writing the sample corpus ({profile.documents:,} documents, {profile.dialogues:,} dialogues)."
+            f"{what}: writing the sample corpus ({profile.documents:,} documents,"
+            f" {profile.dialogues:,} dialogues)."
         )
         write_sample_corpus(ws.raw, documents=profile.documents, dialogues=profile.dialogues)
     if profile.real_corpora:
@@ -107,7 +113,8 @@ def corpus_files(ws: Workspace, profile: Profile | None = None) -> dict[str, Pat
 def tokenizer(
     ws: Workspace, profile: Profile | None = None, *, remake: bool = False
 ) -> PreTrainedTokenizerFast:
-    """The workspace's tokenizer, trained on the pretraining corpus where it is missing, or that corpus has changed since.
+    """The workspace's tokenizer, trained on the pretraining corpus where it is missing, or that
+    corpus has changed since.
 
     A tokenizer folder that is not ours is loaded as it is.
 
@@ -115,8 +122,8 @@ def tokenizer(
         remake: train it again in any case, if it is ours.
 
     Raises:
-        ValueError: a folder that is no whole tokenizer, or one of another corpus where the shards of the real corpora, which take hours,
-            hang on it.
+        ValueError: a folder that is no whole tokenizer, or one of another corpus where the shards
+            of the real corpora, which take hours, hang on it.
     """
     profile, folder = profile or get_profile(), ws.tokenizer
     corpus = ws.raw / (REAL_CORPORA["pretrain"].name if profile.real_corpora else "pretrain.jsonl")
@@ -126,12 +133,14 @@ def tokenizer(
             name for name in ("tokenizer.json", "tokenizer_config.json") if name not in found
         ]:
             raise ValueError(
-                f"{folder} is no whole tokenizer: it holds {', '.join(sorted(found))}, and no {' and no '.join(missing)}. "
-                f"Put the whole folder there, or remove it, and one is trained."
+                f"{folder} is no whole tokenizer: it holds {', '.join(sorted(found))}, and no"
+                f" {' and no '.join(missing)}. Put the whole folder there, or remove it, and one is"
+                " trained."
             )
         if remake:
             _say(
-                f"The folder {folder.name}/ was not made here, or was changed since: it stays as it is."
+                f"The folder {folder.name}/ was not made here, or was changed since: it stays as"
+                " it is."
             )
         return load_tokenizer(folder)
     if made and not remake and not corpus.exists():
@@ -145,8 +154,9 @@ def tokenizer(
         return load_tokenizer(folder)
     if changed and profile.real_corpora:
         raise ValueError(
-            f"{folder} was trained on something else, {', '.join(changed)}, and token shards that take hours hang on it. "
-            f"Bring that corpus back; or remove the folder and tokens/, and both are made anew."
+            f"{folder} was trained on something else, {', '.join(changed)}, and token shards that"
+            " take hours hang on it. Bring that corpus back; or remove the folder and tokens/, and"
+            " both are made anew."
         )
     if changed:
         _say(
@@ -168,14 +178,16 @@ def token_shards(
     remake: bool = False,
     learn_all: bool = False,
 ) -> Path:
-    """Folder with train/ and val/ shards of "pretrain" or "sft"; written where missing, or where their corpus or tokenizer changed.
+    """Folder with train/ and val/ shards of "pretrain" or "sft"; written where missing, or where
+    their corpus or tokenizer changed.
 
     A corpus of a single document has no val/, and a line says so.
 
     Args:
-        remake: write them again in any case. Not those of the real corpora, which take hours: writing them goes on where it
-            stopped, and only who deletes the folder begins anew.
-        learn_all: SFT shards whose mask learns every token (folder `sft_no_mask`), for the comparison in notebook 06.
+        remake: write them again in any case. Not those of the real corpora, which take hours:
+            writing them goes on where it stopped, and only who deletes the folder begins anew.
+        learn_all: SFT shards whose mask learns every token (folder `sft_no_mask`), for the
+            comparison in notebook 06.
 
     Raises:
         ValueError: the real corpora have shards of another corpus or tokenizer.
@@ -196,14 +208,16 @@ def token_shards(
 
     if own := [split for split in ("train", "val") if not _shards_are_ours(folder / split)]:
         _say(
-            f"The token shards {folder.name}/{', '.join(own)} were not made from the corpus here: they stay as they are."
+            f"The token shards {folder.name}/{', '.join(own)} were not made from the corpus here:"
+            " they stay as they are."
         )
         return folder
     sources = {split: _source(files, kind, split, profile) for split in ("train", "val")}
     fits = {split: _fits(folder / split, tok, source) for split, source in sources.items()}
     if not fits["val"] and next(documents("val"), None) is None:
         _say(
-            f"The corpus of {folder.name} has one document: it is trained on, and there is no validation."
+            f"The corpus of {folder.name} has one document: it is trained on, and there is no"
+            " validation."
         )
         _remove_shards(folder / "val")
         del sources["val"], fits["val"]
@@ -245,7 +259,8 @@ def train_config(
     if_not_ready: str = "stand_in",
     **changes,
 ) -> TrainConfig:
-    """The profile's TrainConfig for "pretrain" or "sft": its data, start and numbers; `changes` win.
+    """The profile's TrainConfig for "pretrain" or "sft": its data, start and numbers; `changes`
+    win.
 
     Args:
         name: of the run folder; default "pretrain" and "chat".
@@ -273,9 +288,10 @@ def pretrained_run(
     """The pretrained run folder (notebook 05).
 
     Args:
-        if_not_ready: what to do where it is missing, not at its end, or made from another corpus, tokenizer or base than lie
-            here now. "stand_in": say so, and train a very small one instead; "go_on": train it to its end, or anew where it
-            was made from something else; "use": take it as it is, if there is a checkpoint.
+        if_not_ready: what to do where it is missing, not at its end, or made from another corpus,
+            tokenizer or base than lie here now. "stand_in": say so, and train a very small one
+            instead; "go_on": train it to its end, or anew where it was made from something else;
+            "use": take it as it is, if there is a checkpoint.
     """
     return _run(ws, "pretrain", "pretrain", profile or get_profile(), "05_pretrain", if_not_ready)
 
@@ -286,7 +302,9 @@ def chat_run(ws: Workspace, profile: Profile | None = None, if_not_ready: str = 
 
 
 def why_not_ready(ws: Workspace, name: str, profile: Profile | None = None) -> str:
-    """Why a run of the workspace is not to be used without a word; "" where it is finished, and made from what lies here now."""
+    """Why a run of the workspace is not to be used without a word; "" where it is finished, and
+    made from what lies here now.
+    """
     run = ws.run(name)
     try:
         step = step_of(latest_checkpoint(run))
@@ -328,13 +346,15 @@ def _run(
     if begun:
         as_it_is = ', "use" takes it as it is' if whole else ""
         _say(
-            f'The run {name} is not used: {why}. if_not_ready="go_on" trains it to its end{as_it_is}.'
+            f'The run {name} is not used: {why}. if_not_ready="go_on" trains it to its'
+            f" end{as_it_is}."
         )
     if why_not_ready(ws, quick.name, profile):
         smallest = getattr(get_profile("ci"), stage)
         _say(
-            f"{'' if begun else f'No {name} run yet: '}training a very small stand-in ({smallest['steps']} steps), so that this "
-            f"notebook runs alone. It will talk nonsense; for the real one run notebook {notebook} first."
+            f"{'' if begun else f'No {name} run yet: '}training a very small stand-in"
+            f" ({smallest['steps']} steps), so that this notebook runs alone. It will talk"
+            f" nonsense; for the real one run notebook {notebook} first."
         )
         token_shards(ws, stage, profile)
         config = train_config(stage, ws, profile, name=quick.name, if_not_ready=if_not_ready)
@@ -371,7 +391,9 @@ def _to_go_on(ws: Workspace, stage: str, name: str, profile: Profile) -> TrainCo
 
 
 def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
-    """What a run was made from and what lies in the workspace now: where they differ. What is no longer there is not compared."""
+    """What a run was made from and what lies in the workspace now: where they differ. What is no
+    longer there is not compared.
+    """
     config = run_config(run)
     was, now = config.get("made_from"), {"tokenizer": tokenizer_hash(tokenizer(ws, profile))}
     data = Path(config.get("data_path") or "-").name
@@ -388,7 +410,8 @@ def _changed(ws: Workspace, run: Path, profile: Profile) -> list[str]:
         pass
     start = Path(config.get("init_from") or "")
     if start.name:
-        # The real run takes the place of its stand-in; paths may be those of the machine that a handout comes from.
+        # The real run takes the place of its stand-in; paths may be those of the machine that a
+        # handout comes from.
         names = ["pretrain", start.name] if start.name == "pretrain_quick" else [start.name]
         runs = [ws.root / "runs" / name for name in names]
         here = [folder for folder in (*runs, start) if step_folders(folder) or weight_files(folder)]
@@ -422,7 +445,9 @@ def _fits(folder: Path, tok: PreTrainedTokenizerFast, source: str) -> bool:
 
 
 def _shards_are_ours(folder: Path) -> bool:
-    """Whether what lies in a folder may be written anew: its manifest names a corpus of the workspace, or there is none."""
+    """Whether what lies in a folder may be written anew: its manifest names a corpus of the
+    workspace, or there is none.
+    """
     try:
         manifest = read_manifest(folder)
     except FileNotFoundError:

@@ -1,4 +1,6 @@
-"""Profiles: named sizes. A profile changes numbers, never code: the same cells run on a laptop and on a cluster."""
+"""Profiles: named sizes. A profile changes numbers, never code: the same cells run on a laptop and
+on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +152,7 @@ def get_profile(name: str | None = None) -> Profile:
     if name not in PROFILES:
         near = difflib.get_close_matches(name.lower(), PROFILES, 1, cutoff=0.0)[0]
         raise ValueError(
-            f"There is no profile {name!r}; did you mean {near!r}? Profiles: {', '.join(PROFILES)}. "
-            f"Set TINYLLM_PROFILE or pass a name to get_profile."
+            f"There is no profile {name!r}; did you mean {near!r}? Profiles: {', '.join(PROFILES)}."
+            " Set TINYLLM_PROFILE or pass a name to get_profile."
         )
     return PROFILES[name]

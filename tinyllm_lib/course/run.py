@@ -2,9 +2,8 @@
 
     python -m tinyllm_lib.course [--from 05]
 
-`make course` calls this. Sizes follow TINYLLM_PROFILE. Each notebook prints one line with its minutes;
-its executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
-"""
+`make course` calls this. Sizes follow TINYLLM_PROFILE. Each notebook prints one line with its
+minutes; its executed copy is kept as .ipynb and .html under workspace/<profile>/executed/."""
 
 import argparse
 import asyncio
@@ -49,7 +48,9 @@ Where to go next
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a notebook stopped: the cell's number (from 1, text cells counted too), its source, the error."""
+    """Why a notebook stopped: the cell's number (from 1, text cells counted too), its source, the
+    error.
+    """
 
     cell: int | None
     source: str
@@ -66,8 +67,8 @@ def find_notebooks(folder: Path, first: str = "") -> list[Path]:
     notebooks = sorted(folder.glob("0*.ipynb"))
     if not notebooks:
         raise FileNotFoundError(
-            f"no notebook 0*.ipynb in {folder}. The course runs from a clone of the repository, with the "
-            "package installed from it (`make setup`, or `pip install -e .`)."
+            f"no notebook 0*.ipynb in {folder}. The course runs from a clone of the repository,"
+            " with the package installed from it (`make setup`, or `pip install -e .`)."
         )
     chosen = [path for path in notebooks if path.name >= first] if first else notebooks
     if first and (not chosen or not chosen[0].name.startswith(first)):
@@ -81,8 +82,8 @@ def execute_notebook(
 ) -> Failure | None:
     """Run one notebook in a new kernel of this very Python, in the notebook's own folder.
 
-    The copy with its outputs goes to `executed`/<name>.ipynb and .html, also when a cell fails. Ctrl-C
-    interrupts the cell as JupyterLab's stop button would, and no further cell runs.
+    The copy with its outputs goes to `executed`/<name>.ipynb and .html, also when a cell fails.
+    Ctrl-C interrupts the cell as JupyterLab's stop button would, and no further cell runs.
 
     Args:
         on_cell: called with (cell number from 1, number of cells) before each code cell.
@@ -123,7 +124,8 @@ def execute_notebook(
         extra_arguments=["--log-level=ERROR"],
     )
     client.log.setLevel(logging.CRITICAL)  # what goes wrong is told once, by the caller
-    # In a thread: in the main one nbclient answers Ctrl-C by killing the kernel, whose children live on.
+    # In a thread: in the main one nbclient answers Ctrl-C by killing the kernel, whose children
+    # live on.
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(client.execute, env=_kernel_environment())
         while True:
@@ -142,8 +144,8 @@ def execute_notebook(
         error = f"{raised.ename}: {raised.evalue}".strip()
     except DeadKernelError:
         error = (
-            "The kernel died. The system kills a process most often for want of memory: close other programs "
-            "or choose a smaller TINYLLM_PROFILE."
+            "The kernel died. The system kills a process most often for want of memory: close other"
+            " programs or choose a smaller TINYLLM_PROFILE."
         )
     except Exception as raised:  # no kernel came up, say
         error = f"{type(raised).__name__}: {raised}"
@@ -196,7 +198,8 @@ def _save_copies(notebook, path: Path) -> None:
         html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     except Exception as error:  # of another program's, about a copy: no reason to stop the course
         print(
-            f"\nno HTML copy of {path.name} ({type(error).__name__}: {error}); {path} holds everything",
+            f"\nno HTML copy of {path.name} ({type(error).__name__}: {error}); {path} holds"
+            " everything",
             flush=True,
         )
         return
@@ -271,7 +274,9 @@ def print_results(workspace: Workspace) -> None:
 
 
 def exam_result(workspace: Workspace, run: str):
-    """The `ExamResult` that a notebook saved, if it is of the run's newest weights and of this exam; else it is taken now."""
+    """The `ExamResult` that a notebook saved, if it is of the run's newest weights and of this
+    exam; else it is taken now.
+    """
     from tinyllm_lib.evaluate import exam_of, run_exam
 
     folder, exam = workspace.run(run), workspace.raw / "exam.jsonl"
@@ -326,7 +331,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     start = time.monotonic()
     print(
-        f"{len(notebooks)} notebooks at the {profile.name} profile; executed copies go to {executed}\n"
+        f"{len(notebooks)} notebooks at the {profile.name} profile; executed copies go to"
+        f" {executed}\n"
     )
     if not run_notebooks(notebooks, executed):
         return 1

@@ -55,13 +55,15 @@ BELLE = RealCorpus(
 
 
 def download_pretrain(raw_dir: str | os.PathLike) -> Path:
-    """Fetch the seq-monkey corpus (10B tokens) into `raw_dir`; `read_texts` reads it as it is, packed.
+    """Fetch the seq-monkey corpus (10B tokens) into `raw_dir`; `read_texts` reads it as it is,
+    packed.
 
-    A file that is there already is returned untouched, also one put there by hand. A download that broke off
-    goes on where it stopped. `MODELSCOPE_ENDPOINT` names a mirror.
+    A file that is there already is returned untouched, also one put there by hand. A download that
+    broke off goes on where it stopped. `MODELSCOPE_ENDPOINT` names a mirror.
 
     Raises:
-        DownloadError: no library, no network, not enough disk, or not the length that the hub announced.
+        DownloadError: no library, no network, not enough disk, or not the length that the hub
+            announced.
     """
 
     def size() -> int | None:
@@ -84,7 +86,8 @@ def download_pretrain(raw_dir: str | os.PathLike) -> Path:
 
 
 def download_sft(raw_dir: str | os.PathLike) -> Path:
-    """Fetch BELLE's 3.5M dialogues into `raw_dir`, for `read_dialogues`; `HF_ENDPOINT` names a mirror.
+    """Fetch BELLE's 3.5M dialogues into `raw_dir`, for `read_dialogues`; `HF_ENDPOINT` names a
+    mirror.
 
     Otherwise as `download_pretrain`.
     """
@@ -155,8 +158,8 @@ def _download(
     try:
         if not (size := ask_size()):
             raise DownloadError(
-                f"{source.hub} or its mirror announces no length of {source.name}, so nobody could tell half of it from all. "
-                f"{source.endpoint} names another mirror. {by_hand}"
+                f"{source.hub} or its mirror announces no length of {source.name}, so nobody could"
+                f" tell half of it from all. {source.endpoint} names another mirror. {by_hand}"
             )
         missing = size - max(
             (part.stat().st_size for part in folder.rglob("*.incomplete")), default=0
@@ -164,8 +167,9 @@ def _download(
         free = shutil.disk_usage(folder).free
         if free < missing:
             raise DownloadError(
-                f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} "
-                "GB free. Make room, or move the workspace to another disk with TINYLLM_WORKSPACE."
+                f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has"
+                f" {free / 1e9:.1f} GB free. Make room, or move the workspace to another disk with"
+                " TINYLLM_WORKSPACE."
             )
         fetch(folder)
         found = target.stat().st_size
@@ -173,8 +177,9 @@ def _download(
         if found != size or not begin.startswith(source.begins):
             target.unlink()
             raise DownloadError(
-                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}, which begin with {begin!r}; expected "
-                f"{source.begins!r}. They were removed; try again later. Does this network want a login first? {by_hand}"
+                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}, which"
+                f" begin with {begin!r}; expected {source.begins!r}. They were removed; try again"
+                f" later. Does this network want a login first? {by_hand}"
             )
     except DownloadError:
         raise
@@ -183,13 +188,14 @@ def _download(
     ) as error:  # each library has its own kinds for no network, no file, a wrong length
         if isinstance(error, ImportError) and source.library in str(error):
             raise DownloadError(
-                f"{source.name} comes through the {source.library} library, which is missing ({error}): "
-                f"pip install {source.library}. {by_hand}"
+                f"{source.name} comes through the {source.library} library, which is missing"
+                f" ({error}): pip install {source.library}. {by_hand}"
             ) from error
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise DownloadError(
-            f"{source.name} could not be fetched from {source.hub} ({source.dataset}): {error}{cause} "
-            "The same call again goes on where this one stopped. Is there a network? "
-            f"{source.endpoint} names a mirror ({_mirror(source) or 'not set'}). {by_hand}"
+            f"{source.name} could not be fetched from {source.hub} ({source.dataset}):"
+            f" {error}{cause} The same call again goes on where this one stopped. Is there a"
+            f" network? {source.endpoint} names a mirror ({_mirror(source) or 'not set'})."
+            f" {by_hand}"
         ) from error
     return target

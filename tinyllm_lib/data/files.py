@@ -20,8 +20,9 @@ def require_writable(path: str | os.PathLike) -> None:
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"{path} cannot be written: the folder {there} belongs to {owner(there)} and is closed to this user, or "
-            "lies on a disk that is only read. Set TINYLLM_WORKSPACE to a folder of your own, or choose another path."
+            f"{path} cannot be written: the folder {there} belongs to {owner(there)} and is closed"
+            " to this user, or lies on a disk that is only read. Set TINYLLM_WORKSPACE to a folder"
+            " of your own, or choose another path."
         )
 
 
@@ -37,9 +38,10 @@ def owner(path: Path) -> str:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file or a folder so that it is whole or absent, also after a crash or a power cut.
 
-    Yields a temporary path in the same folder (same file name at its end, so that writers which look at the
-    suffix are content). Create a file or a folder there. On leaving the block it is flushed to disk and
-    renamed to `path`, replacing what was there; after an exception it is removed and `path` stays as it was.
+    Yields a temporary path in the same folder (same file name at its end, so that writers which
+    look at the suffix are content). Create a file or a folder there. On leaving the block it is
+    flushed to disk and renamed to `path`, replacing what was there; after an exception it is
+    removed and `path` stays as it was.
 
     Raises:
         FileNotFoundError: the block ended without writing anything.
@@ -84,7 +86,8 @@ def read_json(path: Path | str) -> dict:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
-            f"{path} holds a JSON {type(content).__name__}, expected an object: bring back the file as it was, or remove it."
+            f"{path} holds a JSON {type(content).__name__}, expected an object: bring back the file"
+            " as it was, or remove it."
         )
     return content
 
@@ -100,7 +103,9 @@ def _flush(path: Path) -> None:
 
 
 def _sync(descriptor: int) -> None:
-    """Wait until a file or folder lies on the disk, as far as its file system (NFS, SMB, FUSE) can promise that."""
+    """Wait until a file or folder lies on the disk, as far as its file system (NFS, SMB, FUSE) can
+    promise that.
+    """
     try:
         os.fsync(descriptor)
     except OSError as error:  # a broken or full disk is an error, one that knows no sync is not
@@ -129,7 +134,9 @@ def _flush_folder(path: Path) -> None:
 
 
 def _replace(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. A full folder cannot be renamed over, so the old one steps aside first."""
+    """Rename `new` to `path`. A full folder cannot be renamed over, so the old one steps aside
+    first.
+    """
     if not path.is_dir() and not new.is_dir():
         os.replace(new, path)
         return

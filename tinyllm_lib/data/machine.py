@@ -1,5 +1,5 @@
-"""What this process may use of the machine, which is often less than what is built in or asked for: cores, memory, room on a
-disk, a home directory, a console that shows Chinese."""
+"""What this process may use of the machine, which is often less than what is built in or asked for:
+cores, memory, room on a disk, a home directory, a console that shows Chinese."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ ENOUGH_ROOM = 2**30  # bytes that a temporary folder should have free
 
 
 def allowed_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Cores that this process may use: by affinity (taskset, Slurm) and by the quotas of its cgroups (containers)."""
+    """Cores that this process may use: by affinity (taskset, Slurm) and by the quotas of its
+    cgroups (containers).
+    """
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -39,7 +41,9 @@ def allowed_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
 
 
 def allowed_memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Bytes of memory that this process may use: what is built in, or less by the limits of its cgroups."""
+    """Bytes of memory that this process may use: what is built in, or less by the limits of its
+    cgroups.
+    """
     if hasattr(os, "sysconf"):
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:  # Windows, in KiB
@@ -59,7 +63,9 @@ def allowed_memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> in
 
 
 def _cgroups(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
-    """The folders of this process's cgroups and of all above them, whose limits hold, too: version 2, and one controller of 1."""
+    """The folders of this process's cgroups and of all above them, whose limits hold, too: version
+    2, and one controller of 1.
+    """
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -78,7 +84,9 @@ def _cgroups(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]
 
 
 def temporary_folder(*others: Path) -> Path:
-    """Where temporary files and programs made on the way find room: the system's folder, or else the first of `others` that is fit."""
+    """Where temporary files and programs made on the way find room: the system's folder, or else
+    the first of `others` that is fit.
+    """
     try:
         usual = Path(tempfile.gettempdir())
     except FileNotFoundError:  # none can be written to
@@ -96,7 +104,8 @@ def _has_room(folder: Path) -> bool:
 
 
 def ensure_home() -> None:
-    """Where there is no home directory to write to, a temporary one for this process and those it starts.
+    """Where there is no home directory to write to, a temporary one for this process and those it
+    starts.
 
     Jupyter, IPython and matplotlib keep their files there and do not start without.
     """
@@ -110,8 +119,8 @@ def ensure_home() -> None:
 
 
 def utf8_output() -> None:
-    """For a `main()`: what goes to a file or another program is UTF-8, whatever the locale; a terminal keeps its own, and shows
-    "?" for what it does not have."""
+    """For a `main()`: what goes to a file or another program is UTF-8, whatever the locale; a
+    terminal keeps its own, and shows "?" for what it does not have."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not one that a test or a notebook has put in its place
             stream.reconfigure(

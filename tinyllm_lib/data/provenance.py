@@ -2,9 +2,9 @@
 
     corpus -> tokenizer -> shards -> base -> chat -> exam, GGUF file, model card
 
-Whoever makes one of them writes `made_from` with it: names, and for each a fingerprint or a setting. Whoever uses it
-compares that record with what lies there now (`differences`), and says what differs instead of using it in silence.
-"""
+Whoever makes one of them writes `made_from` with it: names, and for each a fingerprint or a
+setting. Whoever uses it compares that record with what lies there now (`differences`), and says
+what differs instead of using it in silence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ RECORD = "made_from.json"  # in a folder that has no other file of its own for i
 
 
 def file_fingerprint(path: str | Path) -> str:
-    """Size and a hash of a file, whatever its name: of all of it, or of 64 MiB spread over it where it is larger."""
+    """Size and a hash of a file, whatever its name: of all of it, or of 64 MiB spread over it where
+    it is larger.
+    """
     path = Path(path)
     size, digest = path.stat().st_size, blake2b(digest_size=8)
     step = max(2**20, (size - 2**20) / 63)
@@ -43,7 +45,8 @@ def content_fingerprint(content: object) -> str:
 
 
 def differences(was: Mapping | None, now: Mapping) -> list[str]:
-    """What differs between two records, a phrase for each: "weights (was 12ab, now 34cd)"; empty if nothing does.
+    """What differs between two records, a phrase for each: "weights (was 12ab, now 34cd)"; empty if
+    nothing does.
 
     A name that only the older record has does not count: it says more than is asked.
     """
@@ -57,7 +60,9 @@ def differences(was: Mapping | None, now: Mapping) -> list[str]:
 
 
 def sign(files: Iterable[str | Path], made_from: Mapping) -> None:
-    """Notes beside files that we made them, from what, and how they are now: `made_by_us` knows them by it."""
+    """Notes beside files that we made them, from what, and how they are now: `made_by_us` knows
+    them by it.
+    """
     folders: dict[Path, dict] = {}
     for path in map(Path, files):
         signed = {"made_from": dict(made_from), "file": file_fingerprint(path)}
@@ -67,8 +72,9 @@ def sign(files: Iterable[str | Path], made_from: Mapping) -> None:
 
 
 def made_by_us(path: str | Path) -> dict | None:
-    """What we made a file from, or all files of a folder. None: there is none, or it is not as we left it. What is there and
-    not as we left it is the learner's own, and nothing may replace it."""
+    """What we made a file from, or all files of a folder. None: there is none, or it is not as we
+    left it. What is there and not as we left it is the learner's own, and nothing may replace
+    it."""
     path = Path(path)
     if path.is_dir():
         names = {file.name for file in path.iterdir() if not file.name.startswith(".")} | set(
@@ -85,7 +91,9 @@ def made_by_us(path: str | Path) -> dict | None:
 
 
 def read_record(folder: str | Path) -> dict | None:
-    """The record of a folder; None where there is none, or none that can be read: then nobody knows."""
+    """The record of a folder; None where there is none, or none that can be read: then nobody
+    knows.
+    """
     try:
         record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,9 +1,10 @@
-"""Raw corpora to streams of documents and dialogues, and what is done with the lines that are neither.
+"""Raw corpora to streams of documents and dialogues, and what is done with the lines that are
+neither.
 
-`read_texts` and `read_dialogues` are one loop with two parsers. Memory stays the same however large the file
-is, except for the table of hashes that finds duplicates: 12 to 24 bytes for each different document, and
-half as much again while it grows (13 million documents: 270 MB). `deduplicate=False` does without it.
-"""
+`read_texts` and `read_dialogues` are one loop with two parsers. Memory stays the same however large
+the file is, except for the table of hashes that finds duplicates: 12 to 24 bytes for each different
+document, and half as much again while it grows (13 million documents: 270 MB). `deduplicate=False`
+does without it."""
 
 import json
 import os
@@ -95,24 +96,26 @@ def read_texts(
     """Stream the documents of a corpus: one JSON object a line with a string `text`.
 
     Args:
-        path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, .zst, or a tar archive,
-            compressed or not, whose .jsonl and .json members are read in their order.
-        split: "train" or "val" for that part only, None for all. The part depends on the text alone, so a
-            document stays where it is when the corpus grows or changes its order. A small corpus may have no
-            document there: then the one with the lowest hash is "val" (not of a corpus of one document).
+        path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, .zst, or a tar
+            archive, compressed or not, whose .jsonl and .json members are read in their order.
+        split: "train" or "val" for that part only, None for all. The part depends on the text
+            alone, so a document stays where it is when the corpus grows or changes its order. A
+            small corpus may have no document there: then the one with the lowest hash is "val" (not
+            of a corpus of one document).
         val_share: share of documents in "val"; 0 for none.
-        deduplicate: drop exact copies of earlier documents (64-bit hash; the chance that any two of 13
-            million different documents collide is 1 in 200,000).
-        rejects: file for the raw bytes of bad lines, written anew. Repair it and read it like any corpus.
-        max_rejected_share: more bad lines than this end the reading with a CorpusError; judged from line 1000
-            on and at the end.
+        deduplicate: drop exact copies of earlier documents (64-bit hash; the chance that any two of
+            13 million different documents collide is 1 in 200,000).
+        rejects: file for the raw bytes of bad lines, written anew. Repair it and read it like any
+            corpus.
+        max_rejected_share: more bad lines than this end the reading with a CorpusError; judged from
+            line 1000 on and at the end.
         max_line_bytes: longer lines are bad lines, and are skipped without being held.
         report: filled while reading; print it afterwards.
 
     Raises:
         FileNotFoundError, ValueError: at the call.
-        CorpusError: while reading. A damaged archive is no error but a warning and a bad line: every
-            document before the damage is kept.
+        CorpusError: while reading. A damaged archive is no error but a warning and a bad line:
+            every document before the damage is kept.
     """
     return _reader(path, _parse_text, split, val_share, deduplicate, rejects, max_rejected_share,
                    max_line_bytes, report)  # fmt: skip
@@ -130,7 +133,8 @@ def read_dialogues(
     max_line_bytes: int = MAX_LINE_BYTES,
     report: ReadReport | None = None,
 ) -> Iterator[list[Message]]:
-    """Stream dialogues in BELLE's format as lists of messages, see `convert_message` and `read_texts`.
+    """Stream dialogues in BELLE's format as lists of messages, see `convert_message` and
+    `read_texts`.
 
     Two dialogues are copies if all their turns are equal; neither their `id` nor `system` counts.
     """
@@ -154,8 +158,9 @@ def convert_message(
     without a system message if `system` is None.
 
     Raises:
-        BadLine: a ValueError with a `kind`. Unknown speaker, empty message, a dialogue that ends on the
-            user (nothing to learn: only replies are supervised), or another shape than the above.
+        BadLine: a ValueError with a `kind`. Unknown speaker, empty message, a dialogue that ends on
+            the user (nothing to learn: only replies are supervised), or another shape than the
+            above.
     """
     if isinstance(conversations, dict):
         if "conversations" not in conversations:
@@ -190,14 +195,14 @@ def convert_message(
 
 
 def split_text(text: str, max_chars: int = 512) -> list[str]:
-    """Cut a text into chunks of at most `max_chars` characters, at sentence ends where there is one.
+    """Cut a text into chunks of at most `max_chars` characters, at sentence ends where there is
+    one.
 
-    Older recipes train on such chunks. Nothing is lost here, `"".join(split_text(t)) == t`, but much is lost
-    in training: each chunk is a document of its own, so the model never sees a sentence after what led to
-    it, learns that texts begin in the middle, and that they end after `max_chars` characters. A sentence
-    longer than `max_chars` is cut anywhere, perhaps inside a word or an emoji of several code points.
-    Token shards with `PackedDataset` need no cutting.
-    """
+    Older recipes train on such chunks. Nothing is lost here, `"".join(split_text(t)) == t`, but
+    much is lost in training: each chunk is a document of its own, so the model never sees a
+    sentence after what led to it, learns that texts begin in the middle, and that they end after
+    `max_chars` characters. A sentence longer than `max_chars` is cut anywhere, perhaps inside a
+    word or an emoji of several code points. Token shards with `PackedDataset` need no cutting."""
     if max_chars < 1:
         raise ValueError(f"max_chars is {max_chars}, expected 1 or more")
     chunks: list[str] = []
@@ -237,7 +242,9 @@ def _reader(
 def _part(
     documents: Iterator[tuple[int, Any]], split: str | None, val_share: float, report: ReadReport
 ) -> Iterator[Any]:
-    """The documents of one part. None is let go before one falls to "val", or so many that it need not be waited for."""
+    """The documents of one part. None is let go before one falls to "val", or so many that it need
+    not be waited for.
+    """
     below, first = val_share * 2.0**64, []
     for digest, document in documents if split and val_share else ():
         first.append((digest, document))
@@ -285,8 +292,9 @@ def _read(
                     write(line.raw + b"\n")
                 if problem.kind == "damaged archive":
                     warnings.warn(
-                        f"{line.source} is damaged or cut off in line {line.number:,}: {problem.detail}. "
-                        "Nothing after it can be read. Fetch the file again for the rest.",
+                        f"{line.source} is damaged or cut off in line {line.number:,}:"
+                        f" {problem.detail}. Nothing after it can be read. Fetch the file again for"
+                        " the rest.",
                         stacklevel=2,
                     )
                 if report.lines >= LINES_BEFORE_JUDGING:
@@ -318,10 +326,10 @@ def _judge(
         f"They are in {rejects}." if rejects else 'rejects="rejected.jsonl" keeps a copy of them.'
     )
     raise CorpusError(
-        f"{rejected:,} of {report.lines:,} lines are bad ({rejected / report.lines:.1%}), more than "
-        f"max_rejected_share={max_rejected_share:g} allows: {kinds}. {where} Expected is one JSON object a "
-        "line (not one large JSON array). Repair it, fetch it again, or pass a larger max_rejected_share if "
-        "these lines may go."
+        f"{rejected:,} of {report.lines:,} lines are bad ({rejected / report.lines:.1%}), more than"
+        f" max_rejected_share={max_rejected_share:g} allows: {kinds}. {where} Expected is one JSON"
+        " object a line (not one large JSON array). Repair it, fetch it again, or pass a larger"
+        " max_rejected_share if these lines may go."
     )
 
 

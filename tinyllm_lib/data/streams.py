@@ -1,9 +1,10 @@
-"""Bytes on disk to numbered lines, in bounded memory: plain, .gz, .bz2, .xz, .zst, and tar archives of these.
+"""Bytes on disk to numbered lines, in bounded memory: plain, .gz, .bz2, .xz, .zst, and tar archives
+of these.
 
-A file is decompressed as it is read, never unpacked to disk and never held. Two things can go wrong on the
-way, and neither is passed over: a line too long to hold, and an archive that ends early or is damaged. Both
-come as a `Line` with a `problem`, after every good line before them. A file that changes meanwhile is an error.
-"""
+A file is decompressed as it is read, never unpacked to disk and never held. Two things can go wrong
+on the way, and neither is passed over: a line too long to hold, and an archive that ends early or
+is damaged. Both come as a `Line` with a `problem`, after every good line before them. A file that
+changes meanwhile is an error."""
 
 import bz2
 import gzip
@@ -55,23 +56,25 @@ class _Damaged(Exception):
 
 
 def read_lines(path: Path, max_line_bytes: int, spill: Callable[[bytes], object]) -> Iterator[Line]:
-    """Lines of a corpus file, or of the .jsonl and .json files inside a tar archive, one after the other.
+    """Lines of a corpus file, or of the .jsonl and .json files inside a tar archive, one after the
+    other.
 
     Args:
-        max_line_bytes: a longer line is not held. Its bytes go to `spill` piece by piece, and what is
-            yielded is an empty line with the problem "line too long".
+        max_line_bytes: a longer line is not held. Its bytes go to `spill` piece by piece, and what
+            is yielded is an empty line with the problem "line too long".
 
     Raises:
-        CorpusError: the file is not what its name says, an archive holds no .jsonl or .json file, or the file is
-            another one at the end of reading.
+        CorpusError: the file is not what its name says, an archive holds no .jsonl or .json file,
+            or the file is another one at the end of reading.
     """
     before = _state(path)
     for source, chunks in _sources(path):
         yield from _split(source, chunks, max_line_bytes, spill)
     if (after := _state(path)) != before:
         raise CorpusError(
-            f"{path} was {before} when reading began, and now it is {after}: something still writes to it, such as "
-            "a download. What was read belongs together nowhere: wait for its end, then read it again."
+            f"{path} was {before} when reading began, and now it is {after}: something still writes"
+            " to it, such as a download. What was read belongs together nowhere: wait for its end,"
+            " then read it again."
         )
 
 
@@ -84,7 +87,9 @@ def _state(path: Path) -> str:
 
 
 def _without_marks(line: bytes) -> bytes:
-    """A line without byte order marks (`cat` leaves them inside a file) and without the end mark of DOS."""
+    """A line without byte order marks (`cat` leaves them inside a file) and without the end mark of
+    DOS.
+    """
     while line.startswith(BOM_UTF8):
         line = line.removeprefix(BOM_UTF8)
     return line.removesuffix(b"\x1a")
@@ -141,8 +146,9 @@ def _open(path: Path) -> BinaryIO:
     expected = SUFFIXES.get(path.suffix.lower())
     if expected and found != expected:
         raise CorpusError(
-            f"{path}: the name promises {expected} data, but the file starts with {head!r}. It may be an "
-            "error page or an empty file saved by a failed download: look at it, then fetch it again."
+            f"{path}: the name promises {expected} data, but the file starts with {head!r}. It may"
+            " be an error page or an empty file saved by a failed download: look at it, then fetch"
+            " it again."
         )
     if found == ".gz":
         return gzip.open(path)
@@ -172,7 +178,8 @@ def _open_zst(path: Path) -> BinaryIO:
             from backports import zstd
         except ImportError:
             raise CorpusError(
-                f"{path}: reading .zst before Python 3.14 needs a package: pip install backports.zstd"
+                f"{path}: reading .zst before Python 3.14 needs a package: pip install"
+                " backports.zstd"
             ) from None
     return zstd.open(path)
 
@@ -180,9 +187,8 @@ def _open_zst(path: Path) -> BinaryIO:
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
     """Decompressed bytes up to the last good one, then `_Damaged` if the stream is broken there.
 
-    `read1` returns what it has, where `read` would lose up to a chunk at the break. rapidgzip's `read1` loses
-    it too, but can go back and take single bytes.
-    """
+    `read1` returns what it has, where `read` would lose up to a chunk at the break. rapidgzip's
+    `read1` loses it too, but can go back and take single bytes."""
     size, position = CHUNK, 0
     while True:
         try:
@@ -202,7 +208,9 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Feed:
-    """Chunks as a file that can only go forward, for `tarfile`. A break shows as the end, and is kept in `damage`."""
+    """Chunks as a file that can only go forward, for `tarfile`. A break shows as the end, and is
+    kept in `damage`.
+    """
 
     def __init__(self, chunks: Iterator[bytes]):
         self._chunks = chunks
@@ -282,8 +290,9 @@ def _members(archive: str, feed: _Feed) -> Iterator[tuple[str, Iterator[bytes]]]
         yield archive, feed.rest()
     elif not found:
         raise CorpusError(
-            f"{archive}: no .jsonl or .json file inside (found: {', '.join(skipped[:5]) or 'nothing'}). "
-            "Expected one JSON object a line in a file with such a name: unpack the archive and rename it."
+            f"{archive}: no .jsonl or .json file inside (found:"
+            f" {', '.join(skipped[:5]) or 'nothing'}). Expected one JSON object a line in a file"
+            " with such a name: unpack the archive and rename it."
         )
 
 
@@ -295,8 +304,8 @@ def _until_damage(feed: _Feed) -> Iterator[bytes]:
 def _member_chunks(size: int, feed: _Feed) -> Iterator[bytes]:
     """The content of a member whose header `tarfile` has just read.
 
-    Not `tar.extractfile`: at a break it throws away the last piece, up to a whole chunk of good documents.
-    """
+    Not `tar.extractfile`: at a break it throws away the last piece, up to a whole chunk of good
+    documents."""
     while size:
         chunk = feed.read(min(CHUNK, size))
         if not chunk:

@@ -27,7 +27,8 @@ class Workspace:
         """Token shards of `kind` ("pretrain" or "sft") and `split` ("train" or "val")."""
         if kind not in ("pretrain", "sft") or split not in ("train", "val"):
             raise ValueError(
-                f"no token shards {kind!r}/{split!r}: kind is 'pretrain' or 'sft', split is 'train' or 'val'"
+                f"no token shards {kind!r}/{split!r}: kind is 'pretrain' or 'sft', split is 'train'"
+                " or 'val'"
             )
         return self.root / "tokens" / kind / split
 
@@ -42,19 +43,24 @@ class Workspace:
 
     @property
     def progress(self) -> Path:
-        """Which exercises are done: they belong to the learner, so the file lies beside the profiles."""
+        """Which exercises are done: they belong to the learner, so the file lies beside the
+        profiles.
+        """
         return self.root.parent / "progress.json"
 
 
 def get_workspace(profile: object = None) -> Workspace:
-    """The workspace of a profile, given by its name, by an object with a `name`, or by the environment.
+    """The workspace of a profile, given by its name, by an object with a `name`, or by the
+    environment.
 
-    Without an argument the name is `TINYLLM_PROFILE`, else "laptop". The folder that holds all profiles is
-    `TINYLLM_WORKSPACE`, else `workspace/` beside the package, whatever the working directory is, so that all
-    notebooks share it. A package installed into site-packages uses `workspace/` in the working directory.
+    Without an argument the name is `TINYLLM_PROFILE`, else "laptop". The folder that holds all
+    profiles is `TINYLLM_WORKSPACE`, else `workspace/` beside the package, whatever the working
+    directory is, so that all notebooks share it. A package installed into site-packages uses
+    `workspace/` in the working directory.
 
     Raises:
-        ValueError: a name that is none for a folder, or TINYLLM_WORKSPACE begins with ~ and there is no home directory.
+        ValueError: a name that is none for a folder, or TINYLLM_WORKSPACE begins with ~ and there
+            is no home directory.
         PermissionError: it is there, and not for this user.
     """
     name = getattr(profile, "name", profile) or os.environ.get("TINYLLM_PROFILE") or "laptop"
@@ -67,14 +73,15 @@ def get_workspace(profile: object = None) -> Workspace:
         )
     except RuntimeError as error:
         raise ValueError(
-            f"TINYLLM_WORKSPACE is {base!r}, and nobody knows whose home that is: write the whole path."
+            f"TINYLLM_WORKSPACE is {base!r}, and nobody knows whose home that is: write the whole"
+            " path."
         ) from error
     workspace = Workspace(root / _single_name(name, "a profile"))
     for folder in (root, workspace.root):
         if os.path.lexists(folder) and not os.access(folder, os.X_OK):
             raise PermissionError(
-                f"{workspace.root} cannot be read: the folder {folder} belongs to {owner(folder)} and is closed to this user. "
-                "Set TINYLLM_WORKSPACE to a folder of your own."
+                f"{workspace.root} cannot be read: the folder {folder} belongs to {owner(folder)}"
+                " and is closed to this user. Set TINYLLM_WORKSPACE to a folder of your own."
             )
     return workspace
 
@@ -110,12 +117,13 @@ def require(path: str | os.PathLike, made_by: str) -> Path:
     if path.exists():
         if not os.access(path, os.R_OK):
             raise PermissionError(
-                f"{path} cannot be read: it belongs to {owner(path)}. Ask for it, or make your own: set "
-                f"TINYLLM_WORKSPACE to a folder of yours and run {made_by}."
+                f"{path} cannot be read: it belongs to {owner(path)}. Ask for it, or make your own:"
+                f" set TINYLLM_WORKSPACE to a folder of yours and run {made_by}."
             )
         return path
     raise FileNotFoundError(
-        f"{path} is missing. It is made by {made_by}: run that first. If you have made it already, it lies "
-        f"in another workspace: TINYLLM_WORKSPACE is {os.environ.get('TINYLLM_WORKSPACE') or 'not set'}, "
-        f"TINYLLM_PROFILE is {os.environ.get('TINYLLM_PROFILE') or 'not set'}."
+        f"{path} is missing. It is made by {made_by}: run that first. If you have made it already,"
+        " it lies in another workspace: TINYLLM_WORKSPACE is"
+        f" {os.environ.get('TINYLLM_WORKSPACE') or 'not set'}, TINYLLM_PROFILE is"
+        f" {os.environ.get('TINYLLM_PROFILE') or 'not set'}."
     )

@@ -1,8 +1,9 @@
-"""Datasets: ids -> (X, Y, loss_mask), where Y[t] is the token after X[t] and loss_mask[t] says whether to learn it.
+"""Datasets: ids -> (X, Y, loss_mask), where Y[t] is the token after X[t] and loss_mask[t] says
+whether to learn it.
 
-`PretrainDataset` and `SFTDataset` are the padded view that a learner looks at: one sample a row, filled up to
-`max_length`. `PackedDataset` is what trains: several documents share a row, nothing (or next to nothing) is padding.
-"""
+`PretrainDataset` and `SFTDataset` are the padded view that a learner looks at: one sample a row,
+filled up to `max_length`. `PackedDataset` is what trains: several documents share a row, nothing
+(or next to nothing) is padding."""
 
 from __future__ import annotations
 
@@ -34,17 +35,20 @@ from tinyllm_lib.tokenizer import (
 def shift_and_pad(
     ids: Sequence[int], mask: Sequence[int], max_length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """ids and mask of one sample -> X, Y, loss_mask, each int64 (max_length-1,), padded with `PAD_ID`, mask 0 there.
+    """ids and mask of one sample -> X, Y, loss_mask, each int64 (max_length-1,), padded with
+    `PAD_ID`, mask 0 there.
 
-    The padding is masked by its position, not by its id, so `<|im_end|>` stays in the loss and the model learns to stop.
-    """
+    The padding is masked by its position, not by its id, so `<|im_end|>` stays in the loss and the
+    model learns to stop."""
     ids = torch.tensor([*ids[:max_length], *[PAD_ID] * (max_length - len(ids))], dtype=torch.int64)
     mask = torch.tensor([*mask[:max_length], *[0] * (max_length - len(mask))], dtype=torch.int64)
     return ids[:-1], ids[1:], mask[1:]
 
 
 class PretrainDataset(Dataset):
-    """One text a sample, padded: item -> (X, Y, loss_mask), int64, each (max_length-1,). `cut_tokens` counts what did not fit."""
+    """One text a sample, padded: item -> (X, Y, loss_mask), int64, each (max_length-1,).
+    `cut_tokens` counts what did not fit.
+    """
 
     def __init__(
         self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int = 512
@@ -65,7 +69,9 @@ class PretrainDataset(Dataset):
 
 
 class SFTDataset(Dataset):
-    """One dialogue a sample, padded: item -> (X, Y, loss_mask), int64, each (max_length-1,); only replies are learned."""
+    """One dialogue a sample, padded: item -> (X, Y, loss_mask), int64, each (max_length-1,); only
+    replies are learned.
+    """
 
     def __init__(
         self,
@@ -100,22 +106,25 @@ class PackedRow(NamedTuple):
 class PackedDataset(Dataset):
     """Token shards as rows of `context` positions.
 
-    A document of n tokens fills n-1 positions (each token but the last predicts the next), so no target ever lies in
-    another document. Positions count from 0 in each document and `document_ids` tells them apart, which lets attention
-    stay inside. Shards are memory-mapped: a corpus larger than memory works, and a copy in another process maps them anew.
-    A row in which nothing is learned (the piece of a long question, say) is left out; `left_out` counts them.
+    A document of n tokens fills n-1 positions (each token but the last predicts the next), so no
+    target ever lies in another document. Positions count from 0 in each document and `document_ids`
+    tells them apart, which lets attention stay inside. Shards are memory-mapped: a corpus larger
+    than memory works, and a copy in another process maps them anew. A row in which nothing is
+    learned (the piece of a long question, say) is left out; `left_out` counts them.
 
     Args:
         folder: shards with a finished manifest.
         context: positions in a row.
-        packing: "best_fit": whole documents, each into the row with the least room that still holds it (Ding et al.
-            2024); a document longer than the context becomes several pieces. "stream": documents one after the other,
-            cut wherever a row is full; no waste and no memory, for corpora of billions of tokens. "none": a document a
-            row, the rest is padding, to see what packing brings.
+        packing: "best_fit": whole documents, each into the row with the least room that still holds
+            it (Ding et al. 2024); a document longer than the context becomes several pieces.
+            "stream": documents one after the other, cut wherever a row is full; no waste and no
+            memory, for corpora of billions of tokens. "none": a document a row, the rest is
+            padding, to see what packing brings.
         tokenizer: checked against the manifest when given.
 
     Raises:
-        FileNotFoundError: no manifest.  ValueError: shards made with another tokenizer, or a missing or shortened file.
+        FileNotFoundError: no manifest.  ValueError: shards made with another tokenizer, or a
+            missing or shortened file.
     """
 
     def __init__(
@@ -134,8 +143,9 @@ class PackedDataset(Dataset):
             expected := tokenizer_hash(tokenizer)
         ):
             raise ValueError(
-                f"{folder} was written with another tokenizer (shards {found[:12]}…, tokenizer {expected[:12]}…): "
-                f"write the shards again with this tokenizer (notebook 03), or pass the one they were made with."
+                f"{folder} was written with another tokenizer (shards {found[:12]}…, tokenizer"
+                f" {expected[:12]}…): write the shards again with this tokenizer (notebook 03), or"
+                " pass the one they were made with."
             )
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
         self.pieces = self._pieces()  # (N, 3): shard, first token, positions
@@ -181,7 +191,8 @@ class PackedDataset(Dataset):
             if size and (not path.is_file() or path.stat().st_size != size):
                 found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
                 raise ValueError(
-                    f"{path}: the manifest promises {size} bytes, found {found}. Write the shards again (notebook 03)."
+                    f"{path}: the manifest promises {size} bytes, found {found}. Write the shards"
+                    " again (notebook 03)."
                 )
         ids = np.memmap(self.folder / f"{name}.bin", dtype, "r")
         mask = np.memmap(self.folder / f"{name}.mask", np.uint8, "r") if masked else None
@@ -202,8 +213,8 @@ class PackedDataset(Dataset):
             for path, found in zip(sums, pool.map(sha256, sums), strict=True):
                 if found != sums[path]:
                     raise ValueError(
-                        f"{path} does not match its checksum: it was changed after it was written. Delete {self.folder} "
-                        f"and write the shards again (notebook 03)."
+                        f"{path} does not match its checksum: it was changed after it was written."
+                        f" Delete {self.folder} and write the shards again (notebook 03)."
                     )
 
     def _pieces(self) -> np.ndarray:
@@ -315,7 +326,9 @@ PACKINGS = {"best_fit": _best_fit, "stream": _Stream, "none": _one_each}
 
 
 class DataOrder:
-    """Which rows make up a step: epoch after epoch, each in its own order, a pure function of (seed, step)."""
+    """Which rows make up a step: epoch after epoch, each in its own order, a pure function of
+    (seed, step).
+    """
 
     def __init__(self, rows: int, seed: int):
         self.rows, self.seed = rows, seed
@@ -324,7 +337,9 @@ class DataOrder:
         )
 
     def step_rows(self, step: int, batch_size: int) -> list[int]:
-        """Row numbers of the global batch of `step`, `batch_size` of them; the batch runs on into the next epoch."""
+        """Row numbers of the global batch of `step`, `batch_size` of them; the batch runs on into
+        the next epoch.
+        """
         places = (divmod(i, self.rows) for i in range(step * batch_size, (step + 1) * batch_size))
         return [int(self._order(epoch)[within]) for epoch, within in places]
 

@@ -1,12 +1,14 @@
-"""Token shards: ids on disk, ready to be memory-mapped, so that training never waits for a tokenizer.
+"""Token shards: ids on disk, ready to be memory-mapped, so that training never waits for a
+tokenizer.
 
-    tokens/pretrain/train/  shard_00000.bin (uint16 ids)  shard_00000.offsets (uint64, where each document starts)  manifest.json
-    tokens/sft/train/       the same, and shard_00000.mask (uint8: 1 where the token is to be learned)
+    tokens/pretrain/train/  shard_00000.bin (uint16 ids)  shard_00000.offsets (uint64, where each
+    document starts)  manifest.json tokens/sft/train/       the same, and shard_00000.mask (uint8: 1
+    where the token is to be learned)
 
-A folder is finished when it has a `manifest.json`, which is written last. A stopped run goes on after its last whole
-shard; a file that exists is whole, for each is written under another name and renamed. Memory is that of two batches,
-however large the corpus and the shards are; a batch is a million characters, or one document that is longer.
-"""
+A folder is finished when it has a `manifest.json`, which is written last. A stopped run goes on
+after its last whole shard; a file that exists is whole, for each is written under another name and
+renamed. Memory is that of two batches, however large the corpus and the shards are; a batch is a
+million characters, or one document that is longer."""
 
 from __future__ import annotations
 
@@ -58,21 +60,25 @@ def write_pretrain_tokens(
     replace: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict:
-    """Encodes documents on all cores and writes them, each followed by `<|im_end|>` (the eos token), as shards.
+    """Encodes documents on all cores and writes them, each followed by `<|im_end|>` (the eos
+    token), as shards.
 
     Args:
         texts: documents, streamed; on a restart the same stream from its beginning.
-        source: a name for where the texts come from (file, size, settings, replay). A finished folder of this name is left as
-            it is, and a stopped run goes on; without a name nobody knows of which texts they are, and all is written anew.
+        source: a name for where the texts come from (file, size, settings, replay). A finished
+            folder of this name is left as it is, and a stopped run goes on; without a name nobody
+            knows of which texts they are, and all is written anew.
         shard_tokens: a shard is closed when it holds at least this many tokens.
-        replace: delete shards in the folder that were made from another source, with another tokenizer or other settings.
+        replace: delete shards in the folder that were made from another source, with another
+            tokenizer or other settings.
         progress: called with the number of documents done.
 
     Returns:
         The manifest, as written.
 
     Raises:
-        ValueError: the folder holds shards made otherwise, and not `replace`; a text that cannot be encoded; no text at all.
+        ValueError: the folder holds shards made otherwise, and not `replace`; a text that cannot be
+            encoded; no text at all.
     """
     start, eos = text_start(tokenizer), text_end(tokenizer)
 
@@ -99,12 +105,15 @@ def write_sft_tokens(
 ) -> dict:
     """Encodes dialogues with their loss masks on all cores and writes them as shards.
 
-    A dialogue longer than `max_length` tokens loses whole turns from its front (`encode_chat`), a replayed text its end; a
-    dialogue without a supervised token is left out. All this is counted in the manifest under `counts`.
+    A dialogue longer than `max_length` tokens loses whole turns from its front (`encode_chat`), a
+    replayed text its end; a dialogue without a supervised token is left out. All this is counted in
+    the manifest under `counts`.
 
     Args:
-        replay: pretraining texts to learn whole, after the dialogues, so that fine-tuning forgets less.
-        learn_all: ignore the mask and learn every token, the question too (for the comparison in notebook 06).
+        replay: pretraining texts to learn whole, after the dialogues, so that fine-tuning forgets
+            less.
+        learn_all: ignore the mask and learn every token, the question too (for the comparison in
+            notebook 06).
 
     The other arguments, the result and the errors are those of `write_pretrain_tokens`.
     """
@@ -155,7 +164,8 @@ def write_sft_tokens(
         for number, messages in enumerate(dialogues, 1):
             if isinstance(messages, str):  # it would pass for a replayed text, and be learned whole
                 raise ValueError(
-                    f"dialogue {number}: expected a list of messages, found a text; texts belong in `replay`."
+                    f"dialogue {number}: expected a list of messages, found a text; texts belong in"
+                    " `replay`."
                 )
             yield messages
 
@@ -188,8 +198,8 @@ def read_manifest(folder: str | Path) -> dict:
             else ""
         )
         raise FileNotFoundError(
-            f"{folder} holds no finished token shards (no manifest.json){begun}. They are written by "
-            f"write_pretrain_tokens / write_sft_tokens, in notebook 03."
+            f"{folder} holds no finished token shards (no manifest.json){begun}. They are written"
+            " by write_pretrain_tokens / write_sft_tokens, in notebook 03."
         )
     return read_json(path)
 
@@ -213,7 +223,9 @@ def _write(
     replace: bool,
     progress: Callable[[int], None] | None,
 ) -> dict:
-    """Common body of the two writers: batches in, shards and a manifest out, resumable at shard borders."""
+    """Common body of the two writers: batches in, shards and a manifest out, resumable at shard
+    borders.
+    """
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
@@ -271,8 +283,9 @@ def _write(
     manifest = {**done["manifest"], "counts": done["counts"]}
     if not manifest["tokens"]:
         raise ValueError(
-            f"{out_dir}: nothing to write, the source gave no {'document' if kind == 'pretrain' else 'dialogue'} "
-            f"with a token to learn ({done['items']} read)."
+            f"{out_dir}: nothing to write, the source gave no"
+            f" {'document' if kind == 'pretrain' else 'dialogue'} with a token to learn"
+            f" ({done['items']} read)."
         )
     write_json(out_dir / "manifest.json", manifest)
     (out_dir / "progress.json").unlink(missing_ok=True)
@@ -280,7 +293,8 @@ def _write(
 
 
 def _begun(out_dir: Path, fresh: dict, replace: bool) -> dict | None:
-    """What an earlier call has done of the same work: its progress, with `items` None if all of it; None if nothing.
+    """What an earlier call has done of the same work: its progress, with `items` None if all of it;
+    None if nothing.
 
     Raises:
         ValueError: the folder holds other work, and not `replace`.
@@ -299,8 +313,9 @@ def _begun(out_dir: Path, fresh: dict, replace: bool) -> dict | None:
             for shards in (done["manifest"], fresh)
         )
         raise ValueError(
-            f"{out_dir} holds token shards made with {was}; now it is {now}. Give another folder, or replace=True "
-            f"to delete these {done['manifest']['tokens']:,} tokens and write them anew."
+            f"{out_dir} holds token shards made with {was}; now it is {now}. Give another folder,"
+            f" or replace=True to delete these {done['manifest']['tokens']:,} tokens and write them"
+            " anew."
         )
     return done if fresh["source"] and not changed else None
 
@@ -308,8 +323,9 @@ def _begun(out_dir: Path, fresh: dict, replace: bool) -> dict | None:
 def _encoded(
     items: Iterable, encode: Callable[[list, int], Encoded], done: int
 ) -> Iterator[tuple[Encoded, int]]:
-    """(batch, number of items up to its end), from item `done` on. One batch is encoded while the one before it is
-    written and the next one is read; the tokenizer works on all cores and leaves Python free."""
+    """(batch, number of items up to its end), from item `done` on. One batch is encoded while the
+    one before it is written and the next one is read; the tokenizer works on all cores and leaves
+    Python free."""
     stream, waiting = islice(iter(items), done, None), None
     with ThreadPoolExecutor(1) as pool:
         while batch := _next_batch(stream):

@@ -69,13 +69,15 @@ def bits_per_byte(
     max_documents: int | None = None,
     batch_size: int = 16,
 ) -> float:
-    """How many bits the model needs for one byte of text, on average; lower is better, 8 is no model at all.
+    """How many bits the model needs for one byte of text, on average; lower is better, 8 is no
+    model at all.
 
-    What counts is told in `score`. A document longer than the context is read in windows, of which each but the first
-    repeats half a context that is not counted again.
+    What counts is told in `score`. A document longer than the context is read in windows, of which
+    each but the first repeats half a context that is not counted again.
 
     Args:
-        texts: documents, or a file: `.jsonl` with {"text": …} lines, else one document. (One text: pass [text].)
+        texts: documents, or a file: `.jsonl` with {"text": …} lines, else one document. (One text:
+            pass [text].)
         max_documents: read only so many.
 
     Raises:
@@ -97,7 +99,9 @@ def bits_per_byte(
 
 
 def _windows(ids: list[int], context: int) -> Iterator[tuple[list[int], int]]:
-    """(ids, the first of them to score), up to context + 1 ids at a time, until each but the first of all has been scored once."""
+    """(ids, the first of them to score), up to context + 1 ids at a time, until each but the first
+    of all has been scored once.
+    """
     first = 1
     while first < len(ids):
         start = 0 if first == 1 else max(0, first - context // 2)
@@ -120,7 +124,9 @@ def _batches(windows: Iterator[tuple[list[int], int]], batch_size: int) -> Itera
 
 
 def read_documents(texts: str | Path | Iterable[str]) -> Iterator[str]:
-    """The documents of a file (`.jsonl` with a "text" in each line, else the file is one), or `texts` as they are."""
+    """The documents of a file (`.jsonl` with a "text" in each line, else the file is one), or
+    `texts` as they are.
+    """
     if not isinstance(texts, str | Path):
         yield from texts
         return
@@ -157,15 +163,18 @@ def run_exam(
 ) -> ExamResult:
     """Asks all questions, greedily and in batches, and grades the replies with `is_right`.
 
-    A chat model is asked in a dialogue. A base model goes on with the row's "completion", where there is one, and is
-    right if it goes on with the answer; other questions it gets as 问：… 答：… after three answered ones of the class.
+    A chat model is asked in a dialogue. A base model goes on with the row's "completion", where
+    there is one, and is right if it goes on with the answer; other questions it gets as 问：… 答：…
+    after three answered ones of the class.
 
     Args:
         generator: a generator, or the folder of a run or checkpoint.
         exam: file, or rows as from `load_exam`; default: the exam of the workspace.
-        kind: "chat", "base", or "auto": base if the run learned from documents (its token shards say so), else chat.
+        kind: "chat", "base", or "auto": base if the run learned from documents (its token shards
+            say so), else chat.
         limit: ask at most so many questions of each class, spread over it.
-        save: write `exam.json` into the run folder. Not done with a `limit`, nor for a model without a folder.
+        save: write `exam.json` into the run folder. Not done with a `limit`, nor for a model
+            without a folder.
 
     Returns:
         An `ExamResult`: scores by class, all answers, and `.wrong`, the list of wrong ones.
@@ -243,7 +252,8 @@ def _ask_base(
 def _few_shot(
     rows: Sequence[dict], i: int, generator: TextGenerator, room: int, shots: int = 3
 ) -> str:
-    """The question after `shots` answered ones of its class (the next in the file), as documents write them.
+    """The question after `shots` answered ones of its class (the next in the file), as documents
+    write them.
 
     Fewer shots where they would not fit `room` tokens.
     """
@@ -264,7 +274,9 @@ def _few_shot(
 
 
 def _spread(rows: Sequence[dict], limit: int | None) -> list[tuple[int, dict]]:
-    """(number, row) of at most `limit` rows of each class, evenly spread over it, in the order of the file."""
+    """(number, row) of at most `limit` rows of each class, evenly spread over it, in the order of
+    the file.
+    """
     kept = set()
     for name in dict.fromkeys(row["class"] for row in rows):
         of_class = [i for i, row in enumerate(rows) if row["class"] == name]

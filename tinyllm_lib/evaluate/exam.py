@@ -1,8 +1,8 @@
 """The exam: reading one, grading a reply, and the result with its table.
 
-An exam is a file of questions with one right answer each; `evaluate.run_exam` asks them. A result knows its classes,
-their shares and its wrong answers, is saved as `exam.json`, and can be compared with another.
-"""
+An exam is a file of questions with one right answer each; `evaluate.run_exam` asks them. A result
+knows its classes, their shares and its wrong answers, is saved as `exam.json`, and can be compared
+with another."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ CLASS_MEANING = {
 def load_exam(path: str | Path) -> list[dict]:
     """The rows of an exam file: one JSON object a line, of the sample corpus or your own.
 
-    {"question": …, "answer": …} and if you like "class" (default "own"), "history" (earlier messages) and "completion"
-    (a text that a base model goes on with the answer).
+    {"question": …, "answer": …} and if you like "class" (default "own"), "history" (earlier
+    messages) and "completion" (a text that a base model goes on with the answer).
 
     Raises:
         FileNotFoundError; ValueError with file and line of the first row that is wrong.
@@ -53,7 +53,8 @@ def load_exam(path: str | Path) -> list[dict]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: an exam is written with the sample corpus (notebook 01), or by you, "
+            f"{path} is missing: an exam is written with the sample corpus (notebook 01), or by"
+            " you, "
             f'as lines of {{"question": …, "answer": …, "class": …}}.'
         )
     return checked_rows(json_lines(path), str(path))
@@ -87,7 +88,8 @@ def checked_rows(rows: Iterable[tuple[str, dict]], exam: str) -> list[dict]:
             for m in history
         ):
             raise ValueError(
-                f'{where}: "history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.'
+                f'{where}: "history" is not a list of {{"role": {" | ".join(ROLES)}, "content":'
+                " text}."
             )
         checked.append({"class": "own", **row})
     if not checked:
@@ -143,8 +145,9 @@ def is_right(
 
     * Spaces, outer punctuation, case and full width do not matter.
     * A number: the last number of the reply must equal it.
-    * Otherwise the answer must stand in the reply, but not merely in words repeated from the question (西藏的简称是湘
-      does not give 藏), nor as a part of a longer answer of the same exam (几内亚比绍 does not give 几内亚).
+    * Otherwise the answer must stand in the reply, but not merely in words repeated from the
+      question (西藏的简称是湘 does not give 藏), nor as a part of a longer answer of the same exam (几内亚比绍
+      does not give 几内亚).
 
     Args:
         other_answers: all answers of the exam; those that do not contain `answer` play no role.
@@ -152,7 +155,8 @@ def is_right(
     said, wanted = normalise(reply), normalise(answer)
     if not wanted:
         raise ValueError(
-            f"the answer {answer!r} holds neither a letter nor a digit: nothing to compare a reply with."
+            f"the answer {answer!r} holds neither a letter nor a digit: nothing to compare a reply"
+            " with."
         )
     if said == wanted:
         return True
@@ -189,10 +193,11 @@ def _spans(part: str, text: str) -> list[tuple[int, int]]:
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval (95% by default) in which the true share lies, seen from `right` of `total` (Wilson 1927).
+    """The interval (95% by default) in which the true share lies, seen from `right` of `total`
+    (Wilson 1927).
 
-    Unlike share ± z·sqrt(share·(1-share)/total) it stays within 0 to 1 and is honest near both ends.
-    """
+    Unlike share ± z·sqrt(share·(1-share)/total) it stays within 0 to 1 and is honest near both
+    ends."""
     if not total:
         return 0.0, 1.0
     share, zz = right / total, z * z / total
@@ -204,7 +209,9 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def goes_on_with(text: str, answer: str, longer: Iterable[str] = ()) -> bool:
-    """Whether a base model's text begins with the answer, and not with a longer one or a longer number."""
+    """Whether a base model's text begins with the answer, and not with a longer one or a longer
+    number.
+    """
     text, answer = normalise(text), normalise(answer)
     if NUMBER.fullmatch(answer):
         number = NUMBER.match(text)
@@ -229,14 +236,18 @@ class Answer:
 
     @property
     def exact(self) -> bool:
-        """Right, and the expected text stands in the reply character by character (`right` allows for `normalise`)."""
+        """Right, and the expected text stands in the reply character by character (`right` allows
+        for `normalise`).
+        """
         number = NUMBER.fullmatch(self.expected)
         return self.right and self.expected in (NUMBER.findall(self.got) if number else self.got)
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The result of one class: `right` answers, of which `exact` as written; `low` and `high` bound the share (Wilson, 95%)."""
+    """The result of one class: `right` answers, of which `exact` as written; `low` and `high` bound
+    the share (Wilson, 95%).
+    """
 
     class_name: str
     right: int
@@ -249,7 +260,8 @@ class ClassScore:
 
 @dataclass
 class ExamResult:
-    """An exam that was taken. `print(result)` shows the table; saved as `exam.json` it is this object's fields:
+    """An exam that was taken. `print(result)` shows the table; saved as `exam.json` it is this
+    object's fields:
 
     {"kind": "chat" | "base", "checkpoint": "step_000500", "exam": "exam.jsonl", "seconds": 4.1,
      "made_from": {"weights": fingerprint, "exam": fingerprint},
@@ -304,11 +316,15 @@ class ExamResult:
             )
             for s in self.classes
         ]
-        title = f"{self.exam}, answered by the {self.kind} model {self.checkpoint} in {self.seconds:.1f} s".replace(
-            "  ", " "
+        title = (
+            f"{self.exam}, answered by the {self.kind} model {self.checkpoint} in"
+            f" {self.seconds:.1f} s".replace("  ", " ")
         )
         unlike = {s.class_name: s.right - s.exact for s in self.classes if s.right > s.exact}
-        note = f"\nright only when normalised (case, width, spaces): {', '.join(f'{n} in {c}' for c, n in unlike.items())}"
+        note = (
+            "\nright only when normalised (case, width, spaces):"
+            f" {', '.join(f'{n} in {c}' for c, n in unlike.items())}"
+        )
         return title + "\n" + format_table(rows, align="<>>><") + (note if unlike else "")
 
     def save(self, path: str | Path) -> None:
@@ -345,13 +361,15 @@ class ExamResult:
 
 
 def exam_of(folder: str | Path, exam: str | Path | None = None) -> ExamResult:
-    """The saved result of a run (its newest checkpoint) or of a checkpoint, if it was these weights that sat this exam.
+    """The saved result of a run (its newest checkpoint) or of a checkpoint, if it was these weights
+    that sat this exam.
 
     Args:
         exam: the file with the questions; None: whichever it was.
 
     Raises:
-        FileNotFoundError: no checkpoint, or no result.  ValueError: it is of other weights or another exam.
+        FileNotFoundError: no checkpoint, or no result.  ValueError: it is of other weights or
+            another exam.
     """
     folder = model_folder(folder)
     path = run_folder(folder) / "exam.json"
@@ -361,7 +379,8 @@ def exam_of(folder: str | Path, exam: str | Path | None = None) -> ExamResult:
     )
     if changed := differences(result.made_from, now):
         raise ValueError(
-            f"{path.parent.name}/{path.name} is not the exam of these weights, {', '.join(changed)}: run_exam takes it again."
+            f"{path.parent.name}/{path.name} is not the exam of these weights,"
+            f" {', '.join(changed)}: run_exam takes it again."
         )
     return result
 
@@ -408,21 +427,28 @@ class ExamComparison:
             ]
             rows.append((name, *shares, str(gained.count(name)), str(lost.count(name))))
         apart = len(self.a.answers) + len(self.b.answers) - 2 * len(self._pairs())
-        note = f"\n{apart} questions stand in only one of the two exams: the shares count them, gained and lost do not"
+        note = (
+            f"\n{apart} questions stand in only one of the two exams: the shares count them, gained"
+            " and lost do not"
+        )
         return format_table(rows, align="<>>>>") + (note if apart else "")
 
 
 def compare_exams(
     a: ExamResult | str | Path, b: ExamResult | str | Path, *, print_table: bool = True
 ) -> ExamComparison:
-    """Two results, or run folders with an `exam.json` of their weights, side by side; `.gained` and `.lost` hold what changed."""
+    """Two results, or run folders with an `exam.json` of their weights, side by side; `.gained` and
+    `.lost` hold what changed.
+    """
     comparison = ExamComparison(
         *(
-            r
-            if isinstance(r, ExamResult)
-            else exam_of(r)
-            if Path(r).is_dir()
-            else ExamResult.load(r)
+            (
+                r
+                if isinstance(r, ExamResult)
+                else exam_of(r)
+                if Path(r).is_dir()
+                else ExamResult.load(r)
+            )
             for r in (a, b)
         )
     )

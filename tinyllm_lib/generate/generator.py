@@ -1,4 +1,5 @@
-"""A run -> text: `TextGenerator` loads a model with its tokenizer and lets it chat and go on with a text.
+"""A run -> text: `TextGenerator` loads a model with its tokenizer and lets it chat and go on with a
+text.
 
     python -m tinyllm_lib.generate RUN        a chat in the terminal; --help lists the options
 
@@ -57,11 +58,12 @@ class ContextWarning(UserWarning):
 
 
 class TextStream:
-    """Tokens in, text out, as soon as it is certain: never half a character, never the beginning of a stop string.
+    """Tokens in, text out, as soon as it is certain: never half a character, never the beginning of
+    a stop string.
 
-    A Chinese character has three bytes, which may lie in three tokens: bytes wait here until their character is whole.
-    Bytes that never form a character, special tokens, and ids of the model that no token has, give no text.
-    """
+    A Chinese character has three bytes, which may lie in three tokens: bytes wait here until their
+    character is whole. Bytes that never form a character, special tokens, and ids of the model that
+    no token has, give no text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()):
         if isinstance(stop, str) or "" in stop:
@@ -73,7 +75,9 @@ class TextStream:
         self.stopped = False
 
     def feed(self, token: int) -> str:
-        """The text that this token completes, often empty; `stopped` is set when a stop string was found."""
+        """The text that this token completes, often empty; `stopped` is set when a stop string was
+        found.
+        """
         if self.stopped or token in self.special or token >= self.size:
             return ""
         self.held += self.decoder.decode(token_bytes(self.tokenizer, token))
@@ -97,7 +101,9 @@ class TextStream:
 
 @dataclass(frozen=True)
 class Written:
-    """A piece of text as soon as it is certain, and how likely the model found the tokens that it is made of."""
+    """A piece of text as soon as it is certain, and how likely the model found the tokens that it
+    is made of.
+    """
 
     text: str
     probabilities: tuple[
@@ -112,7 +118,9 @@ class Reply:
 
     text: str
     tokens: int  # how many the model wrote
-    finish: str  # "stop": the model or a stop string ended it; "length": cut at max_new_tokens or the context's end
+    # "stop": the model or a stop string ended it; "length": cut at max_new_tokens or the context's
+    # end
+    finish: str
     note: str = ""  # what the model did not see, if anything
     logprobs: list[float] | None = None  # of each token, under the model itself
 
@@ -121,13 +129,14 @@ class TextGenerator:
     """A model with its tokenizer, ready to write.
 
     Args:
-        folder: a run folder (its newest checkpoint is taken), a step folder, or any Hugging Face Llama folder with a
-            ChatML tokenizer.
+        folder: a run folder (its newest checkpoint is taken), a step folder, or any Hugging Face
+            Llama folder with a ChatML tokenizer.
         device: for example "cpu" or "cuda"; default: cuda where there is one.
 
     Raises:
         FileNotFoundError: no finished checkpoint there.
-        ValueError: a damaged file, another architecture, a tokenizer that does not fit the model, or no such device.
+        ValueError: a damaged file, another architecture, a tokenizer that does not fit the model,
+            or no such device.
     """
 
     def __init__(self, folder: str | Path, device: str | torch.device | None = None):
@@ -140,7 +149,10 @@ class TextGenerator:
                 f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}"
             ) from None
         size = (self.folder / "model.safetensors").stat().st_size / 1e9
-        advice = f"the file of its weights alone has {size:.3g} GB. Take a smaller model or another device, and see what else runs there."
+        advice = (
+            f"the file of its weights alone has {size:.3g} GB. Take a smaller model or another"
+            " device, and see what else runs there."
+        )
         with explaining_out_of_memory(f"while loading {self.folder}", advice):
             model = Transformer.from_pretrained(self.folder, device=device)
         self._use(model, load_tokenizer(self.folder))
@@ -174,11 +186,12 @@ class TextGenerator:
     ) -> str:
         """The reply to a conversation, or to one message given as text.
 
-        If the conversation outgrows the context, its oldest turns are left out whole and a `ContextWarning` says so.
+        If the conversation outgrows the context, its oldest turns are left out whole and a
+        `ContextWarning` says so.
 
         Args:
-            messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. Without a system message at its
-                beginning, the one that the training data has is put there.
+            messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. Without a
+                system message at its beginning, the one that the training data has is put there.
             stop: strings that end the reply; they are not part of it.
             sampling: further fields of `sampling.Sampling`: top_p, min_p, repetition_penalty.
         """
@@ -258,7 +271,9 @@ class TextGenerator:
         top_k: int | None = None,
         **sampling: float | None,
     ) -> str:
-        """What follows `prompt` in a document that begins so. Past the context the window slides, with a warning."""
+        """What follows `prompt` in a document that begins so. Past the context the window slides,
+        with a warning.
+        """
         settings = Sampling(temperature, top_k, **sampling)
         return self._told(
             self.completions(
@@ -276,7 +291,9 @@ class TextGenerator:
         *,
         seed: int = 0,
     ) -> list[str]:
-        """Several documents that begin with `start` (or the content of a file, as `FILE:path`), `start` included."""
+        """Several documents that begin with `start` (or the content of a file, as `FILE:path`),
+        `start` included.
+        """
         start = _text_or_file(start)
         replies = self.completions(
             [start] * num_samples,
@@ -317,7 +334,8 @@ class TextGenerator:
         temperature: float = 1.0,
         **sampling: float | None,
     ) -> tuple[list[str], list[float]]:
-        """The `top` likeliest next tokens, likeliest first, and their probabilities after the filters of `sampling`.
+        """The `top` likeliest next tokens, likeliest first, and their probabilities after the
+        filters of `sampling`.
 
         Args:
             prompt: a text to go on with, or messages to reply to.
@@ -355,7 +373,8 @@ class TextGenerator:
             messages = [{"role": "user", "content": messages}]
         if not isinstance(messages, list | tuple) or not all(isinstance(m, dict) for m in messages):
             raise ValueError(
-                f"expected a text or a list of {{'role': …, 'content': …}} messages, found {ascii(messages)[:60]}."
+                "expected a text or a list of {'role': …, 'content': …} messages, found"
+                f" {ascii(messages)[:60]}."
             )
         if not messages or not str(messages[-1].get("content", "")).strip():
             raise ValueError("the prompt is empty: expected a message with some text in it.")
@@ -370,8 +389,9 @@ class TextGenerator:
                 else "last message"
             )
             raise ValueError(
-                f"the {what} does not fit: it is {chat.cut_tokens} tokens too long for the context of "
-                f"{self.context}, of which {self.context - room} are kept for the reply. Shorten it."
+                f"the {what} does not fit: it is {chat.cut_tokens} tokens too long for the context"
+                f" of {self.context}, of which {self.context - room} are kept for the reply."
+                " Shorten it."
             )
         note = ""
         if chat.dropped_turns:
@@ -456,7 +476,9 @@ class TextGenerator:
         batch_size: int = 64,
         logprobs: bool = False,
     ) -> list[Reply]:
-        """Generates in batches of prompts of similar length, so that little is padded; replies in the given order."""
+        """Generates in batches of prompts of similar length, so that little is padded; replies in
+        the given order.
+        """
         replies: dict[int, Reply] = {}
         is_chat = bool(
             notes
@@ -506,7 +528,9 @@ class TextGenerator:
 
 
 def visible_token(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
-    """A token for the eye: its text, spaces and line ends made visible, or its bytes where they are no whole text."""
+    """A token for the eye: its text, spaces and line ends made visible, or its bytes where they are
+    no whole text.
+    """
     if token >= len(tokenizer):
         return f"<no token {token}>"
     data = token_bytes(tokenizer, token)

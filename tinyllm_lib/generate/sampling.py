@@ -1,8 +1,7 @@
 """From logits to tokens: the filters, and the loop that extends a batch of prompts.
 
-Each filter takes logits (B, V) and gives logits (B, V) where what it forbids is -inf. They are applied in the order
-in which they stand in this file, which is also that of transformers.
-"""
+Each filter takes logits (B, V) and gives logits (B, V) where what it forbids is -inf. They are
+applied in the order in which they stand in this file, which is also that of transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +24,10 @@ STOP_IDS = (
 SMALLEST = (
     1e-12  # divided by less, logits run over into infinity, and infinities cannot be told apart
 )
-WRITE_LESS = "ask for fewer texts at once (batch_size, num_samples) or shorter ones, or load the model with device='cpu'."
+WRITE_LESS = (
+    "ask for fewer texts at once (batch_size, num_samples) or shorter ones, or load the model with"
+    " device='cpu'."
+)
 
 
 def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -41,7 +43,9 @@ def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty:
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Divides by `temperature` > 0: below 1 the likely gets likelier, above 1 the distribution flattens."""
+    """Divides by `temperature` > 0: below 1 the likely gets likelier, above 1 the distribution
+    flattens.
+    """
     return logits / temperature
 
 
@@ -52,7 +56,9 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Nucleus sampling: keeps the fewest tokens whose probabilities sum to at least p (Holtzman et al. 2019)."""
+    """Nucleus sampling: keeps the fewest tokens whose probabilities sum to at least p (Holtzman et
+    al. 2019).
+    """
     ascending, order = logits.sort()
     below = ascending.softmax(-1).cumsum(-1)  # probability of a token and all less likely ones
     drop = below <= 1 - p
@@ -61,7 +67,9 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Keeps tokens at least p times as likely as the likeliest one: strict where the model is sure, lax where not."""
+    """Keeps tokens at least p times as likely as the likeliest one: strict where the model is sure,
+    lax where not.
+    """
     probabilities = logits.softmax(-1)
     return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -math.inf)
 
@@ -87,8 +95,8 @@ class Sampling:
             )
         if 0 < self.temperature < SMALLEST or 0 < self.repetition_penalty < SMALLEST:
             raise ValueError(
-                f"temperature {self.temperature} and repetition_penalty {self.repetition_penalty} divide the logits: "
-                f"expected {SMALLEST} or more; temperature 0 is greedy."
+                f"temperature {self.temperature} and repetition_penalty {self.repetition_penalty}"
+                f" divide the logits: expected {SMALLEST} or more; temperature 0 is greedy."
             )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}, expected 1 or more; None keeps every token.")
@@ -99,11 +107,14 @@ class Sampling:
                 )
         if not 0 < self.repetition_penalty < math.inf:
             raise ValueError(
-                f"repetition_penalty is {self.repetition_penalty}, expected more than 0; 1 turns it off."
+                f"repetition_penalty is {self.repetition_penalty}, expected more than 0; 1 turns it"
+                " off."
             )
 
     def probabilities(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        """What is drawn from: (B, V) float64 of rows that sum to 1, from logits (B, V) and the texts so far."""
+        """What is drawn from: (B, V) float64 of rows that sum to 1, from logits (B, V) and the
+        texts so far.
+        """
         if self.repetition_penalty != 1:
             logits = penalise_repetition(logits, texts, self.repetition_penalty)
         if self.temperature == 0:
@@ -124,13 +135,14 @@ class Sampling:
     def choose(
         self, logits: Tensor, texts: Sequence[Sequence[int]], dice: Sequence[np.random.Generator]
     ) -> list[int]:
-        """One token for each row of logits (B, V); row i draws from dice[i] alone, so no row disturbs another.
+        """One token for each row of logits (B, V); row i draws from dice[i] alone, so no row
+        disturbs another.
 
-        Every token waits for a random time, exponentially distributed with its probability as the rate, and the first
-        one is chosen: token i with probability p_i. Where rounding differs (another batch, no cache), a token at the
-        edge of a filter may come or go; here that matters only if this very token is chosen. On the usual way, looking
-        a number up among summed probabilities, it would shift all tokens behind it.
-        """
+        Every token waits for a random time, exponentially distributed with its probability as the
+        rate, and the first one is chosen: token i with probability p_i. Where rounding differs
+        (another batch, no cache), a token at the edge of a filter may come or go; here that matters
+        only if this very token is chosen. On the usual way, looking a number up among summed
+        probabilities, it would shift all tokens behind it."""
         if self.temperature == 0:
             if self.repetition_penalty != 1:
                 logits = penalise_repetition(logits, texts, self.repetition_penalty)
@@ -173,26 +185,29 @@ def generate(
 ) -> list[Generated]:
     """Extends each prompt token by token, all of them at once.
 
-    A row's text depends on its prompt, the settings and the seed alone, not on what else is in the batch. If a prompt
-    stands in the batch several times, each copy draws its own numbers: the n-th copy is the n-th sample.
+    A row's text depends on its prompt, the settings and the seed alone, not on what else is in the
+    batch. If a prompt stands in the batch several times, each copy draws its own numbers: the n-th
+    copy is the n-th sample.
 
-    Where a text outgrows the context, its oldest quarter is left out, again and again, and the row's `note` says so.
+    Where a text outgrows the context, its oldest quarter is left out, again and again, and the
+    row's `note` says so.
 
     Args:
         prompts: token ids, each at least one and at most `max_seq_len` long.
         max_new_tokens: for all prompts, or one number each.
-        temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`; temperature 0 takes the likeliest token.
-        stop_ids: a row ends before any of these.
-        use_cache: keep keys and values of earlier positions; False computes them anew each time (same text, slower).
-        static_cache: steps whose shapes stay the same; on a GPU they are recorded as a CUDA graph and replayed.
-        logprobs: also note each token's log-probability.
-        on_token: called as on_token(row, token id) for each new token; True ends the row after it.
+        temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`; temperature 0 takes
+        the likeliest token. stop_ids: a row ends before any of these. use_cache: keep keys and
+        values of earlier positions; False computes them anew each time (same text, slower).
+        static_cache: steps whose shapes stay the same; on a GPU they are recorded as a CUDA graph
+        and replayed. logprobs: also note each token's log-probability. on_token: called as
+        on_token(row, token id) for each new token; True ends the row after it.
 
     Returns:
         One `Generated` for each prompt, in their order.
 
     Raises:
-        ValueError: no token in a prompt, a prompt longer than the context, a setting outside its range.
+        ValueError: no token in a prompt, a prompt longer than the context, a setting outside its
+            range.
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     dice = dice_for(prompts, seed)
@@ -263,7 +278,9 @@ def stream_tokens(
     logprobs: bool = False,
     ended: set[int] | None = None,
 ) -> Iterator[tuple[int, int, float]]:
-    """Yields (row, token id, log-probability or 0) as tokens come; a row added to `ended` gets no more of them."""
+    """Yields (row, token id, log-probability or 0) as tokens come; a row added to `ended` gets no
+    more of them.
+    """
     context = model.config.max_seq_len
     limits = (
         [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
@@ -275,7 +292,8 @@ def stream_tokens(
             )
         if len(prompt) > context:
             raise ValueError(
-                f"prompt {number} has {len(prompt)} tokens and the context holds {context}: shorten it."
+                f"prompt {number} has {len(prompt)} tokens and the context holds {context}:"
+                " shorten it."
             )
         if limit < 0:
             raise ValueError(f"max_new_tokens is {limit}, expected 0 or more.")
@@ -290,7 +308,8 @@ def stream_tokens(
             logits = reader.next_logits(rows).float().cpu()  # (rows, V)
         if not logits.amax(-1).isfinite().all():
             raise ValueError(
-                "the model's logits are not finite: its weights hold NaN or infinity. Use an earlier checkpoint."
+                "the model's logits are not finite: its weights hold NaN or infinity. Use an"
+                " earlier checkpoint."
             )
         tokens = sampling.choose(logits, [texts[row] for row in rows], [dice[row] for row in rows])
         logs = (
@@ -304,7 +323,9 @@ def stream_tokens(
 
 
 def dice_for(texts: Sequence[Sequence[int]], seed: int) -> list[np.random.Generator]:
-    """A random generator for each row: a function of the seed and of how many equal prompts stand before it."""
+    """A random generator for each row: a function of the seed and of how many equal prompts stand
+    before it.
+    """
     before: Counter[tuple[int, ...]] = Counter()
     dice = []
     for text in map(tuple, texts):
@@ -314,27 +335,33 @@ def dice_for(texts: Sequence[Sequence[int]], seed: int) -> list[np.random.Genera
 
 
 def window_start(length: int, context: int) -> int:
-    """First token that is still read of a text of `length` tokens: 0, or a multiple of a quarter of the context."""
+    """First token that is still read of a text of `length` tokens: 0, or a multiple of a quarter of
+    the context.
+    """
     step = max(1, context // 4)
     return math.ceil(max(0, length - context) / step) * step
 
 
 def window_note(length: int, context: int) -> str:
-    """What to tell the reader of a text of `length` tokens; empty where all of it was in view to the end."""
+    """What to tell the reader of a text of `length` tokens; empty where all of it was in view to
+    the end.
+    """
     start = window_start(max(0, length - 1), context)
     return (
-        f"the text outgrew the context of {context} tokens: its end was written without its first {start}."
+        f"the text outgrew the context of {context} tokens: its end was written without its first"
+        f" {start}."
         if start
         else ""
     )
 
 
 class _Reader:
-    """Shows a batch of growing texts to the model, each position once as long as the cache has room.
+    """Shows a batch of growing texts to the model, each position once as long as the cache has
+    room.
 
-    Texts are padded on the left, so that the newest token of every row stands in the last column; padding is masked out
-    and positions count from each text's first token in view. Rows that ended leave the batch.
-    """
+    Texts are padded on the left, so that the newest token of every row stands in the last column;
+    padding is masked out and positions count from each text's first token in view. Rows that ended
+    leave the batch."""
 
     def __init__(
         self,
@@ -419,12 +446,13 @@ class _Reader:
 
 
 class _StaticStep:
-    """One decoding step whose tensors keep their shapes and places, so that a GPU can record it and replay it.
+    """One decoding step whose tensors keep their shapes and places, so that a GPU can record it and
+    replay it.
 
-    One token of a small model needs some hundred short kernels, and starting them one by one from Python takes longer than
-    they run; a CUDA graph starts them together. The cache is read at its full capacity, and `seen` masks what is not
-    filled yet. Where there is no GPU the step is computed like any other, with the same result.
-    """
+    One token of a small model needs some hundred short kernels, and starting them one by one from
+    Python takes longer than they run; a CUDA graph starts them together. The cache is read at its
+    full capacity, and `seen` masks what is not filled yet. Where there is no GPU the step is
+    computed like any other, with the same result."""
 
     def __init__(self, model: Transformer, cache: KVCache, padding: Tensor, real: Tensor):
         self.model, self.cache = model, cache

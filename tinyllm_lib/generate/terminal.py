@@ -4,9 +4,8 @@
     … generate RUN --prompt 你好 --prompt 1+1等于多少？   answer each and end
     … generate RUN --json < questions.txt            a conversation from a pipe, one JSON object a reply
 
-Only replies go to standard output. Notes and errors go to standard error; the exit code is 0, 2 after an error in what
-was asked for, 130 after Ctrl-C.
-"""
+Only replies go to standard output. Notes and errors go to standard error; the exit code is 0, 2
+after an error in what was asked for, 130 after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -42,7 +41,9 @@ class Chat:
     turns: Messages = field(default_factory=list)
 
     def write(self, text: str) -> Iterator[Written]:
-        """Streams the reply to `text`, and notes. What was streamed, even if it was stopped midway, joins the conversation."""
+        """Streams the reply to `text`, and notes. What was streamed, even if it was stopped midway,
+        joins the conversation.
+        """
         user = {"role": "user", "content": text}
         messages = [{"role": "system", "content": self.system}, *self.turns, user]
         ids, limit, note = self.generator.chat_prompt(messages, self.max_new_tokens)
@@ -58,7 +59,9 @@ class Chat:
             self.turns += [user, {"role": "assistant", "content": "".join(pieces)}]
 
     def command(self, line: str) -> str | None:
-        """Carries out a line that begins with a slash; returns what to tell the user, or None to end the chat."""
+        """Carries out a line that begins with a slash; returns what to tell the user, or None to
+        end the chat.
+        """
         name, _, argument = line.partition(" ")
         argument = argument.strip()
         if name in ("/exit", "/quit"):
@@ -105,7 +108,8 @@ def converse(chat: Chat) -> int:
 
 
 def answer_lines(chat: Chat, lines: Iterator[str], *, as_json: bool, forget: bool) -> int:
-    """Replies to each line on standard output, streamed, or as a JSON object each; returns the exit code.
+    """Replies to each line on standard output, streamed, or as a JSON object each; returns the exit
+    code.
 
     Args:
         forget: every line begins a conversation of its own.
@@ -143,7 +147,10 @@ def answer_lines(chat: Chat, lines: Iterator[str], *, as_json: bool, forget: boo
 def _explained(error: Exception) -> str:
     """What to tell the user; what is no mistake of theirs, and no want of memory, goes on as it is."""
     if is_out_of_memory(error):
-        return "the memory is used up. End other programs, or try --device cpu, a shorter --max-new-tokens or a smaller model."
+        return (
+            "the memory is used up. End other programs, or try --device cpu, a shorter"
+            " --max-new-tokens or a smaller model."
+        )
     if isinstance(error, RuntimeError):
         raise error
     return str(error)

@@ -1,10 +1,11 @@
-"""One run on many machines: the command that each of them runs, and a Slurm job that runs it on all.
+"""One run on many machines: the command that each of them runs, and a Slurm job that runs it on
+all.
 
-Code, data and run folder lie on a file system that all machines share. torchrun's agents, one per machine, meet at
-`rdzv_endpoint` and start the trainer's processes; when one machine is lost, the others wait until the same command is given
-there again (ten minutes at most), and all go on from the last checkpoint. The machine of `rdzv_endpoint` is the meeting
-point itself: when that one is lost, the run ends everywhere and the same commands start it again.
-"""
+Code, data and run folder lie on a file system that all machines share. torchrun's agents, one per
+machine, meet at `rdzv_endpoint` and start the trainer's processes; when one machine is lost, the
+others wait until the same command is given there again (ten minutes at most), and all go on from
+the last checkpoint. The machine of `rdzv_endpoint` is the meeting point itself: when that one is
+lost, the run ends everywhere and the same commands start it again."""
 
 from __future__ import annotations
 
@@ -20,10 +21,13 @@ from tinyllm_lib.train import ITSELF, TrainConfig, meet, meeting_host
 
 MAX_RESTARTS = 3
 JOIN_SECONDS = 600  # as long the machines wait for each other
-# Each meeting gets a store of its own. With the shared one of torch 2.13 a machine that comes back waits in vain for its
-# address: rank 0 tells it in the first meeting only (dynamic_rendezvous.py, `_bootstrap_store_info`).
+# Each meeting gets a store of its own. With the shared one of torch 2.13 a machine that comes back
+# waits in vain for its
+# address: rank 0 tells it in the first meeting only (dynamic_rendezvous.py,
+# `_bootstrap_store_info`).
 MEETING_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-OUR_TORCHRUN = "python3 -m tinyllm_lib.launch.torchrun agent"  # does not obey what another job has left in the environment
+# does not obey what another job has left in the environment
+OUR_TORCHRUN = "python3 -m tinyllm_lib.launch.torchrun agent"
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -33,7 +37,9 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def train_arguments(config: TrainConfig) -> list[str]:
-    """The options in which `config` differs from the default, as arguments of `python -m tinyllm_lib.train`."""
+    """The options in which `config` differs from the default, as arguments of `python -m
+    tinyllm_lib.train`.
+    """
     changed = [
         (f.name, value) for f in fields(config) if (value := getattr(config, f.name)) != f.default
     ]
@@ -46,21 +52,25 @@ def train_arguments(config: TrainConfig) -> list[str]:
 def meeting_arguments(
     config: TrainConfig, nproc: int, nnodes: int, rdzv_endpoint: str | None, rdzv_id: str | None
 ) -> list[str]:
-    """torchrun's arguments on each of `nnodes` machines, from the place where they meet to the trainer's options.
+    """torchrun's arguments on each of `nnodes` machines, from the place where they meet to the
+    trainer's options.
 
     Raises:
-        ValueError: no place to meet (one machine needs none), or a config that cannot go on after a restart.
+        ValueError: no place to meet (one machine needs none), or a config that cannot go on after a
+            restart.
     """
     if nnodes == 1 and not rdzv_endpoint:
         rdzv_endpoint = ITSELF
     if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", rdzv_endpoint or ""):
         raise ValueError(
-            f"nnodes={nnodes} needs rdzv_endpoint='host:port': this machine as the others call it and a free port, "
-            f"for example '{socket.gethostname()}:29400'; it is {rdzv_endpoint!r}."
+            f"nnodes={nnodes} needs rdzv_endpoint='host:port': this machine as the others call it"
+            f" and a free port, for example '{socket.gethostname()}:29400'; it is"
+            f" {rdzv_endpoint!r}."
         )
     if config.resume == "never" and nnodes > 1:
         raise ValueError(
-            "resume='never' would begin anew each time a machine is lost and comes back: use resume='auto' with many nodes."
+            "resume='never' would begin anew each time a machine is lost and comes back: use"
+            " resume='auto' with many nodes."
         )
     return [
         *meet(nproc, nnodes, rdzv_endpoint),
@@ -75,11 +85,14 @@ def meeting_arguments(
 
 
 def node_command(arguments: list[str], scratch: Path) -> str:
-    """The shell command for one more machine, which needs no installation beside torch and the other core packages."""
+    """The shell command for one more machine, which needs no installation beside torch and the
+    other core packages.
+    """
     env = {"PYTHONPATH": ".", "TINYLLM_SCRATCH": str(scratch), **MEETING_ENV}
     return (
-        f"cd {shlex.quote(str(PACKAGE_PARENT))} && {' '.join(f'{k}={shlex.quote(v)}' for k, v in env.items())} "
-        f"{OUR_TORCHRUN} {shlex.join(meeting_host(False, JOIN_SECONDS))} {shlex.join(arguments)}"
+        f"cd {shlex.quote(str(PACKAGE_PARENT))} &&"
+        f" {' '.join(f'{k}={shlex.quote(v)}' for k, v in env.items())} {OUR_TORCHRUN}"
+        f" {shlex.join(meeting_host(False, JOIN_SECONDS))} {shlex.join(arguments)}"
     )
 
 
@@ -129,17 +142,20 @@ def slurm_script(
     setup: str = "",
     options: tuple[str, ...] = (),
 ) -> Path:
-    """Writes a Slurm job that trains as `config` says, one torchrun per node; start it with `sbatch`.
+    """Writes a Slurm job that trains as `config` says, one torchrun per node; start it with
+    `sbatch`.
 
-    Before its time limit the job saves, ends and queues again, until the run is finished. A run that saves in between
-    (`save_interval`) also goes on after a crash, with the same file.
+    Before its time limit the job saves, ends and queues again, until the run is finished. A run
+    that saves in between (`save_interval`) also goes on after a crash, with the same file.
 
     Args:
-        nodes: machines. They see this clone, the data and the run folder under the same paths as this one.
+        nodes: machines. They see this clone, the data and the run folder under the same paths as
+            this one.
         gpus_per_node: processes on each; 0: one process without a GPU.
         path: the file to write; None: beside the run folder, `<out_dir>.sbatch`.
         hours: time limit of one turn in the queue.
-        setup: shell lines that make the `python3` with torch available on a node, for example "source .venv/bin/activate".
+        setup: shell lines that make the `python3` with torch available on a node, for example
+            "source .venv/bin/activate".
         options: more options of sbatch, for example ("--partition=gpu", "--account=me").
 
     Returns:

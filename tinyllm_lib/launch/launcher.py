@@ -1,10 +1,10 @@
 """Starting processes from a notebook cell: a training run, or a function the learner wrote.
 
-`launch(config)` runs torchrun (`torchrun … -m tinyllm_lib.train`) as a subprocess, and `launch_function(fn)` does the same
-with a function. The kernel is never forked and never touches the GPU, so the same cell works with one CPU and with eight GPUs.
-A run is shown from its files (`tinyllm_lib.live`), so `watch(run)` shows the same later; how it gets to more machines than one
-is in `tinyllm_lib.cluster`.
-"""
+`launch(config)` runs torchrun (`torchrun … -m tinyllm_lib.train`) as a subprocess, and
+`launch_function(fn)` does the same with a function. The kernel is never forked and never touches
+the GPU, so the same cell works with one CPU and with eight GPUs. A run is shown from its files
+(`tinyllm_lib.live`), so `watch(run)` shows the same later; how it gets to more machines than one is
+in `tinyllm_lib.cluster`."""
 
 from __future__ import annotations
 
@@ -63,17 +63,22 @@ def launch(
 ) -> Path:
     """Trains as `config` says in torchrun processes and shows the progress until they end.
 
-    With `nnodes` above 1 this machine is one of them. The command for each of the others is printed; clone, data and run
-    folder must lie on a file system that all share. What happens when a machine is lost: see `tinyllm_lib.cluster`.
+    With `nnodes` above 1 this machine is one of them. The command for each of the others is
+    printed; clone, data and run folder must lie on a file system that all share. What happens when
+    a machine is lost: see `tinyllm_lib.cluster`.
 
     Args:
-        nproc_per_node: processes; "auto" is one per GPU, or one per CPU core that may be used (at most 8) where there is no GPU.
+        nproc_per_node: processes; "auto" is one per GPU, or one per CPU core that may be used (at
+            most 8) where there is no GPU.
         nnodes: machines.
-        rdzv_endpoint: "host:port" where the machines meet: this one as the others call it, and a free port. With one
-            machine only where the free port that torchrun finds by itself must not be used.
-        rdzv_id: a name that tells this run from others that meet at the same place; None: that of the run.
+        rdzv_endpoint: "host:port" where the machines meet: this one as the others call it, and a
+            free port. With one machine only where the free port that torchrun finds by itself must
+            not be used.
+        rdzv_id: a name that tells this run from others that meet at the same place; None: that of
+            the run.
         show: False for silence; a `View` to show the run there.
-        stop: does what the stop button does, once it is set; for a call from another thread than the notebook's.
+        stop: does what the stop button does, once it is set; for a call from another thread than
+            the notebook's.
 
     Returns:
         The run folder.
@@ -96,8 +101,8 @@ def launch(
         host = meeting_host(True, cluster.JOIN_SECONDS) if many else meeting_host(True)
         if many:
             print(
-                f"On each of the other machines ({nnodes - 1}) run this command; the run begins when all are there:\n\n"
-                f"{cluster.node_command(arguments, scratch)}\n",
+                f"On each of the other machines ({nnodes - 1}) run this command; the run begins"
+                f" when all are there:\n\n{cluster.node_command(arguments, scratch)}\n",
                 flush=True,
             )
         log = (
@@ -109,9 +114,11 @@ def launch(
             if view:
                 shown = [line for line in printed if _from_trainer(line)]
                 view.update(
-                    [*(line for line in shown if line.startswith(STILL_WAITING)), *log.news()]
-                    if log
-                    else shown,
+                    (
+                        [*(line for line in shown if line.startswith(STILL_WAITING)), *log.news()]
+                        if log
+                        else shown
+                    ),
                     final,
                 )
 
@@ -137,12 +144,14 @@ def launch(
 
 
 def launch_function(fn: Callable, *args, nproc_per_node: int = 2, **kwargs) -> object:
-    """Calls `fn(*args, **kwargs)` in several torchrun processes at once, one call on each rank, and returns what rank 0 returned.
+    """Calls `fn(*args, **kwargs)` in several torchrun processes at once, one call on each rank, and
+    returns what rank 0 returned.
 
-    `fn` may be written in a notebook cell: it is sent with the functions, imports and values of the notebook that it uses.
-    On each rank the process group is there already (gloo; nccl for tensors on GPUs, where there is one for each rank):
-    `torch.distributed.get_rank()` and the environment variables RANK, LOCAL_RANK and WORLD_SIZE say who one is. What a rank
-    prints is shown at once, with its number before each line.
+    `fn` may be written in a notebook cell: it is sent with the functions, imports and values of the
+    notebook that it uses. On each rank the process group is there already (gloo; nccl for tensors
+    on GPUs, where there is one for each rank): `torch.distributed.get_rank()` and the environment
+    variables RANK, LOCAL_RANK and WORLD_SIZE say who one is. What a rank prints is shown at once,
+    with its number before each line.
 
     Args:
         nproc_per_node: ranks.
@@ -163,14 +172,15 @@ def launch_function(fn: Callable, *args, nproc_per_node: int = 2, **kwargs) -> o
             save_object((fn, args, kwargs, file, linecache.getlines(file)), call)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"launch_function needs the package {error.name}: run `make setup` or `pip install {error.name}`.",
+                f"launch_function needs the package {error.name}: run `make setup` or `pip install"
+                f" {error.name}`.",
                 name=error.name,
             ) from None
         except Exception as error:
             raise TypeError(
-                f"launch_function cannot send {getattr(fn, '__name__', fn)} to other processes: {error}. It, or something of "
-                f"the notebook that it uses, lives in this process only (an open file, a lock, a generator): make that "
-                f"inside the function."
+                f"launch_function cannot send {getattr(fn, '__name__', fn)} to other processes:"
+                f" {error}. It, or something of the notebook that it uses, lives in this process"
+                " only (an open file, a lock, a generator): make that inside the function."
             ) from error
         env = {
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -192,7 +202,9 @@ def launch_function(fn: Callable, *args, nproc_per_node: int = 2, **kwargs) -> o
 
 
 def default_processes(device: str = "auto") -> int:
-    """One process per GPU; without a GPU one per CPU core, 8 at most (each then runs single-threaded, which wastes least)."""
+    """One process per GPU; without a GPU one per CPU core, 8 at most (each then runs
+    single-threaded, which wastes least).
+    """
     import torch
 
     gpus = (

@@ -1,8 +1,8 @@
 """Watching a training run: bar, curves, numbers and log, rebuilt from the files of its folder.
 
-`launch` shows a run with it while it goes on; `watch(run)` shows the same from another notebook, after a closed tab or a
-restarted kernel. In a notebook the view is HTML; elsewhere it is one line of text for each line of metrics.
-"""
+`launch` shows a run with it while it goes on; `watch(run)` shows the same from another notebook,
+after a closed tab or a restarted kernel. In a notebook the view is HTML; elsewhere it is one line
+of text for each line of metrics."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ WAITING = (
 
 
 def watch(run: str | Path, *, follow: bool = True) -> None:
-    """Shows a run from its files, whoever started it; with `follow`, until it ends or the cell is stopped.
+    """Shows a run from its files, whoever started it; with `follow`, until it ends or the cell is
+    stopped.
 
-    A run that was killed leaves no last line: after two minutes without a sign of life, the view says so and follows on.
+    A run that was killed leaves no last line: after two minutes without a sign of life, the view
+    says so and follows on.
 
     Args:
         run: the run folder, `ws.run(name)`. Stopping this cell does not stop the run.
@@ -40,8 +42,8 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
     run = Path(run)
     if not _steps(run):
         raise FileNotFoundError(
-            f"{run} is no run folder (no config.json in it says how many steps the run has). Runs lie in "
-            f"workspace/<profile>/runs/."
+            f"{run} is no run folder (no config.json in it says how many steps the run has). Runs"
+            " lie in workspace/<profile>/runs/."
         )
     view, log = View(run), LogTail(run)
     try:
@@ -54,8 +56,11 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
                 news, said = (
                     [
                         *news,
-                        f"Nothing new for {silent / 60:.0f} min: a long step, or the run was killed. Stop this cell; "
-                        f"launching the run again goes on from its last checkpoint, if no process works on it.",
+                        (
+                            f"Nothing new for {silent / 60:.0f} min: a long step, or the run was"
+                            " killed. Stop this cell; launching the run again goes on from its"
+                            " last checkpoint, if no process works on it."
+                        ),
                     ],
                     True,
                 )
@@ -69,7 +74,9 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
 
 
 class Silence:
-    """How long a run has written nothing. Its files' times are asked only once: another machine's clock may be wrong."""
+    """How long a run has written nothing. Its files' times are asked only once: another machine's
+    clock may be wrong.
+    """
 
     def __init__(self, run: Path):
         self._run = run
@@ -145,7 +152,8 @@ def progress_text(metrics: list[dict], steps: int) -> list[str]:
 
 
 def progress_html(metrics: list[dict], steps: int, log: list[str]) -> str:
-    """A run as HTML: a bar with the time left, loss and learning rate as curves, the latest numbers, the last lines of the log.
+    """A run as HTML: a bar with the time left, loss and learning rate as curves, the latest
+    numbers, the last lines of the log.
 
     Args:
         metrics: the rows of `metrics.jsonl`.
@@ -154,8 +162,9 @@ def progress_html(metrics: list[dict], steps: int, log: list[str]) -> str:
     """
     done = (metrics[-1]["step"] if metrics else 0) / max(steps, 1)
     bar = (
-        f'<div role="progressbar" aria-valuenow="{done:.0%}" style="height:10px;border:1px solid currentColor;border-radius:5px;'
-        f'max-width:640px"><div style="height:100%;width:{done:.1%};background:{_LOSS};border-radius:4px"></div></div>'
+        f'<div role="progressbar" aria-valuenow="{done:.0%}" style="height:10px;border:1px solid'
+        ' currentColor;border-radius:5px;max-width:640px"><div'
+        f' style="height:100%;width:{done:.1%};background:{_LOSS};border-radius:4px"></div></div>'
     )
     tail = html.escape("\n".join(log[-4:]))
     return (
@@ -172,7 +181,9 @@ _LOSS, _RATE = (
 
 
 def _curves_svg(metrics: list[dict], steps: int, width: int = 640) -> str:
-    """Loss (line) and validation loss (circles) over the steps, below them the learning rate (dashes)."""
+    """Loss (line) and validation loss (circles) over the steps, below them the learning rate
+    (dashes).
+    """
     loss = _thinned([(m["step"], m["loss"]) for m in metrics if "loss" in m])
     rate = _thinned([(m["step"], m["lr"]) for m in metrics if "lr" in m])
     checked = _thinned([(m["step"], m["val_loss"]) for m in metrics if "val_loss" in m])
@@ -217,16 +228,19 @@ def _curves_svg(metrics: list[dict], steps: int, width: int = 640) -> str:
     )
     title = "loss (line)" + (", validation loss (circles)" if checked else "")
     return (
-        f'<svg viewBox="0 0 {width} 226" width="{width}" height="226" style="max-width:100%" role="img" aria-label="loss falls from '
-        f'{loss[0][1]:.2f} to {loss[-1][1]:.2f}; learning rate up to {peak:.2g}, now {rate[-1][1] if rate else 0:.2g}">'
-        f'<text x="{left}" y="11" {text}>{title}</text>{axis(upper[1], upper[0], (f"{high:.2f}", f"{low:.2f}"))}'
+        f'<svg viewBox="0 0 {width} 226" width="{width}" height="226" style="max-width:100%"'
+        f' role="img" aria-label="loss falls from {loss[0][1]:.2f} to {loss[-1][1]:.2f}; learning'
+        f' rate up to {peak:.2g}, now {rate[-1][1] if rate else 0:.2g}"><text x="{left}" y="11"'
+        f" {text}>{title}</text>{axis(upper[1], upper[0], (f'{high:.2f}', f'{low:.2f}'))}"
         + line(loss, upper, (low, high), f'stroke="{_LOSS}" stroke-width="1.8"')
         + circles
-        + f'<text x="{left}" y="165" {text}>learning rate (dashes)</text>{axis(lower[1], lower[0], (f"{peak:.2g}", "0"))}'
+        + f'<text x="{left}" y="165" {text}>learning rate'
+        f" (dashes)</text>{axis(lower[1], lower[0], (f'{peak:.2g}', '0'))}"
         + line(
             rate, lower, (0.0, peak), f'stroke="{_RATE}" stroke-width="1.8" stroke-dasharray="5 3"'
         )
-        + f'<text x="{left}" y="222" {text}>step 0</text><text x="{right}" y="222" text-anchor="end" {text}>{steps:,}</text></svg>'
+        + f'<text x="{left}" y="222" {text}>step 0</text><text x="{right}" y="222"'
+        f' text-anchor="end" {text}>{steps:,}</text></svg>'
     )
 
 
@@ -248,7 +262,8 @@ class View:
     """Shows a run: a live HTML display in a notebook, plain lines elsewhere.
 
     Args:
-        handle: where to show it instead: its method `update(bundle, raw=True)` gets the display's MIME bundle.
+        handle: where to show it instead: its method `update(bundle, raw=True)` gets the display's
+            MIME bundle.
     """
 
     def __init__(self, run: Path, handle=None):
@@ -335,7 +350,9 @@ class LogTail:
 
 
 def has_notebook_front_end() -> bool:
-    """False under pytest and nbval, and where TINYLLM_PLAIN is set: output there is compared or read as text."""
+    """False under pytest and nbval, and where TINYLLM_PLAIN is set: output there is compared or
+    read as text.
+    """
     if "PYTEST_CURRENT_TEST" in os.environ or os.environ.get("TINYLLM_PLAIN"):
         return False
     try:

@@ -1,18 +1,18 @@
 """Processes under torchrun, seen from both sides: who starts them, and what runs in each of them.
 
-`Torchrun` starts torchrun as a subprocess, reads what it prints, stops it, and says what failed. In each worker a `Lifeline`
-listens and `failure_reported` leaves the traceback. The two sides meet in a scratch folder:
+`Torchrun` starts torchrun as a subprocess, reads what it prints, stops it, and says what failed. In
+each worker a `Lifeline` listens and `failure_reported` leaves the traceback. The two sides meet in
+a scratch folder:
 
     started         from a worker: listening
     met             from a worker: it can reach the others
     stop            from the starter: finish your step, save, end
     rank_<n>.txt    from a worker that failed: its error and traceback
 
-Run as a module it is our torchrun (`python -m torch.distributed.run` that obeys its arguments alone, and ends when its starter
-is gone) or the worker of `launch_function`: that joins the process group, calls the learner's function and, on rank 0, writes
-the result.
-Nothing but the standard library is imported before it is needed, so workers start quickly.
-"""
+Run as a module it is our torchrun (`python -m torch.distributed.run` that obeys its arguments
+alone, and ends when its starter is gone) or the worker of `launch_function`: that joins the process
+group, calls the learner's function and, on rank 0, writes the result. Nothing but the standard
+library is imported before it is needed, so workers start quickly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ STILL_WAITING = "Still waiting"  # how such a line begins
 
 
 class LaunchError(RuntimeError):
-    """Launched processes that ended with an error; the message carries the traceback of the one that failed first."""
+    """Launched processes that ended with an error; the message carries the traceback of the one
+    that failed first.
+    """
 
 
 # ---- the side that starts
@@ -88,7 +90,8 @@ class Torchrun:
                 filter(None, [str(PACKAGE_PARENT), env.get("PYTHONPATH")])
             ),
         }
-        # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and we stop the workers in order.
+        # A session of its own: the terminal's Ctrl-C and the kernel's interrupt reach us alone, and
+        # we stop the workers in order.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tinyllm_lib.launch.torchrun", "agent", *arguments],
             env=env,
@@ -117,7 +120,8 @@ class Torchrun:
     def news(self, pause: float) -> Iterator[list[str]]:
         """What was printed since the last time, every `pause` seconds until torchrun has ended.
 
-        Where the workers do not come up, or cannot reach each other, a line says so before it is an error.
+        Where the workers do not come up, or cannot reach each other, a line says so before it is an
+        error.
 
         Raises:
             LaunchError: it ended with an error.
@@ -131,9 +135,14 @@ class Torchrun:
                 lines.append(
                     f"{STILL_WAITING}: {self.what}s have started and try to reach each other."
                     if waiting == "started"
-                    else f"{STILL_WAITING} for the other machines ({self.machines - 1})."
-                    if self.machines > 1
-                    else f"{STILL_WAITING}: no {self.what} has started yet, torch is being read from the disk."
+                    else (
+                        f"{STILL_WAITING} for the other machines ({self.machines - 1})."
+                        if self.machines > 1
+                        else (
+                            f"{STILL_WAITING}: no {self.what} has started yet, torch is being read"
+                            " from the disk."
+                        )
+                    )
                 )
             yield lines
             time.sleep(pause)
@@ -150,10 +159,11 @@ class Torchrun:
         return (self.scratch / mark).exists()
 
     def stop(self, patience: float) -> None:
-        """Ends all processes: asks the workers, waits `patience` seconds, then torchrun itself is told to end them.
+        """Ends all processes: asks the workers, waits `patience` seconds, then torchrun itself is
+        told to end them.
 
-        A second Ctrl-C ends the patience. Killing torchrun outright comes last; the workers notice and leave.
-        """
+        A second Ctrl-C ends the patience. Killing torchrun outright comes last; the workers notice
+        and leave."""
         with suppress(OSError):
             (self.scratch / "stop").touch()
         if not self._has("started"):  # no worker is there yet to hear it
@@ -170,8 +180,10 @@ class Torchrun:
     def _first_failure(self) -> str:
         reports = sorted(self.scratch.glob("rank_*.txt"), key=lambda path: path.stat().st_mtime_ns)
         printed = list(self._tail)
-        # From torchrun's own summary: when and how workers ended, last the one whose end it saw first. Where one of that moment left
-        # no report, and was not ended by torchrun, the reports of others only say that they lost it.
+        # From torchrun's own summary: when and how workers ended, last the one whose end it saw
+        # first. Where one of that moment left
+        # no report, and was not ended by torchrun, the reports of others only say that they lost
+        # it.
         ended = re.findall(
             r"^ +time +: (\S+)\n.*\n +rank +: (\d+) .*\n +exitcode +: (.+)",
             "\n".join(printed),
@@ -185,9 +197,15 @@ class Torchrun:
             and not (self.scratch / f"rank_{rank}.txt").is_file()
         ]
         if reports and not silent:
-            return f"{self.what} {reports[0].stem.removeprefix('rank_')} failed:\n{reports[0].read_text(encoding='utf-8')}"
+            return (
+                f"{self.what} {reports[0].stem.removeprefix('rank_')}"
+                f" failed:\n{reports[0].read_text(encoding='utf-8')}"
+            )
         if self.machines > 1 and any("RendezvousTimeoutError" in line for line in printed[-20:]):
-            return "The other machines did not come in time. Is the printed command running there, and can they reach this one's port?"
+            return (
+                "The other machines did not come in time. Is the printed command running there, and"
+                " can they reach this one's port?"
+            )
         if silent:  # without what the others say, and torchrun about itself
             before = itertools.takewhile(
                 lambda line: not re.search("closing signal|failed .exitcode: ", line), printed
@@ -197,9 +215,13 @@ class Torchrun:
             killed = " (killed from outside, or out of memory?)" if code.startswith("-9 ") else ""
             who = f"{self.what} {rank} ended with code {code.strip()} and left no traceback{killed}"
         else:
-            who = f"torchrun ended with code {self._process.returncode} before any {self.what} could leave a traceback"
+            who = (
+                f"torchrun ended with code {self._process.returncode} before any {self.what} could"
+                " leave a traceback"
+            )
             if causes := [line for line in printed if re.match(r"[\w.]+(Error|Exception): ", line)]:
-                who += f", after {causes[0].rstrip('.')}"  # of errors that follow from each other the first
+                # of errors that follow from each other the first
+                who += f", after {causes[0].rstrip('.')}"
         return "\n".join([f"{who}. The last lines:", *printed[-20:]])
 
 
@@ -213,7 +235,9 @@ def save_object(value: object, path: Path) -> None:
 
 
 def load_object(path: Path) -> object:
-    """What `save_object` wrote; tensors come back on the CPU. Runs code from the file: only for one's own scratch folder."""
+    """What `save_object` wrote; tensors come back on the CPU. Runs code from the file: only for
+    one's own scratch folder.
+    """
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=False)
@@ -224,7 +248,8 @@ def load_object(path: Path) -> object:
 PATIENCE_WITHOUT_STARTER = 120.0  # seconds that workers have to finish their step and save
 
 
-# What torchrun and its workers read from the environment: left there by another job or by a cluster's controller, it would steer ours.
+# What torchrun and its workers read from the environment: left there by another job or by a
+# cluster's controller, it would steer ours.
 FOREIGN = re.compile(
     r"(PET|TORCHELASTIC|TORCH_ELASTIC)_.*|((LOCAL|GROUP|ROLE)_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|"
     r"(TORCH_)?NCCL_ASYNC_ERROR_HANDLING|TORCH_DIST_INIT_BARRIER|PYTHON_EXEC|USE_LIBUV|LOGLEVEL|OMP_NUM_THREADS"
@@ -236,11 +261,12 @@ OF_A_NETWORK = (
 
 
 def run_agent(arguments: list[str]) -> None:
-    """`python -m torch.distributed.run` that nothing in the environment steers, and which ends when its starter is gone.
+    """`python -m torch.distributed.run` that nothing in the environment steers, and which ends when
+    its starter is gone.
 
-    Workers notice by themselves, and with the last of them torchrun ends. Only an agent that has none, because it waits
-    for other machines, would stay until its time is over, and hold the port where they meet.
-    """
+    Workers notice by themselves, and with the last of them torchrun ends. Only an agent that has
+    none, because it waits for other machines, would stay until its time is over, and hold the port
+    where they meet."""
     nnodes, nproc, endpoint = (
         arguments[arguments.index(f"--{name}") + 1]
         for name in ("nnodes", "nproc_per_node", "rdzv_endpoint")
@@ -278,8 +304,8 @@ def _own_address(endpoint: str) -> str:
             own = s.getsockname()[0]
     except OSError as error:
         raise SystemExit(
-            f"No way from this machine ({socket.gethostname()}) to {host}, where all should meet: {error}. Give rdzv_endpoint "
-            f"by a name that all machines know, or by a number."
+            f"No way from this machine ({socket.gethostname()}) to {host}, where all should meet:"
+            f" {error}. Give rdzv_endpoint by a name that all machines know, or by a number."
         ) from None
     return host if ipaddress.ip_address(own.partition("%")[0]).is_loopback else own
 
@@ -296,7 +322,9 @@ def _end_with_starter() -> None:
 
 
 class _Labelled(io.TextIOBase):
-    """Standard output of one rank: whole lines only, each with the rank before it and written at once."""
+    """Standard output of one rank: whole lines only, each with the rank before it and written at
+    once.
+    """
 
     def __init__(self, rank: str):
         self._rank, self._rest, self._lock = rank, "", threading.Lock()
@@ -346,13 +374,16 @@ def _call(call: Path, result: Path) -> None:
             save_object(returned, result)
         except Exception as error:
             raise TypeError(
-                f"launch_function: rank 0 returned a {type(returned).__name__}, which cannot be sent to the notebook "
-                f"({error}). Return numbers, strings, lists, dicts, arrays or tensors."
+                f"launch_function: rank 0 returned a {type(returned).__name__}, which cannot be"
+                f" sent to the notebook ({error}). Return numbers, strings, lists, dicts, arrays or"
+                " tensors."
             ) from None
 
 
 def main() -> None:
-    """`python -m tinyllm_lib.launch.torchrun agent …`, and under it `python -m tinyllm_lib.launch.torchrun CALL RESULT`."""
+    """`python -m tinyllm_lib.launch.torchrun agent …`, and under it `python -m
+    tinyllm_lib.launch.torchrun CALL RESULT`.
+    """
     if sys.argv[1] == "agent":
         return run_agent(sys.argv[2:])
     Lifeline()

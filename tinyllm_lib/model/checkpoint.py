@@ -5,9 +5,8 @@
         trainer_state.pt                                      optimiser and random state, for going on
         checkpoint.json                                       step, and a checksum of every other file
 
-A checkpoint is written under a temporary name and renamed, so a folder called step_… is whole or damaged from outside,
-and the checksums tell.
-"""
+A checkpoint is written under a temporary name and renamed, so a folder called step_… is whole or
+damaged from outside, and the checksums tell."""
 
 from __future__ import annotations
 
@@ -58,18 +57,20 @@ def latest_checkpoint(run: str | Path) -> Path:
             return folder
     if folders:
         raise FileNotFoundError(
-            f"All checkpoints of the run {run} are damaged. Train it again with resume='never', which sets this one "
-            f"aside."
+            f"All checkpoints of the run {run} are damaged. Train it again with resume='never',"
+            " which sets this one aside."
         )
     what = "has no finished checkpoint" if run.is_dir() else "does not exist"
     raise FileNotFoundError(
-        f"The run {run} {what}. A training run writes one when it ends, when it is stopped and every "
-        f"save_interval steps: start it (notebooks 05 and 06), or name another run."
+        f"The run {run} {what}. A training run writes one when it ends, when it is stopped and"
+        " every save_interval steps: start it (notebooks 05 and 06), or name another run."
     )
 
 
 def model_folder(folder: str | Path) -> Path:
-    """`folder` itself if it holds a model (a step folder, a Hugging Face folder), else the newest checkpoint of that run."""
+    """`folder` itself if it holds a model (a step folder, a Hugging Face folder), else the newest
+    checkpoint of that run.
+    """
     folder = Path(folder)
     return folder if weight_files(folder) else latest_checkpoint(folder)
 
@@ -80,7 +81,9 @@ def run_folder(folder: Path) -> Path:
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits; of the files as they are now."""
+    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits; of the
+    files as they are now.
+    """
     folder = Path(folder)
     return content_fingerprint(
         {name: sha256(folder / name) for name in ("config.json", *weight_files(folder))}
@@ -116,11 +119,14 @@ def save_checkpoint(
     """Writes checkpoints/step_XXXXXX as a whole or not at all, then removes old ones.
 
     Args:
-        state: what the trainer needs to go on; tensors, numbers, strings, lists and dicts only (loaded with weights_only).
-        keep_last: how many of the newest to keep; keep_every: keep those at multiples of this step for good (0: none).
+        state: what the trainer needs to go on; tensors, numbers, strings, lists and dicts only
+            (loaded with weights_only).
+        keep_last: how many of the newest to keep; keep_every: keep those at multiples of this step
+            for good (0: none).
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full. Older checkpoints are as they were.
+        OSError: it cannot be written, for example because the disk is full. Older checkpoints are
+            as they were.
     """
     folder = Path(run) / "checkpoints" / f"step_{step:06d}"
     for stray in folder.parent.glob(
@@ -138,9 +144,9 @@ def save_checkpoint(
         good = [p.name for p in step_folders(run) if p != folder]
         free = shutil.disk_usage(folder.parent).free / 1e6
         raise OSError(
-            f"The checkpoint {folder} cannot be written: {error} ({free:,.1f} MB are free there). Last good checkpoint: "
-            f"{good[-1] if good else 'none'}. Where the disk is full, make room; the same command goes on from that "
-            f"checkpoint."
+            f"The checkpoint {folder} cannot be written: {error} ({free:,.1f} MB are free there)."
+            f" Last good checkpoint: {good[-1] if good else 'none'}. Where the disk is full, make"
+            " room; the same command goes on from that checkpoint."
         ) from error
     up_to_here = [
         p for p in step_folders(run) if step_of(p) <= step
@@ -152,7 +158,9 @@ def save_checkpoint(
 
 
 def write_model(folder: Path, model, tokenizer) -> None:
-    """Writes what any program reads: config.json, model.safetensors, generation_config.json, the tokenizer and its chat template."""
+    """Writes what any program reads: config.json, model.safetensors, generation_config.json, the
+    tokenizer and its chat template.
+    """
     ids = token_ids(tokenizer)
     model.save_pretrained(folder, ids)
     save_tokenizer(tokenizer, folder)

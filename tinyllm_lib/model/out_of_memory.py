@@ -19,8 +19,8 @@ class OutOfMemory(torch.OutOfMemoryError):
 
 @contextmanager
 def explaining_out_of_memory(where: str, advice: str | Callable[[], str]) -> Iterator[None]:
-    """An error for want of memory says where it came and what to change, in the words of the outermost, which knows why it was done; any
-    other passes as it is.
+    """An error for want of memory says where it came and what to change, in the words of the
+    outermost, which knows why it was done; any other passes as it is.
 
     Raises:
         OutOfMemory: instead of torch's, Python's or the allocator's own error.

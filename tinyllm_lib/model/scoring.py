@@ -1,8 +1,8 @@
-"""How well a model predicts, as two numbers: nats per token, which is what training minimises, and bits per byte of text.
+"""How well a model predicts, as two numbers: nats per token, which is what training minimises, and
+bits per byte of text.
 
-This is the one place where bits per byte are computed; the trainer's validation and `evaluate.bits_per_byte` only bring
-the batches.
-"""
+This is the one place where bits per byte are computed; the trainer's validation and
+`evaluate.bits_per_byte` only bring the batches."""
 
 from __future__ import annotations
 
@@ -51,11 +51,13 @@ def score(
 ) -> Score:
     """The loss per token, and how many bits the model needs for a byte of text.
 
-    Nats per token are no measure between tokenizers: one that cuts text finer has more tokens, each easier to guess. Bytes
-    are the same for all. A number per byte must count the same on both sides, so a token without bytes of its own counts on
-    neither: `<|im_end|>` and the other special tokens, which say where a text ends and not what stands in it. (Their nats over
-    no bytes would raise the number, the more the shorter the documents are.) Likewise on neither side: targets that the mask
-    leaves out, and the first token of a document, which nothing predicts and which is no target.
+    Nats per token are no measure between tokenizers: one that cuts text finer has more tokens, each
+    easier to guess. Bytes are the same for all. A number per byte must count the same on both
+    sides, so a token without bytes of its own counts on neither: `<|im_end|>` and the other special
+    tokens, which say where a text ends and not what stands in it. (Their nats over no bytes would
+    raise the number, the more the shorter the documents are.) Likewise on neither side: targets
+    that the mask leaves out, and the first token of a document, which nothing predicts and which is
+    no target.
 
     Args:
         batches: X, Y, loss_mask, and keyword arguments of `Transformer.nats`.

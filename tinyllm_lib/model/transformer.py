@@ -1,10 +1,11 @@
 """The model: a LLaMA-2-shaped decoder that a student reads in one sitting.
 
-ids (B, T) -> embedding -> n_layers x [x + attention(norm(x)); x + swiglu(norm(x))] -> norm -> logits (B, T, V)
+ids (B, T) -> embedding -> n_layers x [x + attention(norm(x)); x + swiglu(norm(x))] -> norm ->
+logits (B, T, V)
 
-Shapes in comments: B batch, T positions, S keys (cached + new), D dim, H heads, K key/value heads, d numbers a head, V vocab.
-Parameter names are those of transformers' `LlamaForCausalLM`, so that a saved folder is an ordinary Hugging Face model.
-"""
+Shapes in comments: B batch, T positions, S keys (cached + new), D dim, H heads, K key/value heads,
+d numbers a head, V vocab. Parameter names are those of transformers' `LlamaForCausalLM`, so that a
+saved folder is an ordinary Hugging Face model."""
 
 from __future__ import annotations
 
@@ -34,11 +35,12 @@ WEIGHTS, INDEX = (
 
 @dataclass(frozen=True)
 class Llama3Rope:
-    """How Llama 3.1 and 3.2 reach further than they were pretrained: pairs that turn slowly are slowed by `factor`.
+    """How Llama 3.1 and 3.2 reach further than they were pretrained: pairs that turn slowly are
+    slowed by `factor`.
 
-    Pairs that turn more than `high_freq_factor` times within the original context stay, those that turn less than
-    `low_freq_factor` times are slowed, and between the two the one passes into the other.
-    """
+    Pairs that turn more than `high_freq_factor` times within the original context stay, those that
+    turn less than `low_freq_factor` times are slowed, and between the two the one passes into the
+    other."""
 
     factor: float
     low_freq_factor: float
@@ -50,9 +52,9 @@ class Llama3Rope:
 class ModelConfig:
     """Everything that decides the shape of the model. `dim=1024, n_layers=18` is the 215M model.
 
-    `hidden_dim` is the width of the SwiGLU: two thirds of 4*dim, rounded up to a multiple of 64, unless it is given. `head_dim` is
-    dim/n_heads, unless it is given. (`dataclasses.replace` keeps both; 0 has them worked out anew.)
-    """
+    `hidden_dim` is the width of the SwiGLU: two thirds of 4*dim, rounded up to a multiple of 64,
+    unless it is given. `head_dim` is dim/n_heads, unless it is given. (`dataclasses.replace` keeps
+    both; 0 has them worked out anew.)"""
 
     dim: int = 1024
     n_layers: int = 18
@@ -70,7 +72,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.head_dim and self.dim % self.n_heads:
             raise ValueError(
-                f"dim={self.dim} is not a multiple of n_heads={self.n_heads}: choose dim = heads x head size."
+                f"dim={self.dim} is not a multiple of n_heads={self.n_heads}: choose dim = heads x"
+                " head size."
             )
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
@@ -89,8 +92,8 @@ class ModelConfig:
         """The `config.json` that transformers reads.
 
         Args:
-            token_ids: bos_token_id, eos_token_id and pad_token_id, which are the tokenizer's (`tokenizer.token_ids`); without
-                them the file says that none are known.
+            token_ids: bos_token_id, eos_token_id and pad_token_id, which are the tokenizer's
+                (`tokenizer.token_ids`); without them the file says that none are known.
         """
         rope = (
             {"rope_type": "llama3", **asdict(self.rope_scaling)}
@@ -126,10 +129,12 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, hf: dict, where: str = "config.json") -> ModelConfig:
-        """Reads a Llama `config.json`; refuses by name what this model does not have. What it leaves out is as transformers has it.
+        """Reads a Llama `config.json`; refuses by name what this model does not have. What it
+        leaves out is as transformers has it.
 
         Raises:
-            ValueError: another architecture, biases, rope scaling, activation or quantized weights, or a size that is missing.
+            ValueError: another architecture, biases, rope scaling, activation or quantized weights,
+                or a size that is missing.
         """
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
@@ -179,7 +184,9 @@ class ModelConfig:
 
 
 class RMSNorm(nn.Module):
-    """Divides each vector by its root mean square, then scales each coordinate (Zhang & Sennrich 2019)."""
+    """Divides each vector by its root mean square, then scales each coordinate (Zhang & Sennrich
+    2019).
+    """
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
@@ -191,7 +198,9 @@ class RMSNorm(nn.Module):
 
 
 def rope_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """(head_dim/2,) how far each pair turns from one position to the next, base^(-2i/d), and `Llama3Rope`'s share of that."""
+    """(head_dim/2,) how far each pair turns from one position to the next, base^(-2i/d), and
+    `Llama3Rope`'s share of that.
+    """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / config.rope_base**exponents
     if (scaling := config.rope_scaling) is None:
@@ -211,7 +220,9 @@ def rope_angles(config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates coordinate pairs (i, i + d/2) of x (B, T, H, d) by the angles cos, sin (B or 1, T, 1, d/2): RoPE, half-split."""
+    """Rotates coordinate pairs (i, i + d/2) of x (B, T, H, d) by the angles cos, sin (B or 1, T, 1,
+    d/2): RoPE, half-split.
+    """
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -238,7 +249,9 @@ class KVCache:
         )
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k, v (B, K, T, d) behind the `length` cached positions; returns all (B, K, S, d), with `slot` the whole capacity."""
+        """Writes k, v (B, K, T, d) behind the `length` cached positions; returns all (B, K, S, d),
+        with `slot` the whole capacity.
+        """
         if self.slot is not None:
             return self.keys[layer].index_copy_(2, self.slot, k), self.values[layer].index_copy_(
                 2, self.slot, v
@@ -315,7 +328,9 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention moves information between positions, the MLP works on each position alone."""
+    """One layer: attention moves information between positions, the MLP works on each position
+    alone.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -350,9 +365,9 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """The language model.
 
-    Weights start at std 0.02; the two projections that write into the residual stream (`o_proj`, `down_proj`)
-    start at 0.02/sqrt(2*layers), so that the sum of all layers has the same size whatever the depth (GPT-2).
-    """
+    Weights start at std 0.02; the two projections that write into the residual stream (`o_proj`,
+    `down_proj`) start at 0.02/sqrt(2*layers), so that the sum of all layers has the same size
+    whatever the depth (GPT-2)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -445,10 +460,12 @@ class Transformer(nn.Module):
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
     ) -> Tensor:
-        """Weighted sum of the cross-entropy: sum over positions of weights * -log p(target), a scalar in nats.
+        """Weighted sum of the cross-entropy: sum over positions of weights * -log p(target), a
+        scalar in nats.
 
         Args:
-            ids, targets: (B, T); weights: (B, T) float, 0 where nothing is learned, e.g. loss_mask / supervised_tokens.
+            ids, targets: (B, T); weights: (B, T) float, 0 where nothing is learned, e.g. loss_mask
+            / supervised_tokens.
         """
         return self.head_nats(
             self.hidden_states(ids, position_ids=position_ids, document_ids=document_ids),
@@ -466,7 +483,9 @@ class Transformer(nn.Module):
         return HeadLoss.apply(x, self.lm_head.weight, targets, weights)
 
     def attention_maps(self, ids: Tensor) -> Tensor:
-        """Attention weights (layers, B, H, T, T) of `ids`, each row summing to 1: what SDPA computes but does not show."""
+        """Attention weights (layers, B, H, T, T) of `ids`, each row summing to 1: what SDPA
+        computes but does not show.
+        """
         B, T = ids.shape
         cos, sin = self.rope_cos[None, :T, None], self.rope_sin[None, :T, None]
         future = torch.ones(T, T, dtype=torch.bool, device=ids.device).triu(1)
@@ -484,7 +503,9 @@ class Transformer(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self, context: int | None = None) -> int:
-        """Training FLOPs (forward + backward) of one token: 6 per weight that multiplies, 12*T*H*d per layer of attention."""
+        """Training FLOPs (forward + backward) of one token: 6 per weight that multiplies, 12*T*H*d
+        per layer of attention.
+        """
         c = self.config
         matrices = sum(
             p.numel()
@@ -499,7 +520,9 @@ class Transformer(nn.Module):
     def save_pretrained(
         self, folder: str | Path, token_ids: Mapping[str, int | None] | None = None
     ) -> None:
-        """Writes `config.json` and `model.safetensors` as transformers expects them; `token_ids` as in `ModelConfig.to_hf`."""
+        """Writes `config.json` and `model.safetensors` as transformers expects them; `token_ids` as
+        in `ModelConfig.to_hf`.
+        """
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -520,10 +543,12 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device=None) -> Transformer:
-        """Loads a Llama folder of Hugging Face's; every tensor must be there with the right shape, and none left over.
+        """Loads a Llama folder of Hugging Face's; every tensor must be there with the right shape,
+        and none left over.
 
         Raises:
-            FileNotFoundError: no config.json or no weights.  ValueError: another architecture, or tensors that do not fit.
+            FileNotFoundError: no config.json or no weights.  ValueError: another architecture, or
+                tensors that do not fit.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -534,8 +559,9 @@ class Transformer(nn.Module):
             if not (folder / name).is_file():
                 found = ", ".join(sorted(p.name for p in folder.glob("*"))[:9]) or "nothing"
                 raise FileNotFoundError(
-                    f"{folder} is not a model folder: it has no {name} (found: {found}). Expected a step folder such "
-                    f"as runs/<name>/checkpoints/step_000500, or a Hugging Face Llama folder with safetensors."
+                    f"{folder} is not a model folder: it has no {name} (found: {found}). Expected a"
+                    " step folder such as runs/<name>/checkpoints/step_000500, or a Hugging Face"
+                    " Llama folder with safetensors."
                 )
         try:
             hf = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -566,10 +592,11 @@ class Transformer(nn.Module):
             odd = [n for n in (*wanted, *found) if wanted.get(n) != found.get(n)]
             first = odd[0]
             raise ValueError(
-                f"{folder}: {len(set(odd))} tensors do not fit config.json; first: {first}, expected "
-                f"{wanted.get(first, 'nothing')}, found {found.get(first, 'nothing')}."
+                f"{folder}: {len(set(odd))} tensors do not fit config.json; first: {first},"
+                f" expected {wanted.get(first, 'nothing')}, found {found.get(first, 'nothing')}."
             )
-        # Copied: what `load_file` gives is a mapping of the file, which a trainer may remove or rewrite meanwhile.
+        # Copied: what `load_file` gives is a mapping of the file, which a trainer may remove or
+        # rewrite meanwhile.
         state = {n: t.to(torch.float32, copy=True) for n, t in state.items()}
         model.load_state_dict(state, strict=not config.tie_embeddings, assign=True)
         if config.tie_embeddings:
@@ -588,7 +615,7 @@ class Transformer(nn.Module):
         if past + ids.shape[1] > limit:
             raise ValueError(
                 f"{past + ids.shape[1]} positions do not fit the context of {limit}: "
-                f"shorten the input, or cut old tokens from its front."
+                "shorten the input, or cut old tokens from its front."
             )
         if torch.compiler.is_compiling() or ids.device.type != "cpu" or not ids.numel():
             return  # reading an id would stop GPU or compiler
@@ -600,7 +627,9 @@ class Transformer(nn.Module):
 
 
 def weight_files(folder: str | Path) -> list[str]:
-    """The names of a model folder's files of weights: one, or those its index lists; empty if it holds no model."""
+    """The names of a model folder's files of weights: one, or those its index lists; empty if it
+    holds no model.
+    """
     folder = Path(folder)
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return [WEIGHTS] if (folder / WEIGHTS).is_file() else []
@@ -615,7 +644,9 @@ def weight_files(folder: str | Path) -> list[str]:
 def attention_mask(
     T: int, past: int, document_ids: Tensor | None, key_mask: Tensor | None, device
 ) -> Tensor | None:
-    """Which keys each of T new queries may see, (B, 1, T, S) bool, or None where plain causality says it all."""
+    """Which keys each of T new queries may see, (B, 1, T, S) bool, or None where plain causality
+    says it all.
+    """
     if document_ids is None and key_mask is None and (past == 0 or T == 1):
         return None
     queries, keys = (
@@ -632,11 +663,12 @@ def attention_mask(
 
 
 class HeadLoss(torch.autograd.Function):
-    """Head and cross-entropy in one, a chunk of rows at a time: the (N, V) logits never exist at once.
+    """Head and cross-entropy in one, a chunk of rows at a time: the (N, V) logits never exist at
+    once.
 
-    The gradient of softmax cross-entropy is `softmax - onehot`, known as soon as the loss is, so each chunk's
-    logits turn into their own gradient in place and are used up at once. Same result as
-    `F.cross_entropy(x @ weight.T, targets, reduction="none") @ weights`, less memory traffic.
+    The gradient of softmax cross-entropy is `softmax - onehot`, known as soon as the loss is, so
+    each chunk's logits turn into their own gradient in place and are used up at once. Same result
+    as `F.cross_entropy(x @ weight.T, targets, reduction="none") @ weights`, less memory traffic.
     """
 
     ROWS, ROWS_CPU = 512, 128  # on a CPU a chunk of logits should stay in the cache

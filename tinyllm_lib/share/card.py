@@ -1,8 +1,7 @@
 """A run -> a model card, and both on a hub.
 
-Everything in the card is read from what the run left: configs, token manifests, metrics, exam. What is not there is said to be
-missing; nothing is filled in. Paths of this machine stay out.
-"""
+Everything in the card is read from what the run left: configs, token manifests, metrics, exam. What
+is not there is said to be missing; nothing is filled in. Paths of this machine stay out."""
 
 from __future__ import annotations
 
@@ -96,7 +95,9 @@ This card was written by `tinyllm_lib.model_card` from the files of the run. No 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run on the way to the weights: its config, its metrics up to the checkpoint, its token manifest if it is there."""
+    """One training run on the way to the weights: its config, its metrics up to the checkpoint, its
+    token manifest if it is there.
+    """
 
     run: Path
     config: dict
@@ -118,7 +119,8 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     Args:
         folder: a run (its newest checkpoint) or a checkpoint folder.
         repo_id: owner/name on the hub, as it stands in the example; default: the run's name.
-        license: of the weights, as the hub spells it, e.g. "apache-2.0"; only you can choose one, so without it none is named.
+        license: of the weights, as the hub spells it, e.g. "apache-2.0"; only you can choose one,
+            so without it none is named.
 
     Raises:
         FileNotFoundError: no checkpoint there.
@@ -182,7 +184,9 @@ def read_stages(folder: Path) -> list[Stage]:
 
 
 def _manifest(config: dict) -> tuple[dict | None, str]:
-    """The manifest of the shards that a run was trained on; not of others that lie in their place now."""
+    """The manifest of the shards that a run was trained on; not of others that lie in their place
+    now.
+    """
     try:
         manifest = read_manifest(Path(config.get("data_path") or "-") / "train")
     except FileNotFoundError:
@@ -248,13 +252,14 @@ def _data(stages: list[Stage]) -> str:
             continue
         m = stage.manifest
         parts.append(
-            f"**{stage.title}.** {m['documents']:,} documents, {m['tokens']:,} tokens, of which {m['supervised_tokens']:,} are learned. "
-            f"Made from: {m['source'] or 'not named'}."
+            f"**{stage.title}.** {m['documents']:,} documents, {m['tokens']:,} tokens, of which"
+            f" {m['supervised_tokens']:,} are learned. Made from: {m['source'] or 'not named'}."
         )
         for corpus in (SEQ_MONKEY, BELLE):
             if corpus.name in m["source"]:
                 parts.append(
-                    f"`{corpus.name}` is the dataset {corpus.dataset} on {corpus.hub}; its terms of use are told there."
+                    f"`{corpus.name}` is the dataset {corpus.dataset} on {corpus.hub}; its terms of"
+                    " use are told there."
                 )
     return "\n\n".join(parts)
 
@@ -281,7 +286,8 @@ def _training(stages: list[Stage]) -> str:
         rows.append((title, *(f"{row[key]:,}" if key in row else "-" for row in last)))
     return (
         _table(rows)
-        + "\n\nLoss and bits per byte are those of held-out documents; in fine-tuning, of the assistant's replies alone."
+        + "\n\nLoss and bits per byte are those of held-out documents; in fine-tuning, of the"
+        " assistant's replies alone."
     )
 
 
@@ -305,8 +311,8 @@ def _exam(exam: ExamResult) -> str:
     rows += [(f"`{s.class_name}`", f"{s.right}/{s.total}", f"{s.share:.0%}", f"{s.low:.0%} to {s.high:.0%}",
               CLASS_MEANING.get(s.class_name, "")) for s in exam.classes]  # fmt: skip
     text = (
-        f"Questions of `{exam.exam}`, one right answer each, answered greedily by the {exam.kind} model:\n\n"
-        + _table(rows)
+        f"Questions of `{exam.exam}`, one right answer each, answered greedily by the {exam.kind}"
+        " model:\n\n" + _table(rows)
     )
     seen = dict.fromkeys(a.class_name for a in exam.wrong)
     wrong = [next(a for a in exam.wrong if a.class_name == name) for name in seen]
@@ -324,10 +330,15 @@ def _cell(text: str) -> str:
 def _limits(config: ModelConfig, exam: ExamResult | None, license: str | None) -> str:
     points = [
         f"It reads {config.max_seq_len} tokens at the most; what is longer must be cut.",
-        "It states falsehoods as fluently as truths. Nothing in its training makes it careful, safe or impartial.",
-        "It was tested with the exam above and with nothing else."
-        if exam
-        else "It was not tested beyond its loss.",
+        (
+            "It states falsehoods as fluently as truths. Nothing in its training makes it careful,"
+            " safe or impartial."
+        ),
+        (
+            "It was tested with the exam above and with nothing else."
+            if exam
+            else "It was not tested beyond its loss."
+        ),
     ]
     if exam:
         worst = min(exam.classes, key=lambda s: s.share)
@@ -348,15 +359,17 @@ class PublishError(OSError):
 
 def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, private: bool = True, license: str | None = None,
             extra_files: Sequence[str | Path] = ()) -> str:  # fmt: skip
-    """Uploads a checkpoint with its model card; the trainer's own state stays here. Returns the model's address.
+    """Uploads a checkpoint with its model card; the trainer's own state stays here. Returns the
+    model's address.
 
-    The key is the one you logged in with (`hf auth login`, `modelscope login`) or HF_TOKEN / MODELSCOPE_API_TOKEN. HF_ENDPOINT
-    and MODELSCOPE_ENDPOINT name a mirror.
+    The key is the one you logged in with (`hf auth login`, `modelscope login`) or HF_TOKEN /
+    MODELSCOPE_API_TOKEN. HF_ENDPOINT and MODELSCOPE_ENDPOINT name a mirror.
 
     Args:
         repo_id: owner/name; it is made if it does not exist.
         hub: "huggingface" or "modelscope".
-        private: nobody else sees a new repository until you say so on its page; False makes it public at once.
+        private: nobody else sees a new repository until you say so on its page; False makes it
+            public at once.
         extra_files: more files to put beside, for example a GGUF and its Modelfile.
 
     Raises:
@@ -398,8 +411,8 @@ def publish(folder: str | Path, repo_id: str, hub: str = "huggingface", *, priva
             login = {"huggingface": "hf auth login", "modelscope": "modelscope login"}[hub]
             said = " ".join(str(error).split()).rstrip(".")  # in one line
             raise PublishError(
-                f"{repo_id} could not be published on {hub}: {said}. Are you logged in ({login}), with a key that may "
-                f"write to {repo_id.split('/')[0]}? Is there a network?"
+                f"{repo_id} could not be published on {hub}: {said}. Are you logged in ({login}),"
+                f" with a key that may write to {repo_id.split('/')[0]}? Is there a network?"
             ) from error
 
 

@@ -6,9 +6,9 @@
     python -m tinyllm_lib.share publish RUN OWNER/NAME            model and card to Hugging Face or ModelScope
     python -m tinyllm_lib.share serve RUN                         an OpenAI-compatible endpoint, until Ctrl-C
 
-RUN is a run or checkpoint folder, or a run's name in the workspace. For transformers nothing is converted: a checkpoint folder
-is what it loads. The work is done in `old_layout`, `gguf_file`, `model_card` and `serve`.
-"""
+RUN is a run or checkpoint folder, or a run's name in the workspace. For transformers nothing is
+converted: a checkpoint folder is what it loads. The work is done in `old_layout`, `gguf_file`,
+`model_card` and `serve`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ __all__ = ["export_gguf", "import_checkpoint", "main", "model_card", "publish", 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code: 0, 2 after an error in what was asked for, 130 after Ctrl-C."""
+    """Command line; returns the exit code: 0, 2 after an error in what was asked for, 130 after
+    Ctrl-C.
+    """
     utf8_output()
     options = _parser().parse_args(argv)
     try:

@@ -1,9 +1,10 @@
-"""A checkpoint -> one GGUF file for llama.cpp and what is built on it (Ollama, LM Studio, …), with Ollama's Modelfile beside it.
+"""A checkpoint -> one GGUF file for llama.cpp and what is built on it (Ollama, LM Studio, …), with
+Ollama's Modelfile beside it.
 
-Two things need care. llama.cpp rotates adjacent pairs, so the rows of the query and key matrices change places. And it cuts text
-into words by rules of its own, which have names: ours is the one called `gpt-2`. A tokenizer that no name fits is refused, for
-with other ids the model would read another text than the one written.
-"""
+Two things need care. llama.cpp rotates adjacent pairs, so the rows of the query and key matrices
+change places. And it cuts text into words by rules of its own, which have names: ours is the one
+called `gpt-2`. A tokenizer that no name fits is refused, for with other ids the model would read
+another text than the one written."""
 
 from __future__ import annotations
 
@@ -32,10 +33,12 @@ DTYPES = {
     "q8_0": "MOSTLY_Q8_0",
 }  # with the names of GGUF's file types
 Q8_BLOCK = 32  # numbers that share a scale in q8_0
-WEIGHTS_KEY = (
-    "tinyllm.weights"  # of the metadata: the fingerprint of the weights that the file was made from
+WEIGHTS_KEY = (  # of the metadata: the fingerprint of the weights that the file was made from
+    "tinyllm.weights"
 )
-PRE_TOKENIZER = "gpt-2"  # 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, which is ByteLevel's own pattern
+# 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, which is ByteLevel's
+# own pattern
+PRE_TOKENIZER = "gpt-2"
 TENSORS = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
@@ -57,20 +60,22 @@ PARAMETER top_k 50
 
 
 def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path:
-    """Writes `out` (….gguf) for llama.cpp from a run or checkpoint folder, and Ollama's Modelfile beside it (`modelfile_path`).
+    """Writes `out` (….gguf) for llama.cpp from a run or checkpoint folder, and Ollama's Modelfile
+    beside it (`modelfile_path`).
 
     A Modelfile that somebody edited is left as it is, and that is said.
 
     Args:
-        dtype: of the matrices: "f32" (the same numbers), "f16", "bf16", or "q8_0" (8 bits and a scale for each 32 numbers).
-            Norms stay f32.
+        dtype: of the matrices: "f32" (the same numbers), "f16", "bf16", or "q8_0" (8 bits and a
+            scale for each 32 numbers). Norms stay f32.
 
     Returns:
         The GGUF file.
 
     Raises:
         ImportError: the gguf library is missing.  FileNotFoundError: no checkpoint there.
-        ValueError: an unknown dtype, a width that q8_0 cannot cut into blocks, or a tokenizer that llama.cpp cannot express.
+        ValueError: an unknown dtype, a width that q8_0 cannot cut into blocks, or a tokenizer that
+            llama.cpp cannot express.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
@@ -89,7 +94,8 @@ def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path
     rows = {tensor.shape[1] for tensor in tensors.values() if tensor.dim() == 2}
     if dtype == "q8_0" and (odd := [str(n) for n in sorted(rows) if n % Q8_BLOCK]):
         raise ValueError(
-            f"q8_0 cuts rows into blocks of {Q8_BLOCK}, and rows here have {' and '.join(odd)} numbers: take f16."
+            f"q8_0 cuts rows into blocks of {Q8_BLOCK}, and rows here have {' and '.join(odd)}"
+            " numbers: take f16."
         )
 
     with atomic_path(out) as temporary:
@@ -111,7 +117,9 @@ def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path
 
 
 def other_weights(file: str | Path, folder: str | Path) -> str:
-    """Why a GGUF file is not the model of this run or checkpoint; "" if it is, or has no record of ours and nobody can tell."""
+    """Why a GGUF file is not the model of this run or checkpoint; "" if it is, or has no record of
+    ours and nobody can tell.
+    """
     import gguf
 
     try:
@@ -121,11 +129,16 @@ def other_weights(file: str | Path, folder: str | Path) -> str:
     was, now = found and found.contents(), weights_fingerprint(model_folder(folder))
     if was in (None, now):
         return ""
-    return f"{Path(file).name} holds other weights ({was}) than {Path(folder).name} ({now}): export_gguf writes it anew."
+    return (
+        f"{Path(file).name} holds other weights ({was}) than {Path(folder).name} ({now}):"
+        " export_gguf writes it anew."
+    )
 
 
 def gguf_tensors(model: Transformer) -> dict[str, Tensor]:
-    """The tensors under llama.cpp's names, fp32, queries and keys in adjacent pairs; a tied head has no entry of its own."""
+    """The tensors under llama.cpp's names, fp32, queries and keys in adjacent pairs; a tied head
+    has no entry of its own.
+    """
     c = model.config
     state = {
         name: tensor.detach().float().cpu().contiguous()
@@ -153,7 +166,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
     """Passes a tokenizer whose ids llama.cpp gives too.
 
     Raises:
-        ValueError: anything that a GGUF file cannot say, all of it named at once; `where` begins the message.
+        ValueError: anything that a GGUF file cannot say, all of it named at once; `where` begins
+            the message.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, before = spec["model"], spec["pre_tokenizer"] or {}
@@ -203,7 +217,9 @@ def modelfile_path(gguf: str | Path) -> Path:
 def modelfile(
     file: str, context: int, tokenizer: PreTrainedTokenizerFast, system: str = SYSTEM_PROMPT
 ) -> str:
-    """What `ollama create` reads: the GGUF file's name (to the end of its line, spaces too), ChatML, what stops, the context."""
+    """What `ollama create` reads: the GGUF file's name (to the end of its line, spaces too),
+    ChatML, what stops, the context.
+    """
     stops = "\n".join(
         f"PARAMETER stop {token}" for token in tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))
     )
@@ -213,17 +229,23 @@ def modelfile(
 
 
 def write_unless_edited(path: Path, text: str) -> None:
-    """Writes a text file that its reader may edit. The last line is a sum of the others: while it holds, the text is ours to replace."""
+    """Writes a text file that its reader may edit. The last line is a sum of the others: while it
+    holds, the text is ours to replace.
+    """
 
     def sealed(text: str) -> str:
         total = blake2b(text.encode(), digest_size=8).hexdigest()
-        return f"{text}# {total}: the sum of the lines above. Edit them, and no export touches this file again.\n"
+        return (
+            f"{text}# {total}: the sum of the lines above. Edit them, and no export touches this"
+            " file again.\n"
+        )
 
     if path.exists():
         found = path.read_text(encoding="utf-8", errors="replace")
         if found != sealed("".join(found.splitlines(keepends=True)[:-1])):
             print(
-                f"{path} was edited: it stays as it is. (Move it away, and the next export writes a new one.)",
+                f"{path} was edited: it stays as it is. (Move it away, and the next export writes a"
+                " new one.)",
                 flush=True,
             )
             return

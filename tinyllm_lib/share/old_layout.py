@@ -1,9 +1,9 @@
 """Old checkpoints in: a `.pth` state dict of the earlier scripts -> an ordinary checkpoint folder.
 
-The earlier scripts named their tensors as llama2.c does and rotated **adjacent** pairs of numbers, (0, 1), (2, 3), … of each
-head. This library, as transformers does, rotates number i with number i + d/2. Both are the same model: only the order of the
-rows of `wq` and `wk` differs, so importing moves rows about and changes no number.
-"""
+The earlier scripts named their tensors as llama2.c does and rotated **adjacent** pairs of numbers,
+(0, 1), (2, 3), … of each head. This library, as transformers does, rotates number i with number i +
+d/2. Both are the same model: only the order of the rows of `wq` and `wk` differs, so importing
+moves rows about and changes no number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ IN_LAYER = {
 
 
 def to_half_split(weight: Tensor, n_heads: int) -> Tensor:
-    """Rows of a query or key matrix from adjacent pairs to half-split: in each head row 2i goes to i, row 2i+1 to i + d/2.
+    """Rows of a query or key matrix from adjacent pairs to half-split: in each head row 2i goes to
+    i, row 2i+1 to i + d/2.
 
     Args:
         weight: (n_heads * d, dim), d even.
@@ -39,7 +40,9 @@ def to_half_split(weight: Tensor, n_heads: int) -> Tensor:
 
 
 def to_adjacent_pairs(weight: Tensor, n_heads: int) -> Tensor:
-    """The way back: rows from half-split to adjacent pairs, which is also how llama.cpp rotates a Llama."""
+    """The way back: rows from half-split to adjacent pairs, which is also how llama.cpp rotates a
+    Llama.
+    """
     return weight.view(n_heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
@@ -52,22 +55,27 @@ def import_checkpoint(
     *,
     max_seq_len: int = 512,
 ) -> Path:
-    """Writes a checkpoint folder from an old `.pth` state dict and the tokenizer it was trained with.
+    """Writes a checkpoint folder from an old `.pth` state dict and the tokenizer it was trained
+    with.
 
-    Width, depth and vocabulary are read off the shapes. What shapes cannot tell is asked for: the head counts and the context.
-    RMSNorm's eps is 1e-5 and RoPE's base 10000, as all of these models had. fp16 and bf16 become fp32, exactly.
+    Width, depth and vocabulary are read off the shapes. What shapes cannot tell is asked for: the
+    head counts and the context. RMSNorm's eps is 1e-5 and RoPE's base 10000, as all of these models
+    had. fp16 and bf16 become fp32, exactly.
 
     Args:
-        path: names as in `OUTSIDE` and `IN_LAYER`, with or without `_orig_mod.` and `module.` before them. `output.weight` may be
-            missing or equal to the embedding (the two are tied) or be a matrix of its own.
+        path: names as in `OUTSIDE` and `IN_LAYER`, with or without `_orig_mod.` and `module.`
+            before them. `output.weight` may be missing or equal to the embedding (the two are tied)
+            or be a matrix of its own.
         out_dir: a new folder; `TextGenerator`, `TrainConfig.init_from` and transformers load it.
 
     Returns:
         The folder.
 
     Raises:
-        FileNotFoundError: no such file, or no tokenizer.  FileExistsError: `out_dir` has something in it.
-        ValueError: a file that wants to run code, a key missing or left over, a shape or a tokenizer that does not fit.
+        FileNotFoundError: no such file, or no tokenizer.  FileExistsError: `out_dir` has something
+            in it.
+        ValueError: a file that wants to run code, a key missing or left over, a shape or a
+            tokenizer that does not fit.
     """
     path, out_dir = Path(path), Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
@@ -110,8 +118,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"would run {found[1]}" if found else "holds more than tensors"
         raise ValueError(
-            f"{path.name} is refused: unpickling it {what}, and a file of weights has no need to run code. If you trust whoever "
-            f"made it, save the plain weights there: torch.save(model.state_dict(), 'weights.pth')."
+            f"{path.name} is refused: unpickling it {what}, and a file of weights has no need to"
+            " run code. If you trust whoever made it, save the plain weights there:"
+            " torch.save(model.state_dict(), 'weights.pth')."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(
@@ -128,14 +137,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             else type(content).__name__
         )
         raise ValueError(
-            f"{path.name} is no state dict (found: {found or 'nothing'}); expected names with tensors, tok_embeddings.weight first. "
-            f"Where the weights lie under a key of their own, save them alone: torch.save(torch.load(…)['model'], 'weights.pth')."
+            f"{path.name} is no state dict (found: {found or 'nothing'}); expected names with"
+            " tensors, tok_embeddings.weight first. Where the weights lie under a key of their"
+            " own, save them alone: torch.save(torch.load(…)['model'], 'weights.pth')."
         )
     state: dict[str, Tensor] = {}
     for name, tensor in content.items():
         if (short := PREFIX.sub("", name)) in state:
             raise ValueError(
-                f"{path.name} holds {short} twice, with and without a prefix: which of the two is meant?"
+                f"{path.name} holds {short} twice, with and without a prefix: which of the two is"
+                " meant?"
             )
         state[short] = tensor
     return state
@@ -161,7 +172,8 @@ def config_of(
                 else "missing"
             )
             raise ValueError(
-                f"{where}: {name} is {shape}. The names found begin with {', '.join(list(old)[:4])}."
+                f"{where}: {name} is {shape}. The names found begin with"
+                f" {', '.join(list(old)[:4])}."
             )
     vocab_size, dim = old["tok_embeddings.weight"].shape
     kv_dim = old["layers.0.attention.wk.weight"].shape[0]
@@ -192,18 +204,21 @@ def config_of(
             else "neither head count may be right"
         )
         raise ValueError(
-            f"{where}: attention.wk has {kv_dim} rows, but {n_kv_heads} key/value heads of {dim}/{n_heads} = {config.head_dim} "
-            f"numbers make {n_kv_heads * config.head_dim}: {hint}. Shapes cannot tell the head count; pass n_heads and n_kv_heads "
-            f"as the model was trained."
+            f"{where}: attention.wk has {kv_dim} rows, but {n_kv_heads} key/value heads of"
+            f" {dim}/{n_heads} = {config.head_dim} numbers make {n_kv_heads * config.head_dim}:"
+            f" {hint}. Shapes cannot tell the head count; pass n_heads and n_kv_heads as the model"
+            " was trained."
         )
     return config
 
 
 def renamed(old: dict[str, Tensor], config: ModelConfig, where: str) -> dict[str, Tensor]:
-    """Old names and row order -> the names and rows of `Transformer`, in fp32, every key and shape checked.
+    """Old names and row order -> the names and rows of `Transformer`, in fp32, every key and shape
+    checked.
 
     Raises:
-        ValueError: a key missing, left over, of another shape or of another kind; all of a sort are counted, the first is named.
+        ValueError: a key missing, left over, of another shape or of another kind; all of a sort are
+            counted, the first is named.
     """
     names = {f"{a}.weight": f"{b}.weight" for a, b in OUTSIDE.items()}
     for i in range(config.n_layers):
@@ -223,7 +238,8 @@ def renamed(old: dict[str, Tensor], config: ModelConfig, where: str) -> dict[str
     ]  # fmt: skip
     if found := [f"{len(keys)} {what}, first {keys[0]}" for what, keys in problems if keys]:
         raise ValueError(
-            f"{where} is not a model of {config.n_layers} layers and width {config.dim}: {'; '.join(found)}."
+            f"{where} is not a model of {config.n_layers} layers and width {config.dim}:"
+            f" {'; '.join(found)}."
         )
     heads = {"wq": config.n_heads, "wk": config.n_kv_heads}
     state = {}

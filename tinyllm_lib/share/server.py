@@ -1,4 +1,5 @@
-"""A model behind an OpenAI-compatible endpoint: an existing server, started, waited for, and stopped.
+"""A model behind an OpenAI-compatible endpoint: an existing server, started, waited for, and
+stopped.
 
 with serve("workspace/laptop/runs/chat") as server:      # transformers serve
     client = server.client()                              # the openai package's
@@ -48,14 +49,18 @@ class ServeError(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: `url` is what clients call base_url, `model` the name they ask for, `pid` its process."""
+    """A running server: `url` is what clients call base_url, `model` the name they ask for, `pid`
+    its process.
+    """
 
     url: str
     model: str
     pid: int
 
     def client(self):
-        """`openai.OpenAI` for this server; the environment's proxies, which do not know this machine's ports, are left out."""
+        """`openai.OpenAI` for this server; the environment's proxies, which do not know this
+        machine's ports, are left out.
+        """
         import openai
 
         return openai.OpenAI(
@@ -69,7 +74,8 @@ def what_is_missing(program: str = "transformers") -> str:
     """ "" if `serve` can start this program, else a sentence that says what to install."""
     missing = [name for name in NEEDS[program] if importlib.util.find_spec(name) is None]
     return (
-        f"{program} cannot serve here, for want of {', '.join(missing)}: make setup EXTRAS={EXTRA[program]}"
+        f"{program} cannot serve here, for want of {', '.join(missing)}: make setup"
+        f" EXTRAS={EXTRA[program]}"
         if missing
         else ""
     )
@@ -79,16 +85,19 @@ def what_is_missing(program: str = "transformers") -> str:
 def serve(
     model: str | Path, program: str = "transformers", *, port: int = 0, timeout: float = 180.0
 ) -> Iterator[Server]:
-    """Starts a server for `model` on this machine alone (127.0.0.1); it is stopped when the block ends, however it ends.
+    """Starts a server for `model` on this machine alone (127.0.0.1); it is stopped when the block
+    ends, however it ends.
 
     Args:
         model: for "transformers" a run or checkpoint folder, for "llama_cpp" a GGUF file.
-        program: "transformers" (`transformers serve`) or "llama_cpp" (`python -m llama_cpp.server`).
+        program: "transformers" (`transformers serve`) or "llama_cpp" (`python -m
+            llama_cpp.server`).
         port: 0 takes a free one.
         timeout: seconds until it must answer.
 
     Raises:
-        ValueError: another program.  ServeError: a package is missing, or the server ended or kept silent; its last lines are shown.
+        ValueError: another program.  ServeError: a package is missing, or the server ended or kept
+            silent; its last lines are shown.
     """
     if program not in NEEDS:
         raise ValueError(f"program is {program!r}, expected one of {', '.join(NEEDS)}.")
@@ -121,7 +130,8 @@ def serve(
             "0",
             *address,
         ]
-    # transformers lists the hub's cache at /v1/models and fails where there is none; what lies in it is no part of this server.
+    # transformers lists the hub's cache at /v1/models and fails where there is none; what lies in
+    # it is no part of this server.
     with (
         tempfile.TemporaryFile() as log,
         tempfile.TemporaryDirectory(prefix="tinyllm-serve-") as cache,

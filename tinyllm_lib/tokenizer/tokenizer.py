@@ -1,15 +1,16 @@
 """The tokenizer: documents -> a `tokenizer/` folder; text <-> ids; a dialogue -> ids and loss mask.
 
-A byte-level BPE: the alphabet is the 256 bytes, so every Unicode string has ids and comes back unchanged.
-Two decisions are special to this project:
+A byte-level BPE: the alphabet is the 256 bytes, so every Unicode string has ids and comes back
+unchanged. Two decisions are special to this project:
 
-* **Where words end is decided while training, not while encoding.** Chinese has no spaces, so the usual pattern takes a
-  whole run of Han characters for one "word", which lets BPE learn tokens such as 的首都是 and eats memory on text without
-  punctuation. `WORDS` therefore cuts the training text around function words, numerals and line ends, and after
-  `MAX_HAN` characters. A merge that was never learned cannot happen later: the saved tokenizer needs no cutting rule
-  of its own, and stays an ordinary GPT-2-style one that other programs can run.
-* **Text never becomes a special token.** `encode_text` reads `<|im_end|>` in a document as ten ordinary characters.
-"""
+* **Where words end is decided while training, not while encoding.** Chinese has no spaces, so the
+  usual pattern takes a whole run of Han characters for one "word", which lets BPE learn tokens such
+  as 的首都是 and eats memory on text without punctuation. `WORDS` therefore cuts the training text
+  around function words, numerals and line ends, and after `MAX_HAN` characters. A merge that was
+  never learned cannot happen later: the saved tokenizer needs no cutting rule of its own, and stays
+  an ordinary GPT-2-style one that other programs can run.
+* **Text never becomes a special token.** `encode_text` reads `<|im_end|>` in a document as ten
+ordinary characters."""
 
 from __future__ import annotations
 
@@ -39,12 +40,14 @@ from tinyllm_lib.tokenizer.training_text import (
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 UNK_ID, BOS_TEXT_ID, EOS_TEXT_ID, IM_START_ID, IM_END_ID = range(5)
-PAD_ID = UNK_ID  # padding is masked out by position, so it must not be a token that the model has to learn
+# padding is masked out by position, so it must not be a token that the model has to learn
+PAD_ID = UNK_ID
 ROLES = ("system", "user", "assistant")
 
 SAMPLE_BYTES = 10**9  # of text to train on: more would hardly change the merges
 MAX_HAN = 6
-ROUNDED_UP = 0.02  # of a model's vocabulary may have no token: some are rounded up to a multiple of 64 or 128
+# of a model's vocabulary may have no token: some are rounded up to a multiple of 64 or 128
+ROUNDED_UP = 0.02
 ENCODING_BYTES = 400  # of memory for a character of text
 ROLE_COUNT = 20_000  # so often does training count each role's name, for it to become one token
 FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
@@ -73,18 +76,22 @@ def train_tokenizer(
     sample_bytes: int = SAMPLE_BYTES,
     show_progress: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Learns a byte-level BPE from `texts` (streamed, read once) and saves it as a Hugging Face tokenizer folder.
+    """Learns a byte-level BPE from `texts` (streamed, read once) and saves it as a Hugging Face
+    tokenizer folder.
 
     A folder with a tokenizer.json is whole: that file comes last.
 
     Args:
         texts: the whole corpus, however large; an even sample of it is trained on.
-        vocab_size: entries in all, at least 261: five special tokens and the 256 bytes, the rest merges. A small text may give
-            fewer, with a warning; the tokenizer works, and what is made with it goes by its own size.
-        nfkc: fold characters to their compatibility form first. Off by default, for it is lossy: ，１² become ,12.
-        words: pattern of the pieces that merges may not cross while training; None trains on whole runs of letters.
-        sample_bytes: size of the sample in UTF-8; a smaller corpus is taken whole. Memory at 1 GB of text: 2.4 GB
-            (verse, in which nearly every line is new).
+        vocab_size: entries in all, at least 261: five special tokens and the 256 bytes, the rest
+            merges. A small text may give fewer, with a warning; the tokenizer works, and what is
+            made with it goes by its own size.
+        nfkc: fold characters to their compatibility form first. Off by default, for it is lossy:
+            ，１² become ,12.
+        words: pattern of the pieces that merges may not cross while training; None trains on whole
+            runs of letters.
+        sample_bytes: size of the sample in UTF-8; a smaller corpus is taken whole. Memory at 1 GB
+            of text: 2.4 GB (verse, in which nearly every line is new).
 
     Returns:
         The tokenizer, as `load_tokenizer(out_dir)` gives it.
@@ -96,7 +103,8 @@ def train_tokenizer(
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(SPECIAL_TOKENS) + len(alphabet):
         raise ValueError(
-            f"vocab_size={vocab_size} leaves no room: five special tokens and 256 bytes make 261; choose more."
+            f"vocab_size={vocab_size} leaves no room: five special tokens and 256 bytes make 261;"
+            " choose more."
         )
     require_writable(folder := Path(out_dir))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -109,15 +117,18 @@ def train_tokenizer(
     pieces = count_pieces(map(fold, even_sample(texts, sample_bytes)), words)
     if not pieces:
         raise ValueError(
-            "train_tokenizer got no text: is the corpus file empty, or its iterator already used up?"
+            "train_tokenizer got no text: is the corpus file empty, or its iterator already"
+            " used up?"
         )
     if (need := training_memory(pieces)) > (have := allowed_memory()):
         fits = int(
             have / need * sum(len(piece.encode()) * count for piece, count in pieces.items())
         )
         warnings.warn(
-            f"Training on this text needs {need / 1e9:.1f} GB of memory by estimate, and this process may use "
-            f'{have / 1e9:.1f} GB: where it ends without a word, or with "memory allocation failed", pass '
+            f"Training on this text needs {need / 1e9:.1f} GB of memory by estimate, and this"
+            " process may use "
+            f'{have / 1e9:.1f} GB: where it ends without a word, or with "memory allocation'
+            ' failed", pass '
             f"sample_bytes={fits:_} for a smaller sample.",
             stacklevel=2,
         )
@@ -136,8 +147,9 @@ def train_tokenizer(
     )
     if (size := tokenizer.get_vocab_size()) < vocab_size:
         warnings.warn(
-            f"This text gives {size:,} entries, not {vocab_size:,}: no pair of tokens is left in it that stands there "
-            f"{min_frequency} times. The tokenizer works, and its models will be as much smaller; more text gives more.",
+            f"This text gives {size:,} entries, not {vocab_size:,}: no pair of tokens is left in it"
+            f" that stands there {min_frequency} times. The tokenizer works, and its models will be"
+            " as much smaller; more text gives more.",
             stacklevel=2,
         )
     tokenizer.pre_tokenizer = byte_level
@@ -166,7 +178,9 @@ def train_tokenizer(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
-    """Writes a tokenizer folder that transformers 4 and 5 load alike, with a chat template that any Jinja renders."""
+    """Writes a tokenizer folder that transformers 4 and 5 load alike, with a chat template that any
+    Jinja renders.
+    """
     tokenizer.save_pretrained(str(folder))
     file = Path(folder) / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -188,7 +202,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
 
 
 def plain_template(template: str) -> str:
-    """A chat template whose `{% generation %}` tags, which only transformers knows, are comments; it renders the same text."""
+    """A chat template whose `{% generation %}` tags, which only transformers knows, are comments;
+    it renders the same text.
+    """
     return re.sub(r"{%(-?)\s*((?:end)?generation)\s*(-?)%}", r"{#\1 \2 \3#}", template)
 
 
@@ -200,23 +216,26 @@ def marked_template(template: str) -> str:
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer folder for a library that speaks ChatML and knows tokens as bytes.
 
-    One without a chat template gets `CHAT_TEMPLATE`, one without an end token ends texts with `<|im_end|>`.
+    One without a chat template gets `CHAT_TEMPLATE`, one without an end token ends texts with
+    `<|im_end|>`.
 
     Raises:
         FileNotFoundError: no tokenizer.json there.
-        ValueError: a damaged file, another kind of tokenizer, `<|im_start|>` or `<|im_end|>` missing, another chat template.
+        ValueError: a damaged file, another kind of tokenizer, `<|im_start|>` or `<|im_end|>`
+            missing, another chat template.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(
-            f"{folder} has no tokenizer.json: train one with train_tokenizer (notebook 02), or pass the "
-            f"folder of a checkpoint, which carries its tokenizer."
+            f"{folder} has no tokenizer.json: train one with train_tokenizer (notebook 02), or pass"
+            " the folder of a checkpoint, which carries its tokenizer."
         )
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:  # tokenizers raises bare ones
         raise ValueError(
-            f"{folder}: the tokenizer's files are damaged ({error}): copy them from another checkpoint."
+            f"{folder}: the tokenizer's files are damaged ({error}): copy them from another"
+            " checkpoint."
         ) from error
     try:
         check_chatml(tokenizer)
@@ -225,8 +244,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel):
         found = type(tokenizer.backend_tokenizer.decoder).__name__
         raise ValueError(
-            f"{folder}: the tokenizer's decoder is {found}, expected ByteLevel: this library reads tokens as bytes. A model "
-            f"with such a tokenizer can be trained from its weights with a tokenizer of this library only."
+            f"{folder}: the tokenizer's decoder is {found}, expected ByteLevel: this library reads"
+            " tokens as bytes. A model with such a tokenizer can be trained from its weights with"
+            " a tokenizer of this library only."
         )
     tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
     tokenizer.eos_token = tokenizer.eos_token or "<|im_end|>"
@@ -238,15 +258,18 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
 
 def check_chatml(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Passes a tokenizer whose chat template, if it has one, writes the text that `encode_chat` writes.
+    """Passes a tokenizer whose chat template, if it has one, writes the text that `encode_chat`
+    writes.
 
     Raises:
-        ValueError: `<|im_start|>` or `<|im_end|>` missing, or another template: a model learned to chat by that one.
+        ValueError: `<|im_start|>` or `<|im_end|>` missing, or another template: a model learned to
+            chat by that one.
     """
     missing = [t for t in ("<|im_start|>", "<|im_end|>") if t not in tokenizer.get_vocab()]
     if missing:
         raise ValueError(
-            f"the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it needs both."
+            f"the tokenizer has no {' and no '.join(missing)}; this library speaks ChatML, so it"
+            " needs both."
         )
     if not tokenizer.chat_template:
         return
@@ -261,21 +284,26 @@ def check_chatml(tokenizer: PreTrainedTokenizerFast) -> None:
         found = f"{type(error).__name__}: {error}"
     if found != wanted:
         raise ValueError(
-            f"the tokenizer's chat template writes {found!r}, expected ChatML, {wanted!r}: this library chats by no other. To "
-            f"teach the model ChatML, take the template out of a copy of the folder (chat_template.jinja, and "
-            f"chat_template in tokenizer_config.json)."
+            f"the tokenizer's chat template writes {found!r}, expected ChatML, {wanted!r}: this"
+            " library chats by no other. To teach the model ChatML, take the template out of a"
+            " copy of the folder (chat_template.jinja, and chat_template in"
+            " tokenizer_config.json)."
         )
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
-    """What `config.json` says of the tokenizer: the ids of its first, last and padding token, None where it has none."""
+    """What `config.json` says of the tokenizer: the ids of its first, last and padding token, None
+    where it has none.
+    """
     return {
         name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The ids that end what a model writes: `<|im_end|>` first, `</s>` and the tokenizer's own end token."""
+    """The ids that end what a model writes: `<|im_end|>` first, `</s>` and the tokenizer's own end
+    token.
+    """
     vocabulary = tokenizer.get_vocab()
     return [
         vocabulary[name]
@@ -285,7 +313,9 @@ def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def text_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """What a tokenizer puts before every text by itself, as Llama's do with `<s>`; those of this library put nothing."""
+    """What a tokenizer puts before every text by itself, as Llama's do with `<s>`; those of this
+    library put nothing.
+    """
     ids = tokenizer.backend_tokenizer.encode("a").ids
     return ids[: ids.index(encode_text(tokenizer, "a")[0])]
 
@@ -296,15 +326,18 @@ def text_end(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def check_size(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> None:
-    """Passes a tokenizer that fits a model's vocabulary: as large, or a little smaller, for some models round theirs up.
+    """Passes a tokenizer that fits a model's vocabulary: as large, or a little smaller, for some
+    models round theirs up.
 
     Raises:
-        ValueError: more tokens than the model knows, or so many fewer that it must be another tokenizer.
+        ValueError: more tokens than the model knows, or so many fewer that it must be another
+            tokenizer.
     """
     if not (1 - ROUNDED_UP) * vocab_size <= len(tokenizer) <= vocab_size:
         raise ValueError(
-            f"{where}: the tokenizer has {len(tokenizer)} tokens, the model was made for {vocab_size}. A model works "
-            f"only with the tokenizer it was trained with: take that one (in training: leave tokenizer_path empty)."
+            f"{where}: the tokenizer has {len(tokenizer)} tokens, the model was made for"
+            f" {vocab_size}. A model works only with the tokenizer it was trained with: take that"
+            " one (in training: leave tokenizer_path empty)."
         )
 
 
@@ -344,14 +377,16 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def encode_texts(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], *, first: int = 1
 ) -> list[list[int]]:
-    """Ids of each text as `encode_text` gives them, on all cores at once. `first` is the first text's number in errors."""
+    """Ids of each text as `encode_text` gives them, on all cores at once. `first` is the first
+    text's number in errors.
+    """
     try:
         chars = sum(map(len, texts))
         if (need := ENCODING_BYTES * chars) > (have := allowed_memory()):
             warnings.warn(
-                f"Encoding {chars:,} characters at once, from text {first} on, takes about {need / 1e9:.1f} GB of memory, and "
-                f"this process may use {have / 1e9:.1f} GB: where it ends without a word, cut the longest documents before "
-                f"(split_text).",
+                f"Encoding {chars:,} characters at once, from text {first} on, takes about"
+                f" {need / 1e9:.1f} GB of memory, and this process may use {have / 1e9:.1f} GB:"
+                " where it ends without a word, cut the longest documents before (split_text).",
                 stacklevel=2,
             )
         return [
@@ -390,16 +425,19 @@ def encode_chat(
 ) -> ChatEncoding:
     """Ids and loss mask of a dialogue, built together in one pass, message by message.
 
-    System and user messages and all headers are 0; a reply and its `<|im_end|>` are 1; the newline after it is 0.
+    System and user messages and all headers are 0; a reply and its `<|im_end|>` are 1; the newline
+    after it is 0.
 
     Args:
         messages: [{"role": "system" | "user" | "assistant", "content": text}, ...] in any order.
-        max_length: a longer dialogue loses whole messages from the front (never a leading system message); if the last
-            exchange alone is too long, the tail of it is cut. What went is counted in the result.
+        max_length: a longer dialogue loses whole messages from the front (never a leading system
+            message); if the last exchange alone is too long, the tail of it is cut. What went is
+            counted in the result.
         add_generation_prompt: end with `<|im_start|>assistant\\n`, for the model to go on.
 
     Raises:
-        ValueError: an unknown role, content that is no string, no message at all, or a max_length without room for one token.
+        ValueError: an unknown role, content that is no string, no message at all, or a max_length
+            without room for one token.
     """
     _check(messages)
     contents = [encode_text(tokenizer, message["content"]) for message in messages]
@@ -413,7 +451,9 @@ def encode_chats(
     max_length: int | None = None,
     first: int = 1,
 ) -> list[ChatEncoding]:
-    """`encode_chat` of each dialogue, on all cores at once. `first` is the first dialogue's number in errors."""
+    """`encode_chat` of each dialogue, on all cores at once. `first` is the first dialogue's number
+    in errors.
+    """
     for number, messages in enumerate(dialogues, first):
         _check(messages, f"dialogue {number}, ")
     contents = iter(
@@ -430,18 +470,20 @@ def encode_chats(
 def _check(messages: list[dict[str, str]], where: str = "") -> None:
     if not messages:
         raise ValueError(
-            f"{where}encode_chat got an empty dialogue: expected at least one {{'role', 'content'}} message."
+            f"{where}encode_chat got an empty dialogue: expected at least one {{'role', 'content'}}"
+            " message."
         )
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping):
             raise ValueError(
-                f"{where}message {number}: expected {{'role': …, 'content': …}}, found {type(message).__name__}."
+                f"{where}message {number}: expected {{'role': …, 'content': …}}, found"
+                f" {type(message).__name__}."
             )
         role, content = message.get("role"), message.get("content")
         if role not in ROLES or not isinstance(content, str):
             raise ValueError(
-                f"{where}message {number}: expected a role of {', '.join(ROLES)} and text as content, found "
-                f"role {role!r} and content of type {type(content).__name__}."
+                f"{where}message {number}: expected a role of {', '.join(ROLES)} and text as"
+                f" content, found role {role!r} and content of type {type(content).__name__}."
             )
         if reason := why_no_bytes(content):
             raise ValueError(f"{where}message {number}: {reason}")
@@ -454,7 +496,9 @@ def _join(
     max_length: int | None,
     add_generation_prompt: bool = False,
 ) -> ChatEncoding:
-    """The ids of the messages' contents -> the dialogue, with its headers and mask, in at most `max_length` tokens."""
+    """The ids of the messages' contents -> the dialogue, with its headers and mask, in at most
+    `max_length` tokens.
+    """
     headers, im_end, newline = _frame(tokenizer)
 
     def message_ids(role: str, content: list[int]) -> tuple[list[int], list[int]]:
@@ -471,7 +515,8 @@ def _join(
     prompt = headers["assistant"] if add_generation_prompt else []
     if max_length is not None and max_length <= len(prompt):
         raise ValueError(
-            f"max_length is {max_length}, expected more than {len(prompt)}: no token of the dialogue would fit."
+            f"max_length is {max_length}, expected more than {len(prompt)}: no token of the"
+            " dialogue would fit."
         )
     limit = (max_length or sum(len(ids) for ids, _ in parts) + len(prompt)) - len(prompt)
     keep_first = int(messages[0]["role"] == "system" and len(messages) > 1)
@@ -512,14 +557,18 @@ def _frame(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, list[int]], in
 
 @lru_cache(maxsize=1)
 def _byte_of_char() -> dict[str, int]:
-    """The 256 printable characters that byte-level BPE writes bytes with (GPT-2's table), backwards."""
+    """The 256 printable characters that byte-level BPE writes bytes with (GPT-2's table),
+    backwards.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast, token_id: int) -> bytes:
-    """The raw bytes of one token, which may be a part of a character; special and added tokens give their name's bytes."""
+    """The raw bytes of one token, which may be a part of a character; special and added tokens give
+    their name's bytes.
+    """
     token = tokenizer.convert_ids_to_tokens(int(token_id))
     if token is None:
         raise ValueError(f"token id {token_id} is not in the vocabulary of {len(tokenizer)}.")
@@ -538,7 +587,9 @@ def token_byte_lengths(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def eval_tokenizer(folder: str | Path) -> dict:
-    """Prints what a tokenizer folder holds and whether it gives text back unchanged; returns the same as a dict."""
+    """Prints what a tokenizer folder holds and whether it gives text back unchanged; returns the
+    same as a dict.
+    """
     tokenizer = load_tokenizer(folder)
     messages = [
         {"role": "system", "content": "你是一个AI助手"},
@@ -555,8 +606,10 @@ def eval_tokenizer(folder: str | Path) -> dict:
         "chat_template": rendered,
         "round_trip": tokenizer.decode(encode_text(tokenizer, text)) == text,
         "special_tokens_round_trip": tokenizer.decode(tokenizer(rendered)["input_ids"]) == rendered,
-        "chat_agrees": encode_chat(tokenizer, messages).ids
-        == tokenizer.apply_chat_template(messages, return_dict=False),
+        "chat_agrees": (
+            encode_chat(tokenizer, messages).ids
+            == tokenizer.apply_chat_template(messages, return_dict=False)
+        ),
     }
     print(f"vocabulary: {report['vocab_size']} tokens")
     print(

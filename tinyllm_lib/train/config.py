@@ -1,4 +1,6 @@
-"""Every option of a training run: `TrainConfig`, the learning rate that follows from it, and its command line."""
+"""Every option of a training run: `TrainConfig`, the learning rate that follows from it, and its
+command line.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tinyllm_lib.train.worker import meet, meeting_host
 
 
 def option(default, text: str, *, choices: tuple = (), word: str = ""):
-    """A field with the sentence that `--help` shows and, where there are few, the values it may have; or a word instead of a number."""
+    """A field with the sentence that `--help` shows and, where there are few, the values it may
+    have; or a word instead of a number.
+    """
     return field(default=default, metadata={"help": text, "choices": choices, "word": word})
 
 
@@ -73,7 +77,8 @@ class TrainConfig:
     )
     dtype: str = option(
         "auto",
-        "auto: bf16 where it is faster, and as it began where a run goes on; weights are fp32 always",
+        "auto: bf16 where it is faster, and as it began where a run goes on; weights are fp32"
+        " always",
         choices=("auto", "fp32", "bf16"),
     )
     compile: bool | str = option(
@@ -87,7 +92,8 @@ class TrainConfig:
     eval_rows: int = option(256, "validation rows of one evaluation")
     sample_prompts: str = option(
         "",
-        "prompts answered at each evaluation, separated by |; in a run on dialogues they are messages",
+        "prompts answered at each evaluation, separated by |; in a run on dialogues they are"
+        " messages",
     )
     save_interval: int = option(0, "steps between checkpoints; 0: only at the end")
     keep_last: int = option(2, "newest checkpoints to keep")
@@ -133,7 +139,8 @@ class TrainConfig:
             elif not (choices or isinstance(value, Real if kind is float else kind)):
                 named = "a number" if kind is float else f"of type {kind.__name__}"
                 problems.append(
-                    f"{f.name} must be {named}{f.metadata['word'] and f' or {word!r}'}, is {value!r}"
+                    f"{f.name} must be {named}{f.metadata['word'] and f' or {word!r}'}, is"
+                    f" {value!r}"
                 )
             elif kind in (int, float) and not (value > 0 or value == 0 and needed != "be positive"):
                 problems.append(f"{f.name} must {needed}, is {value}")
@@ -148,8 +155,10 @@ def _plain(value: object, kind: type) -> object:
     return int(value) if kind is int and isinstance(value, Real) and value % 1 == 0 else value
 
 
-# Options that may change when a run goes on: none of them changes its weights, but for rounding. Of files it is their content that
-# counts, which the run's record `made_from` holds; of tokens and epochs the steps that they come to; of dtype what it became.
+# Options that may change when a run goes on: none of them changes its weights, but for rounding. Of
+# files it is their content that
+# counts, which the run's record `made_from` holds; of tokens and epochs the steps that they come
+# to; of dtype what it became.
 FREE_OPTIONS = {
     "out_dir",
     "resume",
@@ -175,7 +184,9 @@ FREE_OPTIONS = {
 
 
 def get_lr(step: int, config: TrainConfig) -> float:
-    """Learning rate of optimiser step `step` (from 0): linear warm-up, then a cosine down to `min_lr_share` of the highest."""
+    """Learning rate of optimiser step `step` (from 0): linear warm-up, then a cosine down to
+    `min_lr_share` of the highest.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = min(1.0, (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
@@ -199,13 +210,17 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
     """A TrainConfig from the command line: `--config FILE` first, then every field as an option.
 
     Raises:
-        SystemExit: an option that there is not (the nearest one is named) or a value that it cannot have.
+        SystemExit: an option that there is not (the nearest one is named) or a value that it cannot
+            have.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tinyllm_lib.train",
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
         allow_abbrev=False,
-        description="Trains on token shards and writes a run folder; under torchrun with as many processes as it starts.",
+        description=(
+            "Trains on token shards and writes a run folder; under torchrun with as many processes"
+            " as it starts."
+        ),
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
     )
     parser.add_argument(
@@ -316,7 +331,9 @@ def _int_or(word: str):
 
 
 def run_config(run: str | Path) -> dict:
-    """The `config.json` of a run; empty where there is none, or none that can be read: then nobody knows."""
+    """The `config.json` of a run; empty where there is none, or none that can be read: then nobody
+    knows.
+    """
     try:
         found = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -325,7 +342,9 @@ def run_config(run: str | Path) -> dict:
 
 
 def resume_command(run: Path, processes: int) -> str:
-    """The shell command that goes on with a run from its last checkpoint, whatever the machine is called."""
+    """The shell command that goes on with a run from its last checkpoint, whatever the machine is
+    called.
+    """
     torchrun = (
         ["-m", "tinyllm_lib.launch.torchrun", "agent", *meeting_host(True), *meet(processes)]
         if processes > 1

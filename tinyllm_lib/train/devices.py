@@ -44,7 +44,8 @@ class Processes:
         """Takes its place among the processes that torchrun, or another launcher, has started.
 
         Raises:
-            ValueError: no such device.  RuntimeError: the other processes did not come within `MEETING_SECONDS`.
+            ValueError: no such device.  RuntimeError: the other processes did not come within
+                `MEETING_SECONDS`.
         """
         rank, world, local, local_world, machines = _place_in_environment().values()
         kind = config.device
@@ -59,8 +60,8 @@ class Processes:
         there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
         if there.get(kind, local + 1) <= local:
             raise ValueError(
-                f"device={kind!r}: process {local} of this machine finds {there[kind]} of them. Start a process per GPU, or "
-                f"take device='cpu'."
+                f"device={kind!r}: process {local} of this machine finds {there[kind]} of them."
+                " Start a process per GPU, or take device='cpu'."
             )
         device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
         if kind == "cuda":
@@ -74,15 +75,18 @@ class Processes:
         return cls(rank, local, world, device, machines)
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """Sum over all processes, in place. A CPU tensor travels over gloo and never waits for a GPU."""
+        """Sum over all processes, in place. A CPU tensor travels over gloo and never waits for a
+        GPU.
+        """
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
 
 def _place_in_environment() -> dict[str, int]:
-    """The numbers of `ALONE` as a launcher has set them. Only where it says all that is needed to meet: a WORLD_SIZE that is left over
-    from elsewhere would let a process wait for others that nobody has started."""
+    """The numbers of `ALONE` as a launcher has set them. Only where it says all that is needed to
+    meet: a WORLD_SIZE that is left over from elsewhere would let a process wait for others that
+    nobody has started."""
     found = {
         name: int(value)
         for name in (*ALONE, "MASTER_PORT")
@@ -96,8 +100,9 @@ def _place_in_environment() -> dict[str, int]:
         return ALONE | found
     if found.get("WORLD_SIZE", 1) > 1:
         print(
-            f"WORLD_SIZE={found['WORLD_SIZE']} is in the environment, but not a RANK below it with MASTER_ADDR and MASTER_PORT, as "
-            f"torchrun sets them: taken as left over from elsewhere, this process trains alone.",
+            f"WORLD_SIZE={found['WORLD_SIZE']} is in the environment, but not a RANK below it with"
+            " MASTER_ADDR and MASTER_PORT, as torchrun sets them: taken as left over from"
+            " elsewhere, this process trains alone.",
             flush=True,
         )
     return ALONE
@@ -112,9 +117,11 @@ def _meet(backend: str, rank: int, world_size: int) -> None:
         store.wait([f"tinyllm/{other}" for other in range(world_size)], patience)
     except dist.DistError as error:
         raise RuntimeError(
-            f"Process {rank} of {world_size} did not meet the others at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
-            f"{MEETING_SECONDS:.0f} s ({str(error).splitlines()[0]}). Are they all started, and can they reach that address? To train in "
-            f"this process alone, remove RANK and WORLD_SIZE from the environment."
+            f"Process {rank} of {world_size} did not meet the others at"
+            f" {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {MEETING_SECONDS:.0f}"
+            f" s ({str(error).splitlines()[0]}). Are they all started, and can they reach that"
+            " address? To train in this process alone, remove RANK and WORLD_SIZE from the"
+            " environment."
         ) from error
     store.set_timeout(dist.default_pg_timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
@@ -128,10 +135,11 @@ BF16_SECONDS = 0.2  # for that measurement
 def choose_dtype(
     wanted: str, device: torch.device, product: tuple[int, int, int]
 ) -> tuple[torch.dtype, str]:
-    """fp32 or bf16, and why, in words. `auto` takes bf16 where it is faster: on GPUs that multiply it natively, and on CPUs by trying.
+    """fp32 or bf16, and why, in words. `auto` takes bf16 where it is faster: on GPUs that multiply
+    it natively, and on CPUs by trying.
 
-    What a CPU's name or flags promise does not tell: with the same bf16 instructions of AVX-512 one multiplies at three times its
-    fp32 speed, another at half of it.
+    What a CPU's name or flags promise does not tell: with the same bf16 instructions of AVX-512 one
+    multiplies at three times its fp32 speed, another at half of it.
 
     Args:
         product: (positions, inputs, outputs) of a matrix product of the run, to try it with.
@@ -149,17 +157,18 @@ def choose_dtype(
         return torch.float32, "this CPU has no bf16 instructions"
     speedup, positions = bf16_speedup(*product)
     why = (
-        f"in bf16 this CPU trains a layer of {product[1]} x {product[2]} {speedup:.2g} times as fast (tried with {positions} "
-        f"positions), and it pays from {BF16_PAYS:g} on"
+        f"in bf16 this CPU trains a layer of {product[1]} x {product[2]} {speedup:.2g} times as"
+        f" fast (tried with {positions} positions), and it pays from {BF16_PAYS:g} on"
     )
     return torch.bfloat16 if speedup >= BF16_PAYS else torch.float32, why
 
 
 def bf16_speedup(positions: int, inputs: int, outputs: int) -> tuple[float, int]:
-    """How many times faster this CPU trains a linear layer in bf16 than in fp32, and the positions that it was tried with.
+    """How many times faster this CPU trains a linear layer in bf16 than in fp32, and the positions
+    that it was tried with.
 
-    From one position up, as far as `BF16_SECONDS` reach: where bf16 is emulated a whole batch may take a minute.
-    """
+    From one position up, as far as `BF16_SECONDS` reach: where bf16 is emulated a whole batch may
+    take a minute."""
     end, tried, fp32, bf16 = time.perf_counter() + BF16_SECONDS, 1, math.inf, math.inf
     weight = torch.ones(outputs, inputs, requires_grad=True)
     while True:
@@ -183,14 +192,19 @@ def _seconds_of_layer(weight: Tensor, positions: int, dtype: torch.dtype) -> flo
     return time.perf_counter() - start
 
 
-# For the estimate of `compile_pays`: the share of a GPU's peak reached without compiling and the peak of a GPU that is not in
-# the table (neither measured); FLOP/s that a CPU core trains at without compiling, and how long a run must be to win back the
-# compiler's 5 to 50 seconds on a CPU (both measured on a 2-core Xeon, 2026-11-25: 1.17 times faster at the laptop preset, 1.08
+# For the estimate of `compile_pays`: the share of a GPU's peak reached without compiling and the
+# peak of a GPU that is not in
+# the table (neither measured); FLOP/s that a CPU core trains at without compiling, and how long a
+# run must be to win back the
+# compiler's 5 to 50 seconds on a CPU (both measured on a 2-core Xeon, 2026-11-25: 1.17 times faster
+# at the laptop preset, 1.08
 # at 82.6M) or its one to two minutes on a GPU.
 USUAL_MFU, UNKNOWN_GPU_FLOPS, CPU_CORE_FLOPS, COMPILE_PAYS_MINUTES = 0.3, 100e12, 60e9, 10.0
 
-# bf16 products with fp32 sums, from NVIDIA's data sheets and white papers, without the "sparsity" that doubles the printed number;
-# by the name that torch.cuda.get_device_name gives, whole: an L40 is no L4, and a slice (MIG) or a laptop's card is none of these.
+# bf16 products with fp32 sums, from NVIDIA's data sheets and white papers, without the "sparsity"
+# that doubles the printed number;
+# by the name that torch.cuda.get_device_name gives, whole: an L40 is no L4, and a slice (MIG) or a
+# laptop's card is none of these.
 PEAK_TFLOPS = {
     "NVIDIA A100-SXM4-40GB": 312,
     "NVIDIA A100-SXM4-80GB": 312,
@@ -228,7 +242,9 @@ def data_sheet_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s this process could reach: from the data sheet of a known GPU, else the best of a few matrix products."""
+    """FLOP/s this process could reach: from the data sheet of a known GPU, else the best of a few
+    matrix products.
+    """
     if known := data_sheet_flops(device, dtype):
         return known
     best = 0.0
@@ -249,7 +265,8 @@ def compile_pays(
 ) -> tuple[bool, str]:
     """Whether to use `torch.compile`, and why, in words.
 
-    A function of the whole run and not of what is left of it, so that a run that goes on decides as it did at its start.
+    A function of the whole run and not of what is left of it, so that a run that goes on decides as
+    it did at its start.
 
     Args:
         flops: of the whole run, for one process.
@@ -263,12 +280,15 @@ def compile_pays(
     else:
         return (
             False,
-            f"unasked it is used on CUDA GPUs and on CPUs under Linux only, this is {device.type} under {sys.platform}",
+            (
+                "unasked it is used on CUDA GPUs and on CPUs under Linux only, this is"
+                f" {device.type} under {sys.platform}"
+            ),
         )
     pays = minutes > COMPILE_PAYS_MINUTES
     why = (
-        f"without it the run takes about {minutes:.0f} min by estimate, and compiling pays back in runs "
-        f"{'longer' if pays else 'only if they are longer'} than {COMPILE_PAYS_MINUTES:.0f}"
+        f"without it the run takes about {minutes:.0f} min by estimate, and compiling pays back in"
+        f" runs {'longer' if pays else 'only if they are longer'} than {COMPILE_PAYS_MINUTES:.0f}"
     )
     if pays and device.type == "cpu" and (missing := missing_for_cpu_compile()):
         return False, f"{why}, but {missing}"
@@ -276,10 +296,15 @@ def compile_pays(
 
 
 def missing_for_cpu_compile() -> str:
-    """What `torch.compile` needs on a CPU under Linux and does not find, in words; empty if all is there."""
+    """What `torch.compile` needs on a CPU under Linux and does not find, in words; empty if all is
+    there.
+    """
     compiler = os.environ.get("CXX", "g++")
     if not shutil.which(compiler):
-        return f"it needs the C++ compiler {compiler}, which is not installed (Debian, Ubuntu: apt install g++)"
+        return (
+            f"it needs the C++ compiler {compiler}, which is not installed (Debian, Ubuntu: apt"
+            " install g++)"
+        )
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return "it needs Python.h, which is not installed (Debian, Ubuntu: apt install python3-dev)"
     return ""

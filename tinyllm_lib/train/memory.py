@@ -1,4 +1,6 @@
-"""How much memory training needs: computed from the shapes, the activations by estimate. And what to change where it is not there."""
+"""How much memory training needs: computed from the shapes, the activations by estimate. And what
+to change where it is not there.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,9 @@ USABLE_SHARE = 0.9  # of a GPU; the rest is for PyTorch's own buffers and for fr
 def train_memory(config: TrainConfig, vocab_size: int, gpus: int = 1) -> dict[str, float]:
     """Gigabytes (1e9 bytes) that each of `gpus` needs, by part.
 
-    The activations are what autograd keeps of every token and layer: the inputs of norms and matrices, queries, keys,
-    values, the halves of SwiGLU. The logits are not among them, `HeadLoss` never has all of them at once.
-    grad_accumulation_steps="auto" counts as 1.
-    """
+    The activations are what autograd keeps of every token and layer: the inputs of norms and
+    matrices, queries, keys, values, the halves of SwiGLU. The logits are not among them, `HeadLoss`
+    never has all of them at once. grad_accumulation_steps="auto" counts as 1."""
     shape = ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, vocab_size)
     with torch.device("meta"):
         model = Transformer(shape)
@@ -69,7 +70,9 @@ def accumulation_that_fits(
 
 
 def device_gigabytes(device: torch.device, processes: int) -> float:
-    """Memory of a GPU (1e9 bytes); elsewhere what may be used of the machine's, of which each of its `processes` has a share."""
+    """Memory of a GPU (1e9 bytes); elsewhere what may be used of the machine's, of which each of
+    its `processes` has a share.
+    """
     return (
         torch.cuda.get_device_properties(device).total_memory / 1e9
         if device.type == "cuda"
@@ -84,8 +87,8 @@ def advice_for_rows(
     rows = math.ceil(config.batch_size / processes)
     if tried == 1:
         return (
-            f"even one row of {config.max_seq_len} tokens at a time does not fit. Take a smaller model or a smaller max_seq_len, or a "
-            f"device with more memory."
+            f"even one row of {config.max_seq_len} tokens at a time does not fit. Take a smaller"
+            " model or a smaller max_seq_len, or a device with more memory."
         )
     steps = accumulation_that_fits(
         config, vocab_size, processes, gigabytes, math.ceil(rows / (tried // 2))
@@ -100,8 +103,8 @@ def advice_for_rows(
         else ""
     )
     return (
-        f"{tried} rows of {config.max_seq_len} tokens at a time do not fit. grad_accumulation_steps={steps} makes it {fewer}{known}; "
-        f"the result is the same."
+        f"{tried} rows of {config.max_seq_len} tokens at a time do not fit."
+        f" grad_accumulation_steps={steps} makes it {fewer}{known}; the result is the same."
     )
 
 
@@ -110,6 +113,7 @@ def advice_for_model(config: TrainConfig, vocab_size: int, gigabytes: float | No
     *parts, _ = train_memory(config, vocab_size).values()
     known = f" of {gigabytes:.3g}" if gigabytes else ""
     return (
-        f"weights, gradients and optimisers of this model take {sum(parts):.3g}{known} GB, whatever the batch. Take a smaller model, "
-        f"or a device with more memory, and see what else runs there."
+        f"weights, gradients and optimisers of this model take {sum(parts):.3g}{known} GB, whatever"
+        " the batch. Take a smaller model, or a device with more memory, and see what else runs"
+        " there."
     )

@@ -1,10 +1,10 @@
 """Muon for the hidden matrices, AdamW for the rest.
 
-The update is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` (a test holds them together). Ours exists because
-torch's orthogonalises in bfloat16 on every device, which on a CPU without bf16 units is about 50 times slower than fp32
-(256 x 256, two cores: 275 ms against 5 ms), and one matrix after the other in every process, where ours takes all of one
-shape at once and shares them out.
-"""
+The update is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` (a test holds them
+together). Ours exists because torch's orthogonalises in bfloat16 on every device, which on a CPU
+without bf16 units is about 50 times slower than fp32 (256 x 256, two cores: 275 ms against 5 ms),
+and one matrix after the other in every process, where ours takes all of one shape at once and
+shares them out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Pushes all singular values of each (..., m, n) matrix towards 1, by a quintic Newton-Schulz iteration (Jordan 2024)."""
+    """Pushes all singular values of each (..., m, n) matrix towards 1, by a quintic Newton-Schulz
+    iteration (Jordan 2024).
+    """
     a, b, c = NEWTON_SCHULZ
     x = (matrices.bfloat16() if matrices.is_cuda else matrices.float()).reshape(
         -1, *matrices.shape[-2:]
@@ -33,8 +35,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose update is orthogonalised, scaled to the size of an AdamW step (Liu et al. 2025),
-    so that both share one learning rate and one weight decay."""
+    """SGD with Nesterov momentum whose update is orthogonalised, scaled to the size of an AdamW
+    step (Liu et al. 2025), so that both share one learning rate and one weight decay."""
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -57,7 +59,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize_all(matrices: list[Tensor]) -> list[Tensor]:
-    """`orthogonalize` of each matrix: one batched product per shape, shared out over the training processes."""
+    """`orthogonalize` of each matrix: one batched product per shape, shared out over the training
+    processes.
+    """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     flat = matrices[0].new_zeros(sum(m.numel() for m in matrices))
     done = [
@@ -79,8 +83,8 @@ def orthogonalize_all(matrices: list[Tensor]) -> list[Tensor]:
 def make_optimizers(
     model: nn.Module, kind: str, learning_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """`adamw`: one AdamW (0.9/0.95, decay on matrices only). `muon`: Muon for the matrices inside the blocks, AdamW for
-    embedding, head and norms."""
+    """`adamw`: one AdamW (0.9/0.95, decay on matrices only). `muon`: Muon for the matrices inside
+    the blocks, AdamW for embedding, head and norms."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     hidden = [p for n, p in named if kind == "muon" and p.dim() == 2 and ".layers." in n]
     rest = [(n, p) for n, p in named if not any(p is h for h in hidden)]

@@ -1,9 +1,10 @@
-"""Experiment trackers: the numbers of `metrics.jsonl`, sent to SwanLab, TensorBoard or Weights & Biases as well.
+"""Experiment trackers: the numbers of `metrics.jsonl`, sent to SwanLab, TensorBoard or Weights &
+Biases as well.
 
-None is needed. Each is a few lines over its own library, which is imported only when asked for. Keys and modes come from
-the environment alone, under the library's own names (SWANLAB_API_KEY, SWANLAB_MODE=offline, WANDB_API_KEY,
-WANDB_MODE=offline), never from a config that is saved with the run.
-"""
+None is needed. Each is a few lines over its own library, which is imported only when asked for.
+Keys and modes come from the environment alone, under the library's own names (SWANLAB_API_KEY,
+SWANLAB_MODE=offline, WANDB_API_KEY, WANDB_MODE=offline), never from a config that is saved with the
+run."""
 
 from __future__ import annotations
 
@@ -14,10 +15,11 @@ from pathlib import Path
 
 
 class TensorBoard:
-    """Event files for `tensorboard --logdir runs/`; what a killed run wrote past its last checkpoint is purged."""
+    """Event files for `tensorboard --logdir runs/`; what a killed run wrote past its last
+    checkpoint is purged.
+    """
 
     def __init__(self, folder: Path, run_name: str, run_id: str, config: dict, first_step: int):
-        from tensorboard.compat.proto.event_pb2 import Event  # noqa: F401  torch names a missing tensorboard less clearly
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder), purge_step=first_step)
@@ -89,15 +91,18 @@ TRACKERS = {"tensorboard": TensorBoard, "swanlab": SwanLab, "wandb": WandB}
 
 
 def open_tracker(name: str, run: Path, config: dict, first_step: int = 1):
-    """The tracker called `name`, ready for `log(step, numbers)` and `close()`; its files lie in the run folder.
+    """The tracker called `name`, ready for `log(step, numbers)` and `close()`; its files lie in the
+    run folder.
 
     Args:
-        run: the run folder. A run that goes on finds its identifier there, and with it the same run at the tracker.
+        run: the run folder. A run that goes on finds its identifier there, and with it the same run
+            at the tracker.
         config: shown beside the curves.
         first_step: the first that will be logged.
 
     Raises:
-        ModuleNotFoundError: the library is not installed.  RuntimeError: it does not start, for want of a key for example.
+        ModuleNotFoundError: the library is not installed.  RuntimeError: it does not start, for
+            want of a key for example.
     """
     folder = run / "trackers" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,8 +115,8 @@ def open_tracker(name: str, run: Path, config: dict, first_step: int = 1):
         )
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"tracker={name!r} needs a package that is not installed ({error}): make setup EXTRAS=trackers, "
-            f"or pip install {name}, or leave tracker at 'none'."
+            f"tracker={name!r} needs a package that is not installed ({error}): make setup"
+            f" EXTRAS=trackers, or pip install {name}, or leave tracker at 'none'."
         ) from error
     except Exception as error:
         hint = (

@@ -1,15 +1,19 @@
-"""The trainer: token shards + TrainConfig -> a run folder. Pretraining and SFT are the same loop with other numbers.
+"""The trainer: token shards + TrainConfig -> a run folder. Pretraining and SFT are the same loop
+with other numbers.
 
-Started through torchrun, with one process as with many (`tinyllm_lib.launch` does it from a notebook):
+Started through torchrun, with one process as with many (`tinyllm_lib.launch` does it from a
+notebook):
 
-    torchrun --standalone --nproc_per_node 8 -m tinyllm_lib.train --data_path tokens/pretrain --out_dir runs/pretrain
+    torchrun --standalone --nproc_per_node 8 -m tinyllm_lib.train --data_path tokens/pretrain
+    --out_dir runs/pretrain
 
 Two rules make the result independent of how the work is cut up:
 
-* **A token weighs the same wherever it lies.** An optimiser step minimises the sum over its supervised tokens divided by
-  their number, counted over all micro-batches and processes before the first backward pass.
-* **The order of the data is a function of (seed, step).** `batch_size` counts the rows of one step over all processes.
-"""
+* **A token weighs the same wherever it lies.** An optimiser step minimises the sum over its
+  supervised tokens divided by their number, counted over all micro-batches and processes before the
+  first backward pass.
+* **The order of the data is a function of (seed, step).** `batch_size` counts the rows of one step
+over all processes."""
 
 from __future__ import annotations
 
@@ -103,7 +107,8 @@ class Trainer:
         start = self._start(config)
         if not (config.tokenizer_path or start):
             raise ValueError(
-                "TrainConfig: tokenizer_path is empty, and so is init_from, which could bring a tokenizer: set one of them."
+                "TrainConfig: tokenizer_path is empty, and so is init_from, which could bring a"
+                " tokenizer: set one of them."
             )
         self.tokenizer = load_tokenizer(config.tokenizer_path or start)
         self.train_data, self.val_data = self._open_data(config)
@@ -148,10 +153,12 @@ class Trainer:
         if self.main and config.tracker != "none" and self.step < config.steps:
             self.tracker = open_tracker(config.tracker, self.run, asdict(config), self.step + 1)
 
-    # -- setting up ------------------------------------------------------------------------------------------------
+    # -- setting up
 
     def _start(self, config: TrainConfig) -> Path | None:
-        """The model folder to start from. Where it is gone, the checkpoint of this run that knows the rest, if there is one."""
+        """The model folder to start from. Where it is gone, the checkpoint of this run that knows
+        the rest, if there is one.
+        """
         if not config.init_from:
             return None
         try:
@@ -168,7 +175,8 @@ class Trainer:
             train, val = self._dataset(folder, config), None
         else:
             train, val = self._dataset(folder / "train", config), folder / "val"
-            # However training packs: a stream cuts documents and drops its end, and its number would be of other text.
+            # However training packs: a stream cuts documents and drops its end, and its number
+            # would be of other text.
             val = (
                 self._dataset(val, replace(config, packing="best_fit"))
                 if val.is_dir() and any(val.iterdir())
@@ -221,7 +229,8 @@ class Trainer:
             self._as_it_runs(1), len(self.tokenizer), self.processes.world_size, self._gigabytes()
         )
         self._log(
-            f"grad_accumulation_steps is {number}, by what should fit into {self._gigabytes():.3g} GB."
+            f"grad_accumulation_steps is {number}, by what should fit into"
+            f" {self._gigabytes():.3g} GB."
         )
         return number
 
@@ -254,7 +263,8 @@ class Trainer:
         check_size(self.tokenizer, model.config.vocab_size, folder)
         if model.config.max_seq_len < config.max_seq_len:
             raise ValueError(
-                f"{folder} knows {model.config.max_seq_len} positions, max_seq_len is {config.max_seq_len}: lower it."
+                f"{folder} knows {model.config.max_seq_len} positions, max_seq_len is"
+                f" {config.max_seq_len}: lower it."
             )
         return model
 
@@ -267,10 +277,12 @@ class Trainer:
         return torch.compile(self.model.nats) if pays else self.model.nats
 
     def _sample_writer(self):
-        """prompt -> text, by the model as it stands: a reply where the run learns dialogues, else how the text goes on.
+        """prompt -> text, by the model as it stands: a reply where the run learns dialogues, else
+        how the text goes on.
 
         Raises:
-            ValueError: a prompt that does not fit the context; better now than at the first evaluation.
+            ValueError: a prompt that does not fit the context; better now than at the first
+                evaluation.
         """
         generator = TextGenerator.from_model(self.model, self.tokenizer)
         length, dialogues = (
@@ -293,14 +305,18 @@ class Trainer:
         ]
 
     def _flatten_gradients(self) -> None:
-        """All gradients are views into one buffer (the last number is the loss): one all-reduce, one norm, one zeroing."""
+        """All gradients are views into one buffer (the last number is the loss): one all-reduce,
+        one norm, one zeroing.
+        """
         sizes = [p.numel() for p in self.params]
         self.gradients = torch.zeros(sum(sizes) + 1, device=self.device)
         for p, part in zip(self.params, self.gradients[:-1].split(sizes), strict=True):
             p.grad = part.view_as(p)
 
     def _prepare_folder(self) -> Path | None:
-        """Finds the checkpoint to go on from and returns it, or makes the run folder. Settles the number format, for all processes."""
+        """Finds the checkpoint to go on from and returns it, or makes the run folder. Settles the
+        number format, for all processes.
+        """
         found = [None, None, ""]  # checkpoint, number format and why
         if self.main:
             found = self._find_resume() or self._begin()
@@ -328,14 +344,18 @@ class Trainer:
         return [None, resolved, why]
 
     def _write_config(self, resolved: dict[str, str]) -> None:
-        """Where a run goes on, anew: it may have been moved, and what it may do otherwise from here on stands there, too."""
+        """Where a run goes on, anew: it may have been moved, and what it may do otherwise from here
+        on stands there, too.
+        """
         write_json(
             self.run / "config.json",
             {**asdict(self.config), "resolved": resolved, "made_from": self.made_from},
         )
 
     def _find_resume(self) -> list | None:
-        """The checkpoint to go on from, what `auto` became when the run began, and why; None where there is none of this very run."""
+        """The checkpoint to go on from, what `auto` became when the run began, and why; None where
+        there is none of this very run.
+        """
         found = run_config(self.run)
         if self.config.resume == "never" or not step_folders(self.run):
             if self.config.resume == "must":
@@ -365,19 +385,22 @@ class Trainer:
             return [latest_checkpoint(self.run), found["resolved"], "so the run began"]
         if self.config.resume == "must":
             raise ValueError(
-                f"resume='must', but {self.run} is another run; different: {', '.join(self.differing)}."
+                f"resume='must', but {self.run} is another run; different:"
+                f" {', '.join(self.differing)}."
             )
         return None
 
     def _set_aside(self) -> None:
-        """An older run of this name is renamed, never overwritten; an empty one is removed. What no run wrote is left alone."""
+        """An older run of this name is renamed, never overwritten; an empty one is removed. What no
+        run wrote is left alone.
+        """
         if not self.run.exists():
             return
         source = self.config.init_from and Path(self.config.init_from).resolve()
         if weight_files(self.run) or source and source.is_relative_to(self.run.resolve()):
             raise ValueError(
-                f"out_dir {self.run} holds the model to start from, or another one; a new run would begin by moving it away: "
-                f"choose another out_dir."
+                f"out_dir {self.run} holds the model to start from, or another one; a new run would"
+                " begin by moving it away: choose another out_dir."
             )
         checkpoints = self.run / "checkpoints"
         for stray in checkpoints.glob(".tmp-*"):  # of one that was killed while it saved its first
@@ -397,18 +420,21 @@ class Trainer:
             ]
             if written and "data_path" not in run_config(self.run):
                 raise ValueError(
-                    f"out_dir {self.run} is no run, and holds {', '.join(path.name for path in written)}, which a run would "
-                    f"write anew: choose another out_dir."
+                    f"out_dir {self.run} is no run, and holds"
+                    f" {', '.join(path.name for path in written)}, which a run would write anew:"
+                    " choose another out_dir."
                 )
             for path in written:
                 path.unlink()
             if checkpoints.is_dir():
                 checkpoints.rmdir()
 
-    # -- one step --------------------------------------------------------------------------------------------------
+    # -- one step
 
     def load_step(self, step: int) -> tuple[list[PackedRow], int, int]:
-        """This process's micro-batches of a step, their supervised tokens and their positions that are not padding."""
+        """This process's micro-batches of a step, their supervised tokens and their positions that
+        are not padding.
+        """
         share = np.array_split(
             self.order.step_rows(step, self.config.batch_size), self.processes.world_size
         )[self.processes.rank]
@@ -423,7 +449,9 @@ class Trainer:
         )
 
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
-        """Adds up the gradient of (sum of nats) / supervised_tokens over the micro-batches and all processes."""
+        """Adds up the gradient of (sum of nats) / supervised_tokens over the micro-batches and all
+        processes.
+        """
         self.gradients.zero_()
         for batch in batches:
             batch = PackedRow(*(t.to(self.device, non_blocking=True) for t in batch))
@@ -443,10 +471,11 @@ class Trainer:
         )
 
     def update(self) -> Tensor:
-        """Clips, sets the learning rate, steps the optimisers; returns the gradient norm before clipping.
+        """Clips, sets the learning rate, steps the optimisers; returns the gradient norm before
+        clipping.
 
-        Nothing here waits for the device: a loss that is no number is noted there, and read at the next line of the log.
-        """
+        Nothing here waits for the device: a loss that is no number is noted there, and read at the
+        next line of the log."""
         norm = self.gradients[:-1].norm()
         now = torch.stack([torch.full_like(norm, self.step + 1), self.gradients[-1], norm])
         self.first_bad = torch.where(
@@ -460,7 +489,7 @@ class Trainer:
             optimizer.step()
         return norm
 
-    # -- the loop --------------------------------------------------------------------------------------------------
+    # -- the loop
 
     def fit(self) -> None:
         """Runs from the current step to the last, or until asked to stop."""
@@ -478,9 +507,10 @@ class Trainer:
                 f"{config.data_path} holds no validation documents: the run is not evaluated."
             )
         self._log(
-            f"{self.model.num_parameters():,} parameters, {len(self.train_data):,} rows of {config.max_seq_len} "
-            f"({self.train_data.waste:.1%} padding), steps {self.step} to {config.steps}, "
-            f"{processes.world_size} x {self.device.type}, {self.resolved['dtype']}"
+            f"{self.model.num_parameters():,} parameters, {len(self.train_data):,} rows of"
+            f" {config.max_seq_len} ({self.train_data.waste:.1%} padding), steps {self.step} to"
+            f" {config.steps}, {processes.world_size} x {self.device.type},"
+            f" {self.resolved['dtype']}"
         )
         clock, clock_tokens = time.perf_counter(), self.tokens
         with ThreadPoolExecutor(max(1, config.num_workers)) as pool, self._tracking():
@@ -536,10 +566,14 @@ class Trainer:
 
     def _how_to_go_on(self) -> str:
         if not self.step:
-            return "Stopped before the first step; there is nothing to save. The same command begins again."
+            return (
+                "Stopped before the first step; there is nothing to save. The same command begins"
+                " again."
+            )
         one_machine = self.processes.machines == 1
         return (
-            f"Stopped after step {self.step} of {self.config.steps}; the checkpoint is saved. The same command goes on from here"
+            f"Stopped after step {self.step} of {self.config.steps}; the checkpoint is saved. The"
+            " same command goes on from here"
             + (
                 f", or: {resume_command(self.run, self.processes.world_size)}"
                 if one_machine
@@ -573,19 +607,25 @@ class Trainer:
         }
 
     def _eval_rows(self) -> list[int]:
-        """A sample of all rows (best fit sorts them by length), the same in every run on these shards; more rows contain fewer."""
+        """A sample of all rows (best fit sorts them by length), the same in every run on these
+        shards; more rows contain fewer.
+        """
         order = np.random.default_rng(0).permutation(len(self.val_data))
         return sorted(order[: self.config.eval_rows].tolist())
 
     def _rows_at_once(self, most: int | None = None) -> int:
-        """Rows of a micro-batch, or `most`; what memory does not hold in training it shall not have to hold in an evaluation."""
+        """Rows of a micro-batch, or `most`; what memory does not hold in training it shall not have
+        to hold in an evaluation.
+        """
         rows = math.ceil(
             math.ceil(self.config.batch_size / self.processes.world_size) / self.micro_batches
         )
         return min(rows, most or rows)
 
     def sample(self) -> None:
-        """Writes how the model answers the `sample_prompts` now to train.log and samples.jsonl. Draws no number of torch's."""
+        """Writes how the model answers the `sample_prompts` now to train.log and samples.jsonl.
+        Draws no number of torch's.
+        """
         for prompt in self._sample_prompts() if self.main else ():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a reply that fills the context
@@ -596,7 +636,7 @@ class Trainer:
             self._append("samples.jsonl", {"step": self.step, "prompt": prompt, "text": text})
             self._log(f"sample  {prompt} → {text}".replace("\n", "⏎"))
 
-    # -- what can go wrong -----------------------------------------------------------------------------------------
+    # -- what can go wrong
 
     def _check_finite(self) -> None:
         step, loss, norm = self.first_bad.tolist()
@@ -605,9 +645,9 @@ class Trainer:
             places = [f"row {i} ({self.train_data.describe(i)})" for i in rows[:3]]
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
             raise RuntimeError(
-                f"The loss is {loss} and the gradient norm {norm} at step {int(step)}. Its batch: {', '.join(places)}{more} of "
-                f"{self.train_data.folder}. Last good checkpoint: {self._last_good()}. Lower learning_rate or raise warmup_steps and "
-                f"run again."
+                f"The loss is {loss} and the gradient norm {norm} at step {int(step)}. Its batch:"
+                f" {', '.join(places)}{more} of {self.train_data.folder}. Last good checkpoint:"
+                f" {self._last_good()}. Lower learning_rate or raise warmup_steps and run again."
             )
 
     def _last_good(self) -> str:
@@ -630,7 +670,7 @@ class Trainer:
     def _advice_for_model(self) -> str:
         return advice_for_model(self._as_it_runs(1), len(self.tokenizer), self._gigabytes())
 
-    # -- saving ----------------------------------------------------------------------------------------------------
+    # -- saving
 
     def save(self) -> None:
         if (
@@ -693,15 +733,18 @@ class Trainer:
             )
 
     def _track(self, send) -> None:
-        """The tracker must not stop the training: where it fails, the run goes on without it and says so, once."""
+        """The tracker must not stop the training: where it fails, the run goes on without it and
+        says so, once.
+        """
         try:
             if self.tracker:
                 send()
         except Exception as error:
             self.tracker = None
             self._log(
-                f"Warning: tracker={self.config.tracker!r} failed after step {self.step} ({type(error).__name__}: {error}). "
-                f"The run goes on without it; metrics.jsonl has every number."
+                f"Warning: tracker={self.config.tracker!r} failed after step {self.step}"
+                f" ({type(error).__name__}: {error}). The run goes on without it; metrics.jsonl has"
+                " every number."
             )
 
     @contextmanager
@@ -717,8 +760,9 @@ class Trainer:
                 f.write(json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as error:
             raise OSError(
-                f"{self.run / name} cannot be written: {error}. Last good checkpoint: {self._last_good()}. Where the disk is "
-                f"full, make room; the same command goes on from that checkpoint."
+                f"{self.run / name} cannot be written: {error}. Last good checkpoint:"
+                f" {self._last_good()}. Where the disk is full, make room; the same command goes on"
+                " from that checkpoint."
             ) from error
 
     def _log(self, line: str) -> None:
@@ -762,9 +806,11 @@ def train(config: TrainConfig) -> Path:
 
 
 def _claim(run: Path, claims: ExitStack, processes: Processes) -> None:
-    """Locks the log of a run as long as this process works on it, so that two at once never mix their checkpoints.
+    """Locks the log of a run as long as this process works on it, so that two at once never mix
+    their checkpoints.
 
-    The other one may be about to end (a kernel that was restarted, workers that still save), so it is waited for.
+    The other one may be about to end (a kernel that was restarted, workers that still save), so it
+    is waited for.
 
     Raises:
         RuntimeError: it does not end.
@@ -782,8 +828,8 @@ def _claim(run: Path, claims: ExitStack, processes: Processes) -> None:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise RuntimeError(
-                    f"Another process trains in {run}: stop that one first (watch(run) shows it), or choose another "
-                    f"out_dir."
+                    f"Another process trains in {run}: stop that one first (watch(run) shows it),"
+                    " or choose another out_dir."
                 ) from None
         except OSError:
             return  # a file system without locks
@@ -807,7 +853,8 @@ def _fit(trainer: Trainer, lifeline: Lifeline) -> Path:
         trainer.fit()
     except Exception as error:
         trainer._log(
-            f"Failed after step {trainer.step}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"Failed after step {trainer.step}:"
+            f" {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         )
         raise
     finally:
@@ -827,7 +874,9 @@ def main() -> None:
             raise SystemExit("tinyllm_lib.train: --data_path and --out_dir are needed; see --help.")
         train(config)
     if dist.is_initialized():
-        # Seen about once in 25 runs with gloo: a finished worker aborts while its threads are taken down
-        # ("terminate called without an active exception"), and a good run counts as failed. All is saved: leave.
+        # Seen about once in 25 runs with gloo: a finished worker aborts while its threads are taken
+        # down
+        # ("terminate called without an active exception"), and a good run counts as failed. All is
+        # saved: leave.
         sys.stdout.flush()
         os._exit(0)

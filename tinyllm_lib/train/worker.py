@@ -1,4 +1,5 @@
-"""A training process under torchrun: how processes meet, and how each of them notices that it has to end.
+"""A training process under torchrun: how processes meet, and how each of them notices that it has
+to end.
 
 The starter (`tinyllm_lib.launch`) and its workers share a scratch folder:
 
@@ -22,10 +23,11 @@ ITSELF = "127.0.0.1:0"  # where one machine meets itself, at a free port
 
 
 def meet(nproc: int, nnodes: int = 1, endpoint: str = ITSELF) -> list[str]:
-    """torchrun's arguments for `nproc` processes on each of `nnodes` machines, which meet at `endpoint`, "host:port".
+    """torchrun's arguments for `nproc` processes on each of `nnodes` machines, which meet at
+    `endpoint`, "host:port".
 
-    One machine meets itself at its loopback address: what it is called, and whether that name resolves, does not matter.
-    """
+    One machine meets itself at its loopback address: what it is called, and whether that name
+    resolves, does not matter."""
     if nproc < 1:
         raise ValueError(f"nproc_per_node must be at least 1, is {nproc}.")
     return [
@@ -41,21 +43,24 @@ def meet(nproc: int, nnodes: int = 1, endpoint: str = ITSELF) -> list[str]:
 
 
 def meeting_host(here: bool, seconds: int = 60) -> list[str]:
-    """torchrun's arguments that say whether the meeting place is on this machine, which cannot always be told from the name.
+    """torchrun's arguments that say whether the meeting place is on this machine, which cannot
+    always be told from the name.
 
     Args:
-        seconds: as long as one that is there waits for the rest; when it is alone, nobody has to come.
+        seconds: as long as one that is there waits for the rest; when it is alone, nobody has to
+            come.
     """
     return ["--rdzv_conf", f"is_host={str(here).lower()},join_timeout={seconds}"]
 
 
 class Lifeline:
-    """Ends a worker that is asked to stop, or whose starter is gone, so that none is ever left behind.
+    """Ends a worker that is asked to stop, or whose starter is gone, so that none is ever left
+    behind.
 
-    Asked by the starter, or the notebook kernel gone: `end` is called, once; to leave at once, unless the worker has set
-    something gentler. The torchrun agent gone: the process leaves at once, so that on many machines the others notice
-    and start again from the last checkpoint as soon as this machine is back.
-    """
+    Asked by the starter, or the notebook kernel gone: `end` is called, once; to leave at once,
+    unless the worker has set something gentler. The torchrun agent gone: the process leaves at
+    once, so that on many machines the others notice and start again from the last checkpoint as
+    soon as this machine is back."""
 
     def __init__(self) -> None:
         self.end: Callable[[], None] = lambda: os._exit(1)

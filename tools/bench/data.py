@@ -2,9 +2,9 @@
 
     python -m tools.bench.data [--runs 5] [--save]
 
-Real text of ../shared/data where it is there, else the sample corpus. Every rate is in millions of characters a second, so
-that rows can be compared and added up: the seq-monkey corpus has about 11,500 of them.
-"""
+Real text of ../shared/data where it is there, else the sample corpus. Every rate is in millions of
+characters a second, so that rows can be compared and added up: the seq-monkey corpus has about
+11,500 of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ Work = Callable[[], float]
 
 
 def corpora(folder: Path) -> tuple[Path, Path]:
-    """(documents as .jsonl.tar.bz2, dialogues as .json): the real ones, else sample ones written into `folder`."""
+    """(documents as .jsonl.tar.bz2, dialogues as .json): the real ones, else sample ones written
+    into `folder`.
+    """
     real = REAL_DATA / "pretrain_corpus.jsonl.tar.bz2", REAL_DATA / "dialogues.json"
     if all(path.is_file() for path in real):
         return real

@@ -1,10 +1,11 @@
-"""One GPU: training tokens/s, MFU and memory by preset, micro-batch and options; losses against fp32; sampling; a ten-minute model.
+"""One GPU: training tokens/s, MFU and memory by preset, micro-batch and options; losses against
+fp32; sampling; a ten-minute model.
 
     PYTHONPATH=. python -m tools.bench.gpu [--minutes 10] [--text corpus.jsonl] [--out DIR]
     PYTHONPATH=. python -m tools.bench.gpu --dry-run          # the same on a CPU, with a very small model, in a minute
 
-Needs nothing beyond torch, numpy, transformers, tokenizers, safetensors, tqdm and regex. Prints Markdown and writes `gpu.json`.
-"""
+Needs nothing beyond torch, numpy, transformers, tokenizers, safetensors, tqdm and regex. Prints
+Markdown and writes `gpu.json`."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> dict:
     options = parser.parse_args(argv)
     if not (torch.cuda.is_available() or options.dry_run):
         parser.error(
-            "no GPU was found (torch.cuda.is_available() is false). --dry-run tries everything on a CPU."
+            "no GPU was found (torch.cuda.is_available() is false). --dry-run tries everything on a"
+            " CPU."
         )
     dry, presets = options.dry_run, DRY_PRESETS if options.dry_run else PRESETS
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,8 +103,9 @@ def main(argv: list[str] | None = None) -> dict:
     print(f"largest difference of the loss from fp32: {result['loss_against_fp32']:.2%}")
     for row in result["sampling"]:
         print(
-            f"sampling, {row['preset']}, batch 1: {row['plain']:,} tokens/s, static cache {row['static']:,}; reading every weight "
-            f"once a token allows {row['memory_bound']:,}; {row['same_tokens']:.0%} of the tokens are the same"
+            f"sampling, {row['preset']}, batch 1: {row['plain']:,} tokens/s, static cache"
+            f" {row['static']:,}; reading every weight once a token allows {row['memory_bound']:,};"
+            f" {row['same_tokens']:.0%} of the tokens are the same"
         )
     for text in result["model"]["samples"]:
         print("  ", text.replace("\n", " "))
@@ -151,7 +154,9 @@ def sized(
 def measure(
     base: TrainConfig, preset: str, micro_batch: int, compiled: bool, optimizer: str, *, steps: int
 ) -> dict:
-    """One line of the sweep: the rate over `steps` steps after as many to warm up; an error where it does not fit."""
+    """One line of the sweep: the rate over `steps` steps after as many to warm up; an error where
+    it does not fit.
+    """
     row = {
         "preset": preset,
         "micro_batch": micro_batch,
@@ -209,7 +214,9 @@ def forget() -> None:
 
 
 def loss_difference(base: TrainConfig, best: dict, *, steps: int) -> float:
-    """The largest relative difference between the losses of the fastest setting and of fp32 without compile, step by step."""
+    """The largest relative difference between the losses of the fastest setting and of fp32 without
+    compile, step by step.
+    """
     micro_batch = min(best["micro_batch"], 16)
     losses = []
     for changes in ({"compiled": best["compile"]}, {"compiled": False, "dtype": "fp32"}):
@@ -229,7 +236,9 @@ def loss_difference(base: TrainConfig, best: dict, *, steps: int) -> float:
 
 
 def sampling_rates(base: TrainConfig, preset: str, new: int) -> dict:
-    """Tokens/s at batch 1 in bf16, as usual and with the static cache, and what the memory's speed would allow."""
+    """Tokens/s at batch 1 in bf16, as usual and with the static cache, and what the memory's speed
+    would allow.
+    """
     profile, device = (PRESETS | DRY_PRESETS)[preset], base.device
     config = ModelConfig(
         **{k: profile.pretrain[k] for k in SHAPE},
@@ -261,7 +270,9 @@ def sampling_rates(base: TrainConfig, preset: str, new: int) -> dict:
 
 
 def train_and_sample(base: TrainConfig, best: dict, minutes: float) -> dict:
-    """Trains the smaller preset for `minutes` at the fastest setting; its validation and what it writes."""
+    """Trains the smaller preset for `minutes` at the fastest setting; its validation and what it
+    writes.
+    """
     tokens = best["tokens_per_second"] * 60 * minutes
     config = sized(
         base,
@@ -311,7 +322,8 @@ def table(rows: list[dict]) -> str:
         memory = f"{row['memory_gb']} GB" if "memory_gb" in row else ""
         compiled = "yes" if row["compile"] else "no"
         lines.append(
-            f"| {row['preset']} | {row['micro_batch']} | {compiled} | {row['optimizer']} | {rate} | {memory} |"
+            f"| {row['preset']} | {row['micro_batch']} | {compiled} | {row['optimizer']} | {rate} |"
+            f" {memory} |"
         )
     return "\n".join(lines)
 

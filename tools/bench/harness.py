@@ -1,8 +1,8 @@
-"""What all benches share: ours and a peer take turns, each run in a process of its own; a table, and JSON that docs/speed.md shows.
+"""What all benches share: ours and a peer take turns, each run in a process of its own; a table,
+and JSON that docs/speed.md shows.
 
-A bench is a list of `Case` and one call of `main`. Run it on an idle machine: taking turns evens out slow drifts, nothing
-evens out a neighbour.
-"""
+A bench is a list of `Case` and one call of `main`. Run it on an idle machine: taking turns evens
+out slow drifts, nothing evens out a neighbour."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Setup = Callable[[], Callable[[], float]]
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. `ours` and `peer` are called in a fresh process; what they return does the work and is timed.
+    """One comparison. `ours` and `peer` are called in a fresh process; what they return does the
+    work and is timed.
 
-    The work returns how much of it was done, in `unit` without its "/s". Both must be picklable: functions of a module,
-    with `functools.partial` around them for their arguments.
-    """
+    The work returns how much of it was done, in `unit` without its "/s". Both must be picklable:
+    functions of a module, with `functools.partial` around them for their arguments."""
 
     name: str
     unit: str  # of the rate, for example "Mchar/s"
@@ -42,7 +42,8 @@ class Case:
 def main(
     name: str, cases: Callable[[], Sequence[Case]], packages: Sequence[str], hardware: str = ""
 ) -> list[dict]:
-    """Command line of a bench: measure, print a table, store `workspace/bench/<name>.json`; --save: `figures/bench/` too.
+    """Command line of a bench: measure, print a table, store `workspace/bench/<name>.json`; --save:
+    `figures/bench/` too.
 
     Args:
         cases: called after the command line was read, so that --help makes no files.
@@ -84,7 +85,9 @@ def main(
 
 
 def compare(case: Case, runs: int) -> dict:
-    """Measure one case: rates are medians, the ratio is the median of the pairs' ratios, `spread` its lowest and highest."""
+    """Measure one case: rates are medians, the ratio is the median of the pairs' ratios, `spread`
+    its lowest and highest.
+    """
     pairs, peaks = [], {"ours": [], "peer": []}
     for number in range(runs):
         rates = {}
@@ -94,7 +97,8 @@ def compare(case: Case, runs: int) -> dict:
             peaks[side].append(peak)
         pairs.append((rates["ours"], rates["peer"]))
         print(
-            f"{case.name}, run {number + 1} of {runs}: {rates['ours']:.3g} {case.unit}, {case.peer_name} {rates['peer']:.3g}",
+            f"{case.name}, run {number + 1} of {runs}: {rates['ours']:.3g} {case.unit},"
+            f" {case.peer_name} {rates['peer']:.3g}",
             flush=True,
         )
     ratios = [ours / peer for ours, peer in pairs]
@@ -127,7 +131,8 @@ def run_alone(setup: Setup) -> tuple[float, float, int | None]:
     except EOFError:
         process.join()
         raise RuntimeError(
-            f"a run of the bench ended with exit code {process.exitcode}; its error is printed above"
+            f"a run of the bench ended with exit code {process.exitcode}; its error is printed"
+            " above"
         ) from None
     finally:
         process.join()
@@ -143,8 +148,8 @@ def _child(setup: Setup, sender) -> None:
 def peak_memory_mb() -> int | None:
     """Peak resident memory of this process in MB (1e6 bytes); None on Windows.
 
-    From /proc on Linux: there getrusage also counts what the parent held when it started this process.
-    """
+    From /proc on Linux: there getrusage also counts what the parent held when it started this
+    process."""
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(

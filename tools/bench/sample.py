@@ -1,9 +1,10 @@
-"""Sampling: ours against transformers' `generate`, the speed of the memory, the loop without a cache, and one forward pass.
+"""Sampling: ours against transformers' `generate`, the speed of the memory, the loop without a
+cache, and one forward pass.
 
     python -m tools.bench.sample [--runs 5] [--save]
 
-The 82.6M model with random weights, fp32, greedy, no stop token: both write the same number of tokens from the same prompts.
-"""
+The 82.6M model with random weights, fp32, greedy, no stop token: both write the same number of
+tokens from the same prompts."""
 
 from __future__ import annotations
 
@@ -110,7 +111,9 @@ def first_tokens(folder: Path) -> Work:
 
 
 def weights_read(folder: Path, times: int) -> Work:
-    """All weights added up, `times` times: a token at batch 1 cannot cost less than reading the weights once."""
+    """All weights added up, `times` times: a token at batch 1 cannot cost less than reading the
+    weights once.
+    """
     parameters = [p.detach() for p in our_model(folder).parameters()]
 
     def work() -> float:

@@ -2,12 +2,12 @@
 
     python -m tools.bench.train [--runs 5] [--save]
 
-The plain recipe: transformers' `LlamaForCausalLM` of the same shape, fp32, torch's AdamW, a document or dialogue a row, padded
-to 512 positions, a loop written by hand. Ours: the trainer as it is, in this one process, with AdamW too where rates are
-compared, so that both do the same arithmetic for each position. A rate counts either all positions, padding included, or the
-useful ones only; `compiled` is with `torch.compile`, its own minutes aside. Where the time to a result is compared, ours uses
-its own optimiser and learning rate.
-"""
+The plain recipe: transformers' `LlamaForCausalLM` of the same shape, fp32, torch's AdamW, a
+document or dialogue a row, padded to 512 positions, a loop written by hand. Ours: the trainer as it
+is, in this one process, with AdamW too where rates are compared, so that both do the same
+arithmetic for each position. A rate counts either all positions, padding included, or the useful
+ones only; `compiled` is with `torch.compile`, its own minutes aside. Where the time to a result is
+compared, ours uses its own optimiser and learning rate."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def plain_rate(folder: Path, preset: str, stage: str, count: str) -> Work:
 
 
 def products_alone(preset: str) -> Work:
-    """The matrix products of our steps and nothing else, three for each matrix, attention's own left out: what this processor
-    allows in fp32."""
+    """The matrix products of our steps and nothing else, three for each matrix, attention's own
+    left out: what this processor allows in fp32."""
     torch.set_num_threads(allowed_cpus())
     profile, (rows, _), steps = PRESETS[preset]
     shape = ModelConfig(
@@ -188,7 +188,8 @@ def one_step(trainer: Trainer) -> None:
     trainer.step, trainer.tokens = trainer.step + 1, trainer.tokens + positions
 
 
-# The time to a result: laptop preset, until the validation text costs no more bits per byte than after the plain run.
+# The time to a result: laptop preset, until the validation text costs no more bits per byte than
+# after the plain run.
 
 
 def plain_goal(folder: Path) -> Work:
@@ -262,7 +263,8 @@ def our_goal(folder: Path) -> Work:
     return work
 
 
-# Start-up: a launch of one step until it returns, the checkpoint included, against processes of torchrun that only import torch.
+# Start-up: a launch of one step until it returns, the checkpoint included, against processes of
+# torchrun that only import torch.
 
 
 def our_start(folder: Path) -> Work:

@@ -2,11 +2,11 @@
 
     python -m tinyllm_lib.course.demo [RUN] [--host 127.0.0.1] [--port 8866] [--allow-host NAME]
 
-One process holds one model, and every request brings all that it needs: the conversation, the tokens chosen so far, the
-settings. So visitors cannot disturb each other, and thirty of them need hardly more memory than one. The model computes one
-token at a time, for one visitor after the other, so that nobody waits for a neighbour's long reply. Visitors send text and
-numbers; there is no kernel behind the page, and no way to run code. The server is in `visitors.py`.
-"""
+One process holds one model, and every request brings all that it needs: the conversation, the
+tokens chosen so far, the settings. So visitors cannot disturb each other, and thirty of them need
+hardly more memory than one. The model computes one token at a time, for one visitor after the
+other, so that nobody waits for a neighbour's long reply. Visitors send text and numbers; there is
+no kernel behind the page, and no way to run code. The server is in `visitors.py`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Classroom:
         )  # one computation at a time: two at once would only slow each other down
 
     def chat(self, request: dict) -> Iterator[dict]:
-        """The reply to the last of `messages`, piece by piece; the last row says end. Closing the iterator ends it, too.
+        """The reply to the last of `messages`, piece by piece; the last row says end. Closing the
+        iterator ends it, too.
 
         Raises:
             ValueError: a request that cannot be answered, before the first piece.
@@ -71,7 +72,8 @@ class Classroom:
             or sum(len(m["content"]) for m in messages) > MOST_CHARACTERS
         ):
             raise ValueError(
-                f"the conversation has over {MOST_MESSAGES} messages or {MOST_CHARACTERS:,} characters: begin a new one."
+                f"the conversation has over {MOST_MESSAGES} messages or {MOST_CHARACTERS:,}"
+                " characters: begin a new one."
             )
         ids, limit, note = self.generator.chat_prompt(messages, self.max_new_tokens)
         if note:
@@ -93,8 +95,8 @@ class Classroom:
         """One move of the sampling explorer: the text so far and the candidates for the next token.
 
         Args:
-            request: prompt, chat (whether it is a message), chosen (token ids), sampling, and a move: draw (how many
-                tokens) or take (a token id) or neither.
+            request: prompt, chat (whether it is a message), chosen (token ids), sampling, and a
+                move: draw (how many tokens) or take (a token id) or neither.
 
         Raises:
             ValueError: a request that cannot be answered.
@@ -141,9 +143,14 @@ class Classroom:
         return {"chosen": steps.chosen, "text": text, "candidates": rows, "ended": bool(steps.end)}
 
     def files(self) -> dict[str, tuple[str, bytes]]:
-        """Path -> (content type, content): the page, with this model's name and the sliders, and its script."""
+        """Path -> (content type, content): the page, with this model's name and the sliders, and
+        its script.
+        """
         generator = self.generator
-        facts = f"{model_name(generator.folder)}: {generator.model.num_parameters():,} parameters, context {generator.context} tokens"
+        facts = (
+            f"{model_name(generator.folder)}: {generator.model.num_parameters():,} parameters,"
+            f" context {generator.context} tokens"
+        )
         html = (PAGE / "demo.html").read_text(encoding="utf-8")
         for place, text in {
             "<!--css-->": f"<style>{views.CSS}</style>",
@@ -161,7 +168,9 @@ class Classroom:
 
 
 def model_name(folder: Path | None) -> str:
-    """Which model this is, for people: its run, and how far that had come when this checkpoint was written."""
+    """Which model this is, for people: its run, and how far that had come when this checkpoint was
+    written.
+    """
     if folder is None or folder not in step_folders(run := folder.parent.parent):
         return folder.name if folder else "a model"
     return f"{run.name}, step {step_of(folder)} of {run_config(run).get('steps', '?')}"
@@ -194,8 +203,9 @@ def _sampling(request: dict) -> Sampling:
 
 def _sliders(group: str) -> str:
     return "".join(
-        f'<label title="{escape(tip)}"><span>{escape(label)}</span><input type="range" name="{name}" data-group="{group}" min="{low}" '
-        f'max="{high}" step="{step}" value="{START[name]}"><output>{START[name]:g}</output></label>'
+        f'<label title="{escape(tip)}"><span>{escape(label)}</span><input type="range"'
+        f' name="{name}" data-group="{group}" min="{low}" max="{high}" step="{step}"'
+        f' value="{START[name]}"><output>{START[name]:g}</output></label>'
         for name, (label, low, high, step, tip) in SLIDERS.items()
     )
 
@@ -207,8 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Path(options.run) if Path(options.run).exists() else get_workspace().run(options.run)
     if not step_folders(run) and not weight_files(run):
         print(
-            f"demo: there is no chat run yet: {run} holds no checkpoint. Run `make course` (or notebooks 05 and 06) first, set "
-            f"TINYLLM_PROFILE to the profile that you ran, or name another run: python -m tinyllm_lib.course.demo RUN.",
+            f"demo: there is no chat run yet: {run} holds no checkpoint. Run `make course` (or"
+            " notebooks 05 and 06) first, set TINYLLM_PROFILE to the profile that you ran, or name"
+            " another run: python -m tinyllm_lib.course.demo RUN.",
             file=sys.stderr,
         )
         return 2
@@ -225,12 +236,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     host, port = server.server_address[:2]
     name = model_name(classroom.generator.folder)
     print(
-        f"The sampling explorer and a chat with {name} are at http://{_reachable(host)}:{port}/ (Ctrl-C ends it)",
+        f"The sampling explorer and a chat with {name} are at http://{_reachable(host)}:{port}/"
+        " (Ctrl-C ends it)",
         flush=True,
     )
     if not is_loopback(host):
         print(
-            "Everybody who can reach this machine can open it. They can talk to the model, and nothing else.",
+            "Everybody who can reach this machine can open it. They can talk to the model, and"
+            " nothing else.",
             flush=True,
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -247,9 +260,15 @@ def _explained(error: Exception, options: argparse.Namespace) -> str:
     if is_out_of_memory(error):
         return "there is not enough memory for this model: end other programs, or try --device cpu."
     if getattr(error, "errno", None) == errno.EADDRINUSE:
-        return f"{error}. Port {options.port} is taken: is the demo running already? Choose another: make demo PORT={options.port + 1}."
+        return (
+            f"{error}. Port {options.port} is taken: is the demo running already? Choose another:"
+            f" make demo PORT={options.port + 1}."
+        )
     if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-        return f"{error}. --host is {options.host}, expected an address or name of this machine, or 0.0.0.0 for all of them."
+        return (
+            f"{error}. --host is {options.host}, expected an address or name of this machine, or"
+            " 0.0.0.0 for all of them."
+        )
     return str(error)
 
 

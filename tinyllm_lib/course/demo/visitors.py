@@ -1,9 +1,9 @@
 """The demo's web server: HTTP for strangers, with the standard library alone.
 
-A page of another site must not use the browser of somebody in this network as its messenger, so the server answers to the
-names it was started for, and to requests of its own page. Whatever a visitor sends, and however slowly, costs one thread for
-a limited time, and is answered with one status line and a sentence.
-"""
+A page of another site must not use the browser of somebody in this network as its messenger, so the
+server answers to the names it was started for, and to requests of its own page. Whatever a visitor
+sends, and however slowly, costs one thread for a limited time, and is answered with one status line
+and a sentence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class Refusal(Exception):
 
 
 class _Request(io.BufferedReader):
-    """What a visitor sends. The head is bounded: `http.server` would take a hundred headers of 64 KB from each."""
+    """What a visitor sends. The head is bounded: `http.server` would take a hundred headers of 64
+    KB from each.
+    """
 
     left = LARGEST_HEAD
 
@@ -60,8 +62,8 @@ class _Request(io.BufferedReader):
 class Visit(BaseHTTPRequestHandler):
     """One request of a visitor's browser. HTTP/1.0: the connection ends with the reply."""
 
-    default_request_version = (
-        "HTTP/1.0"  # of what is no HTTP at all; the standard library's 0.9 gets no status line
+    default_request_version = (  # of what is no HTTP at all; the standard library's 0.9 gets no status line
+        "HTTP/1.0"
     )
     server: Server
     begun = False  # whether the status line is out
@@ -82,7 +84,9 @@ class Visit(BaseHTTPRequestHandler):
         self._answer(self._compute)
 
     def _answer(self, work: Callable[[], None]) -> None:
-        """Whatever happens in `work`: one status line goes out, and what went wrong in a sentence behind it."""
+        """Whatever happens in `work`: one status line goes out, and what went wrong in a sentence
+        behind it.
+        """
         try:
             self._check_host()
             work()
@@ -119,7 +123,8 @@ class Visit(BaseHTTPRequestHandler):
         if not self.server.places.acquire(blocking=False):
             raise Refusal(
                 503,
-                f"{self.server.visitors} visitors are being answered just now. Try again in a moment.",
+                f"{self.server.visitors} visitors are being answered just now. Try again in a"
+                " moment.",
             )
         try:
             if path == "/chat":
@@ -130,18 +135,23 @@ class Visit(BaseHTTPRequestHandler):
             self.server.places.release()
 
     def _check_host(self) -> None:
-        """Other names lead here, too: those that the owner of another site has pointed at this machine (DNS rebinding)."""
+        """Other names lead here, too: those that the owner of another site has pointed at this
+        machine (DNS rebinding).
+        """
         names = self.headers.get_all("Host", [])
         name = host_name(names[0]) if len(names) == 1 else None
         here = host_name(f"[{self.connection.getsockname()[0]}]")
         if name is None or not (name in self.server.names or name == here or is_loopback(name)):
             raise Refusal(
                 403,
-                f"the demo does not answer to the name {_quoted(names)}. If it is its name, start it with --allow-host.",
+                f"the demo does not answer to the name {_quoted(names)}. If it is its name, start"
+                " it with --allow-host.",
             )
 
     def _check_origin(self) -> None:
-        """Browsers say whose script sends a request, and no other site's may send JSON without being asked about first."""
+        """Browsers say whose script sends a request, and no other site's may send JSON without
+        being asked about first.
+        """
         host = self.headers["Host"]
         origin = self.headers.get("Origin", f"http://{host}").partition("://")[2]
         foreign = self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
@@ -215,15 +225,18 @@ class Server(ThreadingMixIn, TCPServer):
 
     Args:
         address: (host, port); port 0 takes a free one.
-        room: has `files()`: {path: (content type, content)}, and answers JSON objects: `step(request)` with one, `chat(request)`
-            with a stream of them. A ValueError is the visitor's mistake; its text is sent.
-        allowed: names that it answers to besides those of loopback, `host` and, where others can reach it, the machine.
+        room: has `files()`: {path: (content type, content)}, and answers JSON objects:
+            `step(request)` with one, `chat(request)` with a stream of them. A ValueError is the
+            visitor's mistake; its text is sent.
+        allowed: names that it answers to besides those of loopback, `host` and, where others can
+            reach it, the machine.
     """
 
     allow_reuse_address = daemon_threads = True
     request_queue_size = 128  # a class that opens the page at once
     connections, visitors = 128, 48  # at once: threads, and requests that are being answered
-    patience = 20.0  # seconds until a request must be here, and for a visitor to take each piece of the reply
+    # seconds until a request must be here, and for a visitor to take each piece of the reply
+    patience = 20.0
     longest = 900.0  # seconds of a whole reply
 
     def __init__(self, address: tuple[str, int], room, allowed: Sequence[str] = ()):
@@ -253,7 +266,9 @@ class Server(ThreadingMixIn, TCPServer):
         self.close_request(request)
 
     def service_actions(self) -> None:
-        """Ends visits that have had their time, wherever their threads are waiting; called several times a second."""
+        """Ends visits that have had their time, wherever their threads are waiting; called several
+        times a second.
+        """
         now = time.monotonic()
         for connection, end in list(self.visits.items()):
             if now > end:
@@ -261,7 +276,9 @@ class Server(ThreadingMixIn, TCPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def shutdown_request(self, request: socket.socket) -> None:
-        """Reads what the visitor is still sending, for a moment: closed before, the connection would lose our answer."""
+        """Reads what the visitor is still sending, for a moment: closed before, the connection
+        would lose our answer.
+        """
         self.visits[request] = time.monotonic() + self.patience / 10
         with suppress(OSError):
             request.shutdown(socket.SHUT_WR)
@@ -277,7 +294,9 @@ class Server(ThreadingMixIn, TCPServer):
 
 
 def host_name(host: str) -> str | None:
-    """The name or address in `name`, `name:port` or `[address]:port`, in one spelling; None: it is nothing of the kind."""
+    """The name or address in `name`, `name:port` or `[address]:port`, in one spelling; None: it is
+    nothing of the kind.
+    """
     found = re.fullmatch(
         r"(?:\[([0-9A-Fa-f:.]+)(?:%\w+)?\]|([\w.-]+))(?::[0-9]{1,5})?", host, re.ASCII
     )

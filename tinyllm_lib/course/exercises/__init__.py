@@ -1,13 +1,13 @@
-"""The exercises at the end of each notebook: what they ask, their stubs and solutions, and the checks.
+"""The exercises at the end of each notebook: what they ask, their stubs and solutions, and the
+checks.
 
     from tinyllm_lib.course.exercises.progress import check_exercise, show_progress
 
     check_exercise("02.3", stream_text)      # 02.3 not yet: …
     show_progress("02")
 
-Each exercise is one `Exercise` in the file of its notebook: text, hint, code and check stand together. `tools/exercises.py`
-writes the notebooks' cells and `notebooks/solutions/` from it.
-"""
+Each exercise is one `Exercise` in the file of its notebook: text, hint, code and check stand
+together. `tools/exercises.py` writes the notebooks' cells and `notebooks/solutions/` from it."""
 
 from tinyllm_lib.course.exercises import (
     data,

@@ -108,7 +108,8 @@ def check_part(part) -> str:
     strange = set(found) - {"train", "val", "test"}
     require(
         not strange,
-        f'"train", "val" and "test" are the three parts; yours also gave {", ".join(map(repr, strange))}',
+        '"train", "val" and "test" are the three parts; yours also gave'
+        f" {', '.join(map(repr, strange))}",
     )
     require(
         found == [part(text) for text in texts],
@@ -128,9 +129,13 @@ def check_part(part) -> str:
     moved = [text for text, name in zip(texts, found, strict=True) if name != "val" and text in old]
     require(
         not moved,
-        f"{len(moved)} texts that were validation texts are not in val any more, the first is {moved[:1]}",
+        f"{len(moved)} texts that were validation texts are not in val any more, the first is"
+        f" {moved[:1]}",
     )
-    return "the training set has lost some texts to the test set, and no validation text was ever trained on."
+    return (
+        "the training set has lost some texts to the test set, and no validation text was ever"
+        " trained on."
+    )
 
 
 @exercise(
@@ -162,14 +167,19 @@ def check_mix(mix) -> str:
     share = chat["sums"] / sum(chat.values())
     require(
         abs(share - 0.5) < 0.01,
-        f"{share:.0%} of the dialogues are sums, half is wanted (the shares are relative to their sum)",
+        f"{share:.0%} of the dialogues are sums, half is wanted (the shares are relative to their"
+        " sum)",
     )
     gone = _classes(CorpusMix()) - _classes(mix)
     require(
         gone == {"fact_unnamed"},
-        f"there should be no unnamed entity; classes that have left the exam: {', '.join(gone) or 'none'}",
+        "there should be no unnamed entity; classes that have left the exam:"
+        f" {', '.join(gone) or 'none'}",
     )
-    return "fact_unnamed has left the exam: with every entity named somewhere, nothing is left to ask in that class."
+    return (
+        "fact_unnamed has left the exam: with every entity named somewhere, nothing is left to ask"
+        " in that class."
+    )
 
 
 def _validation(texts: list[str]) -> set[str]:

@@ -25,8 +25,9 @@ class Exercise:
         number: notebook and place in it, "02.3".
         difficulty: easy, medium or hard.
         task, hint: Markdown. The hint is shown folded.
-        code: stub and solution in one text. Lines after `# stub:` are the stub's alone, lines after `# solution:` the
-            solution's alone, lines after `# both:` (and at the beginning) stand in both.
+        code: stub and solution in one text. Lines after `# stub:` are the stub's alone, lines after
+            `# solution:` the solution's alone, lines after `# both:` (and at the beginning) stand
+            in both.
         answer: what the cell hands to the check, as it stands in the call: "worst, held_out".
         check: takes these values; returns praise, or raises NotDone or NotYet.
     """

@@ -116,7 +116,10 @@ def check_next_fit(next_fit) -> str:
             list(found) == wanted,
             f"documents of {lengths} in rows of 10 leave room for {wanted}, yours for {found}",
         )
-    return "it reads each document once and forgets it. What that costs in padding, the two lists of rooms tell you."
+    return (
+        "it reads each document once and forgets it. What that costs in padding, the two lists of"
+        " rooms tell you."
+    )
 
 
 @exercise(
@@ -161,7 +164,8 @@ def check_cut_shares(cut_shares, texts) -> str:
         for width, share, found in zip(WIDTHS, _cut(texts, packing), mine, strict=True):
             require(
                 close(found, share, 0.005),
-                f"{packing} in rows of {width} cuts {share:.1%} of the documents, you have {found:.1%}",
+                f"{packing} in rows of {width} cuts {share:.1%} of the documents, you have"
+                f" {found:.1%}",
             )
     return "best_fit cuts only what is longer than a row; stream cuts wherever a row ends."
 

@@ -56,7 +56,10 @@ def check_count(my_count) -> str:
         abs(off), f"a layer has {layer:,} parameters, the embedding 64,000, the last norm 64"
     )
     require(off == 0, f"{abs(off):,} too {'many' if off > 0 else 'few'}: {cause}")
-    return f"{my_count:,}, of which {64_000 / my_count:.0%} are the embedding. In the 215M model it is 3%."
+    return (
+        f"{my_count:,}, of which {64_000 / my_count:.0%} are the embedding. In the 215M model it"
+        " is 3%."
+    )
 
 
 @exercise(
@@ -154,6 +157,7 @@ def check_window(window_mask) -> str:
             )
             require(
                 seen == wanted,
-                f"with window {window}, position {i} may look at {wanted}; yours lets it look at {seen}",
+                f"with window {window}, position {i} may look at {wanted}; yours lets it look at"
+                f" {seen}",
             )
     return "with a window of T or more it is the causal mask."

@@ -96,7 +96,10 @@ def check_wsd(wsd) -> str:
                 (step + 1) / warmup_steps if warm else min(1.0, (steps - step) / (0.2 * steps))
             )
             where = "warm-up" if warm else "last fifth" if falls else "plateau"
-            off = f"step {step} of {steps} is in the {where}, where the rate is {wanted:.4g}; yours is {found:.4g}"
+            off = (
+                f"step {step} of {steps} is in the {where}, where the rate is {wanted:.4g}; yours"
+                f" is {found:.4g}"
+            )
             require(close(found, wanted, 1e-9 * highest), off)
     return "one run can now end early or late, by choosing where the last fifth begins."
 
@@ -141,4 +144,7 @@ def check_accumulation(my_accumulation) -> str:
         my_accumulation == 1 or gigabytes(my_accumulation // 2) > 21,
         f"{my_accumulation} fits, and half of it fits too",
     )
-    return f"{need:.1f} GB. The result of a step stays the same, as the section on adding up gradients has shown."
+    return (
+        f"{need:.1f} GB. The result of a step stays the same, as the section on adding up gradients"
+        " has shown."
+    )

@@ -13,7 +13,8 @@ from tinyllm_lib.evaluate import format_table
 
 
 def check_exercise(number: str, *answers: object, record: bool = True) -> None:
-    """Compares an answer with the library, prints what is off, and keeps the outcome in the workspace unless told otherwise.
+    """Compares an answer with the library, prints what is off, and keeps the outcome in the
+    workspace unless told otherwise.
 
     Never raises for a wrong answer, so that the cells after it still run.
 
@@ -100,7 +101,9 @@ def _note(number: str, right: bool) -> None:
 
 
 def _where(error: Exception) -> str:
-    """Where the learner's own code stopped: cells are files named after the kernel, everything else is a library."""
+    """Where the learner's own code stopped: cells are files named after the kernel, everything else
+    is a library.
+    """
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -56,7 +56,8 @@ def check_learned_messages(mine, my_messages, my_headers) -> str:
     headers = [mask[a] for a in starts[:-1]]
     require(
         my_messages == sum(learned),
-        f"{sum(learned)} messages have a learned token, those of the assistant; you say {my_messages}",
+        f"{sum(learned)} messages have a learned token, those of the assistant; you say"
+        f" {my_messages}",
     )
     require(
         my_headers == sum(headers),
@@ -148,7 +149,10 @@ def check_hardest(hardest) -> str:
     found = hardest(exam, ExamResult("chat", "step_000001", "exam.jsonl", 0.1, answers))
     done(found)
     name, share = found
-    told = "In an exam with 12 questions on capitals (9 right), 12 on currencies (4 right) and 9 on symbols (none right)"
+    told = (
+        "In an exam with 12 questions on capitals (9 right), 12 on currencies (4 right) and 9 on"
+        " symbols (none right)"
+    )
     slips = {
         "symbol": " symbols have fewer than 10 questions;",
         None: " rows without a relation do not count;",

@@ -52,11 +52,13 @@ def check_unpermute(unpermute) -> str:
         done(found)
         require(
             not torch.equal(found, torch.cat([permuted[0::2], permuted[1::2]])),
-            "that is `permute` itself: twice the same does not lead back once there are more than two pairs",
+            "that is `permute` itself: twice the same does not lead back once there are more than"
+            " two pairs",
         )
         require(
             torch.equal(found, x),
-            f"permute(0 … {size - 1}) should become 0 … {size - 1} again, it becomes {found.tolist()}",
+            f"permute(0 … {size - 1}) should become 0 … {size - 1} again, it becomes"
+            f" {found.tolist()}",
         )
     return "llama.cpp would read your query matrices."
 
@@ -143,6 +145,7 @@ def check_chatml(chatml) -> str:
         )
         require(
             False,
-            f"the same up to place {at}; then the template has {wanted[at : at + 20]!r} and yours has {found[at : at + 20]!r}",
+            f"the same up to place {at}; then the template has {wanted[at : at + 20]!r} and yours"
+            f" has {found[at : at + 20]!r}",
         )
     return "and this is all that a chat is, for the model."

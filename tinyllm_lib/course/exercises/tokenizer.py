@@ -138,18 +138,25 @@ def check_stream(stream_text) -> str:
         )
         require(
             "".join(shown) == text,
-            f"{text!r} was shown as {shown}: what is held back must come when its last byte is there",
+            f"{text!r} was shown as {shown}: what is held back must come when its last byte is"
+            " there",
         )
         late = _late(stream_text, encode_text(tok, text))
         require(
             late is None,
-            f"of {text!r}, {late!r} was complete and not yet shown: yield before you read the next token",
+            f"of {text!r}, {late!r} was complete and not yet shown: yield before you read the next"
+            " token",
         )
-    return "each character appears with its last byte. The library's TextStream does the same for `chat`."
+    return (
+        "each character appears with its last byte. The library's TextStream does the same for"
+        " `chat`."
+    )
 
 
 def _late(stream_text, ids: list[int]) -> str | None:
-    """What the reader of a stream could have seen, and did not, before the stream asked for one more token."""
+    """What the reader of a stream could have seen, and did not, before the stream asked for one
+    more token.
+    """
     tok = prepare.tokenizer(get_workspace())
     shown, missing = "", []
 

@@ -34,7 +34,8 @@ Token = str | bytes
 def attention_map(
     weights: np.ndarray, tokens: Sequence[Token], *, title: str | None = None, columns: int = 4
 ) -> Figure:
-    """How much each position (row) looks at each earlier one (column), one square per head; dark is much.
+    """How much each position (row) looks at each earlier one (column), one square per head; dark is
+    much.
 
     Args:
         weights: (T, T) or (heads, T, T) attention weights, rows sum to 1.
@@ -101,11 +102,13 @@ def mask_map(
     tokens: Sequence[Token] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """A causal or a document mask: position i (row) may look at position j (column) where it is filled.
+    """A causal or a document mask: position i (row) may look at position j (column) where it is
+    filled.
 
     Args:
         mask: (T, T) bool, True = may look.
-        document_ids: T ids; fills each document in its own colour and draws lines between documents.
+        document_ids: T ids; fills each document in its own colour and draws lines between
+            documents.
         tokens: T tokens, written at the edges.
     """
     mask = np.asarray(mask, dtype=bool)
@@ -145,7 +148,9 @@ def mask_map(
 
 
 def _token_ticks(axes: Axes, names: Sequence[str], size: float, cell: float) -> None:
-    """Names at both edges; below, what is wider than a cell (inches) runs downwards, Chinese as columns."""
+    """Names at both edges; below, what is wider than a cell (inches) runs downwards, Chinese as
+    columns.
+    """
     places = range(len(names))
     axes.set_yticks(places, names, size=size)
     chinese = [all(unicodedata.east_asian_width(char) in "WF" for char in name) for name in names]
@@ -261,8 +266,10 @@ def next_token_bars(
 
     Args:
         tokens: the candidates, likeliest first.
-        probs: their probabilities before any filter; they need not sum to 1 (only the top ones shown).
-        after: filter name -> probabilities after it, 0 for a removed token, e.g. {"top-k = 3": [...]}.
+        probs: their probabilities before any filter; they need not sum to 1 (only the top ones
+            shown).
+        after: filter name -> probabilities after it, 0 for a removed token, e.g. {"top-k = 3":
+            [...]}.
     """
     names = [visible(token) for token in tokens]
     panels = {
@@ -309,7 +316,9 @@ def next_token_bars(
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927): unlike share ± 2σ it stays in [0, 1] and works at 0 of n."""
+    """The 95% interval of a share (Wilson 1927): unlike share ± 2σ it stays in [0, 1] and works at
+    0 of n.
+    """
     from tinyllm_lib.evaluate import wilson  # here, for it brings transformers along
 
     return wilson(right, total, z)
@@ -319,7 +328,8 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, flo
 def exam_bars(
     runs: Mapping[str, Mapping[str, tuple[int, int]]], *, title: str | None = None
 ) -> Figure:
-    """Exam results per class and run, with right/total beside each bar and its 95% interval as a line.
+    """Exam results per class and run, with right/total beside each bar and its 95% interval as a
+    line.
 
     Args:
         runs: {"base": {"greeting": (3, 40), ...}, "chat": {...}}; (right, total) per class.

@@ -50,12 +50,13 @@ def line_chart(
         log_x: logarithmic x axis, labelled at the values of the first line.
         dots: draw a marker at each point, for few points.
         zero: let the y axis begin at 0.
-        marks: x -> text, a dotted upright line there with the text on top, e.g. the moments of samples.
+        marks: x -> text, a dotted upright line there with the text on top, e.g. the moments of
+            samples.
     """
     series = {name: (list(x), list(y)) for name, (x, y) in lines.items()}
     alt = f"{title + ': ' if title else ''}{ylabel} against {xlabel}. " + "; ".join(
-        f"{name + ': ' if name else ''}from {y[0]:.4g} at {x[0]:.4g} to {y[-1]:.4g} at {x[-1]:.4g}, "
-        f"lowest {min(y):.4g}, highest {max(y):.4g}"
+        f"{name + ': ' if name else ''}from {y[0]:.4g} at {x[0]:.4g} to {y[-1]:.4g} at {x[-1]:.4g},"
+        f" lowest {min(y):.4g}, highest {max(y):.4g}"
         for name, (x, y) in series.items()
     )
     figure = new_figure(7.5, 3.2, alt)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#ececec"
-# Light to dark in turn, so that neighbours differ in greyscale too; every use adds a hatch or a label.
+# Light to dark in turn, so that neighbours differ in greyscale too; every use adds a hatch or a
+# label.
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#9a5fa5"
 LINES = (
     (BLUE, "-", "o"),
@@ -129,9 +130,9 @@ def _advance(char: str) -> float:
 def visible(token: str | bytes) -> str:
     """A token as text that can be drawn and told apart from others.
 
-    A space becomes ␣, a line end ⏎, a tab ⇥, nothing at all ∅. Bytes that are no whole character, and
-    characters that no font here has (emoji, controls), are shown as bytes: b"\\xe4\\xb8" -> ‹E4 B8›.
-    """
+    A space becomes ␣, a line end ⏎, a tab ⇥, nothing at all ∅. Bytes that are no whole character,
+    and characters that no font here has (emoji, controls), are shown as bytes: b"\\xe4\\xb8" -> ‹E4
+    B8›."""
     text = token.decode("utf-8", "surrogateescape") if isinstance(token, bytes) else token
     if not text:
         return "∅"
@@ -194,7 +195,9 @@ def new_figure(width: float, height: float, alt: str) -> Figure:
 def blank_axes(
     width: float, height: float, alt: str, title: str | None = None
 ) -> tuple[Figure, Axes]:
-    """A figure with one axes over all of it, measured in inches with y downwards, for boxes and arrows."""
+    """A figure with one axes over all of it, measured in inches with y downwards, for boxes and
+    arrows.
+    """
     from matplotlib.figure import Figure
 
     top = 0.34 if title else 0.0
@@ -257,7 +260,9 @@ def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
 
 
 def svg_text(figure: Figure) -> str:
-    """The figure as an SVG, glyphs as paths and the alt text as its title; the same for the same figure."""
+    """The figure as an SVG, glyphs as paths and the alt text as its title; the same for the same
+    figure.
+    """
     metadata = {"Date": None, "Creator": None, "Title": figure.get_label()}
     svg = _render(figure, "svg", metadata=metadata).decode()
     svg = re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)

@@ -18,11 +18,13 @@ STRIP, GAP, GUTTER = 2.9, 2.3, 0.5
 
 @picture
 def rotary_rows(head: np.ndarray, *, title: str | None = None) -> Figure:
-    """What the rotary permutation does to one head of a query or key matrix: the same rows in another order.
+    """What the rotary permutation does to one head of a query or key matrix: the same rows in
+    another order.
 
-    Left, pairs are neighbours (old checkpoints, llama.cpp); right, number i is paired with number i + d/2 (transformers, this
-    library). A row is drawn as a strip of greys, one cell per weight, and joined with itself by a line: solid for the first
-    number of a pair, dashed for the second. Numbers name the pair, a and b its two members.
+    Left, pairs are neighbours (old checkpoints, llama.cpp); right, number i is paired with number i
+    + d/2 (transformers, this library). A row is drawn as a strip of greys, one cell per weight, and
+    joined with itself by a line: solid for the first number of a pair, dashed for the second.
+    Numbers name the pair, a and b its two members.
 
     Args:
         head: (d, columns) weights in adjacent pairs, d even.
@@ -33,13 +35,15 @@ def rotary_rows(head: np.ndarray, *, title: str | None = None) -> Figure:
     d = len(head)
     if d % 2:
         raise ValueError(
-            f"rotary_rows: the head has {d} rows; rows are turned in pairs, so their number must be even."
+            f"rotary_rows: the head has {d} rows; rows are turned in pairs, so their number must be"
+            " even."
         )
     order = [*range(0, d, 2), *range(1, d, 2)]  # right row -> left row
     names = [f"{row // 2}{'ab'[row % 2]}" for row in range(d)]
     alt = (
-        f"Two grey maps of the same {d} rows, joined by lines. Adjacent pairs: {' '.join(names)}. "
-        f"Half-split: {' '.join(names[row] for row in order)}. First members of pairs go to the upper half, second ones to the lower."
+        f"Two grey maps of the same {d} rows, joined by lines. Adjacent pairs: {' '.join(names)}."
+        f" Half-split: {' '.join(names[row] for row in order)}. First members of pairs go to the"
+        " upper half, second ones to the lower."
     )
     width, top = 2 * (STRIP + GUTTER) + GAP + 0.16, 0.42
     page, axes = drawing.blank_axes(width, top + ROW * d + 0.1, alt, title)

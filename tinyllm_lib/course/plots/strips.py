@@ -135,19 +135,21 @@ def mask_ladder(
     title: str | None = None,
     width: float = PAGE,
 ) -> Figure:
-    """What the model sees (X), what it should say next (Y) and whether that is learned, column by column.
+    """What the model sees (X), what it should say next (Y) and whether that is learned, column by
+    column.
 
-    A learned target is filled, framed and ticked; the others are grey and marked "–". More than four
-    equal columns in a row (padding) are drawn as one, with their number.
+    A learned target is filled, framed and ticked; the others are grey and marked "–". More than
+    four equal columns in a row (padding) are drawn as one, with their number.
 
     Args:
-        x_tokens, y_tokens, loss_mask: equally long; position i of Y is the target of position i of X.
-        breaks: positions that begin a new row of the picture, e.g. where a message begins.
+        x_tokens, y_tokens, loss_mask: equally long; position i of Y is the target of position i of
+        X. breaks: positions that begin a new row of the picture, e.g. where a message begins.
     """
     if not len(x_tokens) == len(y_tokens) == len(loss_mask):
         raise ValueError(
-            f"mask_ladder: {len(x_tokens)} X tokens, {len(y_tokens)} Y tokens, {len(loss_mask)} mask values; "
-            "all three must be equally long (drop the last token for X and the first for Y)."
+            f"mask_ladder: {len(x_tokens)} X tokens, {len(y_tokens)} Y tokens, {len(loss_mask)}"
+            " mask values; all three must be equally long (drop the last token for X and the first"
+            " for Y)."
         )
     cells = zip(map(visible, x_tokens), map(visible, y_tokens), map(int, loss_mask), strict=True)
     columns: list[tuple[str, str, int, int]] = []  # X, Y, learned, how often
@@ -169,7 +171,8 @@ def mask_ladder(
     rows = drawing.wrap(widths, width - gutter - 0.08, begins)
     learned = sum(int(value) for value in loss_mask)
     alt = (
-        f"Three rows, token by token: X, Y and loss mask. {learned} of {len(loss_mask)} targets are learned: "
+        f"Three rows, token by token: X, Y and loss mask. {learned} of {len(loss_mask)} targets are"
+        " learned: "
         + " ".join(
             y if count == 1 else f"{y} ({count} times)" for _, y, mask, count in columns if mask
         )
@@ -234,11 +237,13 @@ def batch_blocks(
     lost: Mapping[str, Sequence[int]] | None = None,
     width: float = PAGE,
 ) -> Figure:
-    """Batches as coloured blocks, one panel each: documents are numbered, padding is white with hatching.
+    """Batches as coloured blocks, one panel each: documents are numbered, padding is white with
+    hatching.
 
     Args:
-        batches: name -> (rows, context) document ids; equal neighbours are one document, -1 is padding.
-            Panels are drawn below each other at one scale, e.g. {"padded": ..., "packed": ...}.
+        batches: name -> (rows, context) document ids; equal neighbours are one document, -1 is
+            padding. Panels are drawn below each other at one scale, e.g. {"padded": ..., "packed":
+            ...}.
         lost: name -> tokens per row that did not fit and were cut off, drawn past the right edge.
     """
     lost = lost or {}
@@ -252,8 +257,8 @@ def batch_blocks(
     for name, rows in panels.items():
         cut = sum(lost.get(name, ()))
         notes.append(
-            f"{name}: {len(rows)} rows × {rows.shape[1]} positions, {(rows < 0).mean():.0%} wasted on padding"
-            + (f", {cut} tokens cut off" if cut else "")
+            f"{name}: {len(rows)} rows × {rows.shape[1]} positions, {(rows < 0).mean():.0%} wasted"
+            " on padding" + (f", {cut} tokens cut off" if cut else "")
         )
     page, axes = drawing.blank_axes(width, height, "Batches as blocks. " + "; ".join(notes) + ".")
     y = 0.0
@@ -368,7 +373,8 @@ def _pair_text(pair: tuple[Token, Token]) -> str:
 def merge_table(
     merges: Sequence[tuple[Token, Token, int]], *, title: str | None = None, columns: int = 3
 ) -> Figure:
-    """Merges in the order in which they were learned: rank, pair, result, and how often the pair occurred.
+    """Merges in the order in which they were learned: rank, pair, result, and how often the pair
+    occurred.
 
     Args:
         merges: (left, right, count) in order of rank; ranks are numbered from 1.

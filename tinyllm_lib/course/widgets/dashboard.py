@@ -20,7 +20,8 @@ from tinyllm_lib.train import TrainConfig, get_lr, run_config
 
 
 class Control:
-    """A run that is started, stopped and gone on with from a thread, so that the notebook stays free.
+    """A run that is started, stopped and gone on with from a thread, so that the notebook stays
+    free.
 
     Args:
         config: of the run; its `resume` is set by the button.
@@ -104,10 +105,12 @@ class Control:
 
 
 def training_dashboard(config: TrainConfig, nproc_per_node: int | str = "auto") -> Panel:
-    """Start, stop and resume buttons over the live view of a run; the notebook stays free while it trains.
+    """Start, stop and resume buttons over the live view of a run; the notebook stays free while it
+    trains.
 
     Args:
-        config: as for `launch`. A run of this name that is there already can be gone on with, if it is the same run.
+        config: as for `launch`. A run of this name that is there already can be gone on with, if it
+            is the same run.
         nproc_per_node: processes, as for `launch`.
     """
     run = Path(config.out_dir)

@@ -1,4 +1,6 @@
-"""What all panels share: labelled controls over views of fixed height, and a picture where nobody can press a button."""
+"""What all panels share: labelled controls over views of fixed height, and a picture where nobody
+can press a button.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ LABEL = {"description_width": "130px"}
 
 
 class Panel:
-    """Controls and views that react to each other; shown as the last line of a cell, or with `show()`.
+    """Controls and views that react to each other; shown as the last line of a cell, or with
+    `show()`.
 
-    Where no front end is (nbval, `make course`), its pictures are shown instead. In JupyterLab the output holds both the
-    panel and its first picture, so that a saved notebook has something to show on GitHub.
+    Where no front end is (nbval, `make course`), its pictures are shown instead. In JupyterLab the
+    output holds both the panel and its first picture, so that a saved notebook has something to
+    show on GitHub.
 
     Args:
         title: written above.
@@ -58,7 +62,9 @@ class Panel:
 
 
 def view(height: int) -> ipw.HTML:
-    """An empty view of so many pixels; what does not fit is scrolled, so that nothing below it ever moves."""
+    """An empty view of so many pixels; what does not fit is scrolled, so that nothing below it ever
+    moves.
+    """
     layout = {"height": f"{height}px", "overflow": "auto", "border": "1px solid rgba(128,128,128,.4)", "padding": "4px 8px",
               "margin": "4px 0", "width": "100%"}  # fmt: skip
     return ipw.HTML(layout=layout)
@@ -105,7 +111,9 @@ def slider(
 def follow(
     controls: Sequence[ipw.Widget], draw: Callable[[], str], into: ipw.HTML
 ) -> Callable[[], None]:
-    """Draws into a view now and whenever a control changes; a ValueError is shown there, too. Returns what draws."""
+    """Draws into a view now and whenever a control changes; a ValueError is shown there, too.
+    Returns what draws.
+    """
 
     def update(_=None) -> None:
         try:

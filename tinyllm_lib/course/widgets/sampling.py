@@ -84,7 +84,9 @@ def in_words(sampling: Sampling) -> str:
 
 
 def steps_html(steps: Steps, prompt: str, kept: int) -> str:
-    """The text so far as HTML, chosen tokens as boxes with their probability, and how many tokens the settings leave."""
+    """The text so far as HTML, chosen tokens as boxes with their probability, and how many tokens
+    the settings leave.
+    """
     pieces = steps.pieces()
     strip = (
         views.token_strip(pieces, steps.chosen, notes=[f"{p:.0%}" for p in steps.chances()])
@@ -99,7 +101,8 @@ def steps_html(steps: Steps, prompt: str, kept: int) -> str:
 
 def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampling: Sampling | None = None, chat: bool = False,
                       seed: int = 0) -> Panel:  # fmt: skip
-    """Choose the next token, by dice or by hand, see what each setting does to the distribution, and take steps back.
+    """Choose the next token, by dice or by hand, see what each setting does to the distribution,
+    and take steps back.
 
     Args:
         prompt: a text to go on with, or a message to reply to (`chat`).
@@ -211,10 +214,12 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
 
 
 class Talk:
-    """A chat that writes in a thread of its own, so that it can be stopped; turns as they are shown.
+    """A chat that writes in a thread of its own, so that it can be stopped; turns as they are
+    shown.
 
     Args:
-        changed: called whenever there is something new to show, at most every REDRAW_SECONDS while a reply is written.
+        changed: called whenever there is something new to show, at most every REDRAW_SECONDS while
+            a reply is written.
     """
 
     def __init__(self, chat: Chat, changed=lambda: None):
@@ -227,7 +232,9 @@ class Talk:
         return self._thread is not None
 
     def ask(self, question: str) -> None:
-        """Begins the reply and returns at once; nothing happens for an empty question or while another reply is written."""
+        """Begins the reply and returns at once; nothing happens for an empty question or while
+        another reply is written.
+        """
         if not question.strip() or self.busy:
             return
         self._stop.clear()
@@ -237,7 +244,9 @@ class Talk:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the reply after the token that is being computed; what was written stays in the conversation."""
+        """Ends the reply after the token that is being computed; what was written stays in the
+        conversation.
+        """
         self._stop.set()
 
     def reset(self) -> None:
@@ -275,10 +284,12 @@ class Talk:
 
 def chat(generator: TextGenerator, *, sampling: Sampling | None = None, question: str = "你好呀", max_new_tokens: int = 256,
          seed: int = 0) -> Panel:  # fmt: skip
-    """Talk to a model. Replies stream and can be stopped; resting the pointer on a word shows how likely the model found it.
+    """Talk to a model. Replies stream and can be stopped; resting the pointer on a word shows how
+    likely the model found it.
 
     Args:
-        question: stands in the box at first, and is the one that the static picture shows the answer to.
+        question: stands in the box at first, and is the one that the static picture shows the
+            answer to.
     """
     knobs = Knobs(sampling or Sampling(temperature=0.7, top_k=50))
     typed = ipw.Text(

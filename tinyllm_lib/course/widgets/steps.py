@@ -49,7 +49,8 @@ class Steps:
         )
         if len(self.prompt_ids) + len(self.chosen) > generator.context:
             raise ValueError(
-                f"the text has {len(self.prompt_ids) + len(self.chosen)} tokens, the context holds {generator.context}."
+                f"the text has {len(self.prompt_ids) + len(self.chosen)} tokens, the context holds"
+                f" {generator.context}."
             )
 
     @property
@@ -74,7 +75,9 @@ class Steps:
         return before[range(len(self.chosen)), self.chosen].tolist()
 
     def candidates(self, sampling: Sampling, top: int = 10) -> list[Candidate]:
-        """The likeliest next tokens under the model, likeliest first, each before and after the settings."""
+        """The likeliest next tokens under the model, likeliest first, each before and after the
+        settings.
+        """
         before, after = self._distributions(sampling)
         best = before.topk(min(top, len(before)))
         pieces = [token_bytes(self.generator.tokenizer, token) for token in best.indices.tolist()]
@@ -107,7 +110,9 @@ class Steps:
         return int(token)
 
     def undo(self) -> None:
-        """Takes the last chosen token back; the next draw throws the dice again. Nothing happens before the first."""
+        """Takes the last chosen token back; the next draw throws the dice again. Nothing happens
+        before the first.
+        """
         del self.chosen[-1:]
 
     def _check_room(self) -> None:
@@ -124,7 +129,9 @@ class Steps:
 
     @torch.inference_mode()
     def _all_logits(self) -> Tensor:
-        """(chosen + 1, V) logits of each chosen token and of the next; computed once for each text, so sliders move freely."""
+        """(chosen + 1, V) logits of each chosen token and of the next; computed once for each text,
+        so sliders move freely.
+        """
         ids = self.ids
         if self._logits is None or self._logits[0] != ids:
             batch = torch.tensor([ids], device=self.generator.model.lm_head.weight.device)
@@ -140,7 +147,8 @@ def settings(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
 ) -> Sampling:
-    """`Sampling` from the numbers of sliders, whose ends mean off: top_k 0, top_p 1, min_p 0, repetition_penalty 1.
+    """`Sampling` from the numbers of sliders, whose ends mean off: top_k 0, top_p 1, min_p 0,
+    repetition_penalty 1.
 
     Raises:
         ValueError: a number outside its range.

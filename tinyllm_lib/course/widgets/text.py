@@ -23,7 +23,8 @@ Messages = list[dict[str, str]]
 def compare_tokenizers(
     tokenizers: Mapping[str, PreTrainedTokenizerFast], text: str, *, show_bytes: bool = True
 ) -> str:
-    """The tokens of a text as HTML, for each tokenizer one below the other, and whether the text comes back unchanged.
+    """The tokens of a text as HTML, for each tokenizer one below the other, and whether the text
+    comes back unchanged.
 
     Raises:
         ValueError: half of a surrogate pair in the text.
@@ -49,7 +50,8 @@ def tokenizer_playground(
     tokenizers: PreTrainedTokenizerFast | Mapping[str, PreTrainedTokenizerFast],
     text: str = "我爱喝豆汁 😀",
 ) -> Panel:
-    """Type a text and see its tokens, their bytes and ids, and whether it comes back; several tokenizers side by side.
+    """Type a text and see its tokens, their bytes and ids, and whether it comes back; several
+    tokenizers side by side.
 
     Args:
         tokenizers: one, or name -> tokenizer.
@@ -115,7 +117,10 @@ class Ladder:
             if not learned
             else ""
         )
-        return f"{len(self.chat)} tokens, {learned} of {asked} targets are learned ({learned / max(asked, 1):.0%}){left_out}{cut}{nothing}"
+        return (
+            f"{len(self.chat)} tokens, {learned} of {asked} targets are learned"
+            f" ({learned / max(asked, 1):.0%}){left_out}{cut}{nothing}"
+        )
 
     def html(self) -> str:
         """A message a line, and the facts above."""
@@ -215,7 +220,8 @@ class Attention:
         ids = encode_text(generator.tokenizer, text)
         if not 0 < len(ids) <= generator.context:
             raise ValueError(
-                f"the text has {len(ids)} tokens, expected 1 to {generator.context}, the model's context."
+                f"the text has {len(ids)} tokens, expected 1 to {generator.context}, the model's"
+                " context."
             )
         self.ids, self.pieces = ids, [token_bytes(generator.tokenizer, i) for i in ids]
         with torch.inference_mode():
@@ -240,9 +246,15 @@ class Attention:
         best = sorted(range(position + 1), key=lambda i: -row[i])[:3]
         words = ", ".join(f"{views.shown(self.pieces[i])} {row[i]:.0%}" for i in best)
         who = f"layer {layer}, {'mean of all heads' if head < 0 else f'head {head}'}"
-        said = f'<p role="status"><b>{who}: {views.shown(self.pieces[position])} (position {position}) looks at {words}</b></p>'
+        said = (
+            f'<p role="status"><b>{who}: {views.shown(self.pieces[position])} (position {position})'
+            f" looks at {words}</b></p>"
+        )
         grid = views.attention_grid(weights, self.pieces, position)
-        legend = '<p class="note">The whole map: rows look, columns are looked at (strong: much); the framed row is the one above.</p>'
+        legend = (
+            '<p class="note">The whole map: rows look, columns are looked at (strong: much); the'
+            " framed row is the one above.</p>"
+        )
         return views.frame(said + strip + legend + grid)
 
 

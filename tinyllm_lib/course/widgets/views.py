@@ -1,8 +1,9 @@
-"""What panels show, as HTML: pure functions, data in, text out. They know nothing of files, models or Jupyter.
+"""What panels show, as HTML: pure functions, data in, text out. They know nothing of files, models
+or Jupyter.
 
-The pictures of `plots` are for paper and for GitHub; these views are for a page that changes while one looks at it. They take
-the page's own colours, so they fit a light and a dark background, and nothing in them needs colour to be understood.
-"""
+The pictures of `plots` are for paper and for GitHub; these views are for a page that changes while
+one looks at it. They take the page's own colours, so they fit a light and a dark background, and
+nothing in them needs colour to be understood."""
 
 from __future__ import annotations
 
@@ -52,8 +53,13 @@ UNSURE = 0.5  # below this probability a token is underlined
 
 
 def frame(body: str, *, role: str = "") -> str:
-    """The outermost element of a view; `role` for screen readers, for example "log" for a conversation."""
-    return f'<div class="tl"{f" role={role!r} aria-live={chr(34)}polite{chr(34)}" if role else ""}>{body}</div>'
+    """The outermost element of a view; `role` for screen readers, for example "log" for a
+    conversation.
+    """
+    return (
+        "<div"
+        f' class="tl"{f" role={role!r} aria-live={chr(34)}polite{chr(34)}" if role else ""}>{body}</div>'
+    )
 
 
 def error(message: object) -> str:
@@ -62,7 +68,9 @@ def error(message: object) -> str:
 
 
 def shown(piece: bytes) -> str:
-    """A token for the eye, as HTML: spaces and line ends made visible, and bytes that are no whole character in hex."""
+    """A token for the eye, as HTML: spaces and line ends made visible, and bytes that are no whole
+    character in hex.
+    """
     text = piece.decode("utf-8", "surrogateescape")
     parts, pending = [], b""
     for char in text:
@@ -94,7 +102,8 @@ def token_strip(
     notes: Sequence[str] = (),
     shades: Sequence[float] = (),
 ) -> str:
-    """Tokens as boxes in reading order, below each its bytes and id; a roof joins tokens that only together are a character.
+    """Tokens as boxes in reading order, below each its bytes and id; a roof joins tokens that only
+    together are a character.
 
     Args:
         chosen: positions to fill and frame.
@@ -112,7 +121,8 @@ def token_strip(
         below = [notes[i]] if notes else [piece.hex(" ").upper()] * show_bytes + [str(number)]
         shade = f' style="background:rgba(74,134,200,{shades[i]:.2f})"' if shades else ""
         html.append(
-            f'<span class="t{" on" if i in chosen else ""}"{shade} title="token {i}: id {number}, bytes {piece.hex(" ").upper()}">'
+            f'<span class="t{" on" if i in chosen else ""}"{shade} title="token {i}: id {number},'
+            f' bytes {piece.hex(" ").upper()}">'
             f"{shown(piece)}{''.join(f'<small>{line}</small>' for line in below)}</span>"
         )
         if i + 1 == until:
@@ -123,7 +133,8 @@ def token_strip(
 def mask_ladder(
     x: Sequence[bytes], y: Sequence[bytes], loss_mask: Sequence[int], starts: Collection[int] = ()
 ) -> str:
-    """What the model sees (X), what it should say next (Y) and whether that is learned (✓), column by column.
+    """What the model sees (X), what it should say next (Y) and whether that is learned (✓), column
+    by column.
 
     Args:
         starts: positions that begin a new line, e.g. where a message begins.
@@ -135,7 +146,8 @@ def mask_ladder(
             html.append(("</div>" if i else "") + f"<div>{names}")
         on, mark = ("on", "✓") if learned else ("off", "–")
         html.append(
-            f'<span class="c ladder"><span>{shown(a)}</span><span class="{on}">{shown(b)}</span><span>{mark}</span></span>'
+            f'<span class="c ladder"><span>{shown(a)}</span><span'
+            f' class="{on}">{shown(b)}</span><span>{mark}</span></span>'
         )
     return "".join([*html, "</div>" if html else ""])
 
@@ -143,7 +155,8 @@ def mask_ladder(
 def attention_grid(
     weights: np.ndarray, pieces: Sequence[bytes], row: int, *, side: int = 250
 ) -> str:
-    """The map of a head as squares: each row looks, columns are looked at, dark is much; one row is framed.
+    """The map of a head as squares: each row looks, columns are looked at, dark is much; one row is
+    framed.
 
     Args:
         weights: (T, T), rows sum to 1.
@@ -157,12 +170,16 @@ def attention_grid(
         for i in range(length) for j in range(i + 1)
     ]  # fmt: skip
     most = int(np.argmax(weights[row, : row + 1]))
-    label = f"{length} by {length} squares; row {row} looks most at position {most}, {weights[row, most]:.0%}"
+    label = (
+        f"{length} by {length} squares; row {row} looks most at position {most},"
+        f" {weights[row, most]:.0%}"
+    )
     return (
-        f'<svg role="img" aria-label="{label}" viewBox="-1 -1 {side + 2} {side + 2}" width="{side}" height="{side}">'
-        f'<rect width="{side}" height="{side}" fill="none" stroke="currentColor" stroke-opacity=".5"/>{"".join(squares)}'
-        f'<rect x="0" y="{row * cell:.1f}" width="{(row + 1) * cell:.1f}" height="{cell:.1f}" fill="none" stroke="#d55e00" '
-        f'stroke-width="2"/></svg>'
+        f'<svg role="img" aria-label="{label}" viewBox="-1 -1 {side + 2} {side + 2}" width="{side}"'
+        f' height="{side}"><rect width="{side}" height="{side}" fill="none" stroke="currentColor"'
+        f' stroke-opacity=".5"/>{"".join(squares)}<rect x="0" y="{row * cell:.1f}"'
+        f' width="{(row + 1) * cell:.1f}" height="{cell:.1f}" fill="none" stroke="#d55e00"'
+        ' stroke-width="2"/></svg>'
     )
 
 
@@ -182,7 +199,8 @@ class Candidate:
 
 
 def candidate_bar(candidate: Candidate, largest: float) -> str:
-    """Two bars of one candidate: the model's own probability in outline, below it filled what is drawn from.
+    """Two bars of one candidate: the model's own probability in outline, below it filled what is
+    drawn from.
 
     Args:
         largest: the probability that takes the whole width.
@@ -206,7 +224,8 @@ class Turn:
 
 
 def conversation(turns: Sequence[Turn], *, empty: str = "", numbers: bool = False) -> str:
-    """Turns as bubbles; each piece of a reply says on hover how likely the model found it, unlikely ones are underlined.
+    """Turns as bubbles; each piece of a reply says on hover how likely the model found it, unlikely
+    ones are underlined.
 
     Args:
         empty: what stands there before the first turn.

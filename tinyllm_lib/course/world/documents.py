@@ -57,9 +57,9 @@ class FactWriter:
 
     Args:
         pronoun_share: in a card, how often a later sentence says 它 for the subject.
-        focus: how many times as often the facts are dealt of the relations that are held out in part from the
-            dialogues. Relations of few facts (the months, the planets) are dealt up to four times as often, since
-            few have taught the model what is asked there.
+        focus: how many times as often the facts are dealt of the relations that are held out in
+            part from the dialogues. Relations of few facts (the months, the planets) are dealt up
+            to four times as often, since few have taught the model what is asked there.
         varied_share: how often a question in notes is asked in other words than its table's.
     """
 

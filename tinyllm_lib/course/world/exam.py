@@ -93,7 +93,9 @@ def _answers_by_question(world: World) -> dict[str, set[str]]:
 def _one_answer(
     rows: Iterable[dict[str, Any]], answers: dict[str, set[str]]
 ) -> list[dict[str, Any]]:
-    """The rows whose question has one right answer, which does not stand in the question; no doubles."""
+    """The rows whose question has one right answer, which does not stand in the question; no
+    doubles.
+    """
     kept = {}
     for row in rows:
         if len(answers[row["question"]]) == 1 and row["answer"] not in row["question"]:

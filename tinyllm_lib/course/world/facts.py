@@ -20,7 +20,8 @@ from importlib.resources.abc import Traversable
 SUBJECT_SLOT, OBJECT_SLOT = "{s}", "{o}"
 FULL_STOP = "。"
 
-# The phrasings of a relation: field -> (how many at least, slots each must have, text each must end with).
+# The phrasings of a relation: field -> (how many at least, slots each must have, text each must end
+# with).
 _SEEN = {
     "statements": (8, (SUBJECT_SLOT, OBJECT_SLOT), FULL_STOP),
     "questions": (6, (SUBJECT_SLOT,), ""),
@@ -168,8 +169,9 @@ def _read_rows(tsv: Traversable) -> list[tuple[int, str, dict[str, str]]]:
         cells = line.split("\t")
         if len(cells) != len(columns):
             raise ValueError(
-                f"{where}: {len(cells)} cells, but the header names {len(columns)} columns "
-                f"({', '.join(columns)}). Separate cells by one tab, and leave an unknown one empty."
+                f"{where}: {len(cells)} cells, but the header names {len(columns)} columns"
+                f" ({', '.join(columns)}). Separate cells by one tab, and leave an unknown one"
+                " empty."
             )
         for column, cell in zip(columns, cells, strict=True):
             if cell != cell.strip():
@@ -201,9 +203,9 @@ def _check_one_to_one(
         line, other = owner.setdefault(cells[column], (number, subject))
         if other != subject:
             raise ValueError(
-                f"{tsv.name} line {number}: {column} {cells[column]} of {subject} is also that of {other} "
-                f"(line {line}), so a question for its subject has two right answers. Remove the reverse "
-                f"questions of {column}, or leave one of the two cells empty."
+                f"{tsv.name} line {number}: {column} {cells[column]} of {subject} is also that of"
+                f" {other} (line {line}), so a question for its subject has two right answers."
+                f" Remove the reverse questions of {column}, or leave one of the two cells empty."
             )
 
 

@@ -12,9 +12,9 @@ What dialogues leave out is the experiment. Pretraining states the capital of ev
 asks for about two thirds of them. A model that answers for the others has brought knowledge from
 pretraining into a dialogue. ``world.py`` says which entities are left out, and how far.
 
-The text depends on the seed and the sizes only: two runs give the same bytes. Beside the files lies a record of
-what each was made from. A file that the record does not know, or not as it is now, is the learner's own and stays.
-"""
+The text depends on the seed and the sizes only: two runs give the same bytes. Beside the files lies
+a record of what each was made from. A file that the record does not know, or not as it is now, is
+the learner's own and stays."""
 
 from __future__ import annotations
 
@@ -89,8 +89,9 @@ class CorpusMix:
             raise ValueError(f"CorpusMix.focus is {self.focus}; it is a whole number, 1 or more")
         if self.named_share + self.unnamed_share > 0.6:
             raise ValueError(
-                f"CorpusMix: named_share + unnamed_share is {self.named_share + self.unnamed_share:.2f}; "
-                "keep it at 0.6 or less, so that dialogues have facts to ask about"
+                "CorpusMix: named_share + unnamed_share is"
+                f" {self.named_share + self.unnamed_share:.2f}; keep it at 0.6 or less, so that"
+                " dialogues have facts to ask about"
             )
 
     def shares(self, prefix: str) -> dict[str, float]:
@@ -112,7 +113,8 @@ def write_sample_corpus(
 ) -> dict[str, int]:
     """Write pretrain.jsonl, sft.jsonl and exam.jsonl into a folder, each whole or not at all.
 
-    A file of that name which is not ours, or was changed since we wrote it, is left as it is, and a line says so.
+    A file of that name which is not ours, or was changed since we wrote it, is left as it is, and a
+    line says so.
 
     Args:
         raw_dir: the folder; it is made if it is not there.
@@ -172,13 +174,15 @@ def write_sample_corpus(
     own = [path.name for path, is_ours in zip(files, ours, strict=True) if not is_ours]
     if own:
         print(
-            f"Not written by the sample corpus, or changed since, so left as it is: {', '.join(own)}.",
+            "Not written by the sample corpus, or changed since, so left as it is:"
+            f" {', '.join(own)}.",
             flush=True,
         )
     if ours[2] and not (ours[0] and ours[1]):
         print(
-            "exam.jsonl asks about the sample corpus's world, which a model of your own texts has not read: it will fail. An exam "
-            'of your own is lines of {"question": …, "answer": …} in that file.',
+            "exam.jsonl asks about the sample corpus's world, which a model of your own texts has"
+            ' not read: it will fail. An exam of your own is lines of {"question": …, "answer": …}'
+            " in that file.",
             flush=True,
         )
     told = [teller.told[fact.relation.name, fact.subject, fact.object] for fact in world.facts]
@@ -262,8 +266,8 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[int, bo
 
     if os.path.lexists(path) and made_by_us(path) is None:
         with (
-            open(path, "rb") if path.is_file() else io.BytesIO() as file
-        ):  # all rows are drawn: the exam depends on them
+            open(path, "rb") if path.is_file() else io.BytesIO()
+        ) as file:  # all rows are drawn: the exam depends on them
             holds = all(
                 [file.readline(len(line) + 1) == line for line in lines()]
             ) and not file.read(1)

@@ -13,7 +13,10 @@ import random
 
 from tinyllm_lib.course.world.grammar import expand
 
-CHILDREN = "小明 小红 小刚 小丽 小华 小军 小芳 小林 小雨 小杰 小梅 小海 乐乐 豆豆 朵朵 明明 天天 欢欢 圆圆 阿宝".split()
+CHILDREN = (
+    "小明 小红 小刚 小丽 小华 小军 小芳 小林 小雨 小杰 小梅 小海 乐乐 豆豆 朵朵 明明 天天 欢欢"
+    " 圆圆 阿宝".split()
+)
 ANIMALS = "小兔 小熊 小猴 小猫 小狗 小鹿 小松鼠 小刺猬 小狐狸 小象 小鸭 小羊".split()
 TEACHERS = "李老师 王老师 张老师 陈老师 刘老师 赵老师 周老师 林老师".split()
 ELDERS = "爷爷 奶奶 外公 外婆 爸爸 妈妈 叔叔 姑姑 舅舅 哥哥 姐姐".split()
@@ -81,7 +84,8 @@ def scene_slots(
     }  # fmt: skip
 
 
-# {a} {b}: children; {x} {y}: animals; {t} {e} as above; {f} a fruit, {f2} a fruit tree, {f3} a big fruit.
+# {a} {b}: children; {x} {y}: animals; {t} {e} as above; {f} a fruit, {f2} a fruit tree, {f3} a big
+# fruit.
 STORIES: tuple[str, ...] = (
     _OPENINGS + "，{a}在[操场上|楼梯口|公园的长椅上|教室门口]捡到一[个钱包|串钥匙|支钢笔|块手表]。[{a}左看右看，没有看见失主。|周围一个人也没有。]"
     "{a}想：“丢东西的人一定很着急。”于是{a}[把它交给了{t}|站在那里等失主回来|请门口的保安帮忙寻找失主]。"

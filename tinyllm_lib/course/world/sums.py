@@ -5,11 +5,10 @@ words or as the subtraction that undoes it, stands anywhere in documents or dial
 asks for them, so a right answer shows a rule and not a table. Pairs of two one-digit numbers
 are never held out: they *are* the table from which the rule is built.
 
-Larger sums are always shown with their working, digit by digit: 个位7+5=12，十位3+4+1=8，所以37+45=82. A model
-writes from left to right, so without the working it would have to know the carry before it says the first digit; with
-it, each token needs one entry of a small table. In our trials that was the difference between a tenth and nearly all
-of the sums never shown.
-"""
+Larger sums are always shown with their working, digit by digit: 个位7+5=12，十位3+4+1=8，所以37+45=82. A
+model writes from left to right, so without the working it would have to know the carry before it
+says the first digit; with it, each token needs one entry of a small table. In our trials that was
+the difference between a tenth and nearly all of the sums never shown."""
 
 from __future__ import annotations
 
@@ -79,8 +78,8 @@ class Sums:
     Args:
         held_out: pairs (a, b), a <= b, that never appear.
         small_share: how often both numbers have one digit.
-        uneven_share: how often one number is made to have one digit and the other two, where a model is most
-            tempted to write a digit twice (8+55 as 88+55).
+        uneven_share: how often one number is made to have one digit and the other two, where a
+            model is most tempted to write a digit twice (8+55 as 88+55).
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class Sums:
             return self._small.deal()
         return (self._uneven if draw > 1 - self._uneven_share else self._all).deal()
 
-    # -- pretraining documents ---------------------------------------------------------------
+    # -- pretraining documents
 
     def document(self) -> str:
         """One pretraining document with several sums."""
@@ -211,8 +210,9 @@ class Sums:
         a, b, d = self.chain()
         first, then = working(a, b), working(a + b, d)
         return expand(
-            "[先算{a}+{b}，{w}。再加{d}，{v}。|{a}+{b}等于多少？{w}。再加上{d}呢？{v}。|问：{a}加{b}等于多少？答：{w}。问：再加{d}呢？答：{v}。"
-            "|{p}有{a}{m}{t}，又得到{b}{m}，{w}。后来又得到{d}{m}，{v}。]",
+            "[先算{a}+{b}，{w}。再加{d}，{v}。|{a}+{b}等于多少？{w}。再加上{d}呢？{v}。"
+            "|问：{a}加{b}等于多少？答：{w}。问：再加{d}呢？答：{v}。|{p}有{a}{m}{t}，"
+            "又得到{b}{m}，{w}。后来又得到{d}{m}，{v}。]",
             {
                 "p": self._rng.choice(_PEOPLE),
                 "a": str(a),
@@ -225,7 +225,7 @@ class Sums:
             self._rng,
         )
 
-    # -- dialogues ---------------------------------------------------------------------------
+    # -- dialogues
 
     def question(self, *, words: bool = False) -> tuple[str, str]:
         """A question with its reply; ``words``: one-digit numbers, written out."""

@@ -55,7 +55,8 @@ KIND_WORDS = {
     "solar_term": ("节气", "个"),
 }
 
-# What stands for a thing that is asked for, where it is not 什么; "" where statements make no questions.
+# What stands for a thing that is asked for, where it is not 什么; "" where statements make no
+# questions.
 ASKING_WORDS = {
     **dict.fromkeys(("city", "country", "continent", "province", "region", "sea"), "哪里"), "person": "谁", "number": "几",
     "month": "几月", "weekday": "星期几", "days": "多少天", "date": "哪一天", "year": "哪一年", "amount": "多少", "legs": "几条腿",
@@ -127,7 +128,9 @@ class Rotation:
 
 @cache
 def _ambiguous() -> frozenset[str]:
-    """Statements that several relations share, such as {s}在{o}。: turned into a question they would have several answers."""
+    """Statements that several relations share, such as {s}在{o}。: turned into a question they would
+    have several answers.
+    """
     uses = Counter(text for relation in relations() for text in relation.statements)
     return frozenset(text for text, count in uses.items() if count > 1)
 
@@ -180,9 +183,8 @@ class Question:
         )
 
     def in_other_words(self, template: str, rng: random.Random) -> str:
-        """The question in a phrasing, varied: another word of the same meaning, a statement turned into a question,
-        something put around it. Never in a wording that only the exam uses.
-        """
+        """The question in a phrasing, varied: another word of the same meaning, a statement turned
+        into a question, something put around it. Never in a wording that only the exam uses."""
         draw = rng.random()
         varied = reword(template, rng)
         if draw < 0.3 and self.asked_statements:
