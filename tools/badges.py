@@ -5,7 +5,8 @@ the course there.
 
 For whoever publishes a copy of this repository: the address is not known before. Run again, it
 replaces what it has written. Binder builds its machine from environment.yml; Colab needs the
-install cell, which does nothing where the course is installed."""
+install cell, which does nothing where the course is installed.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ exam's results spread.
 
 Same corpus and exam, other first weights and data order. Seed 0 is the course's own run where `make
 course` has made it; each other takes about 7 minutes at the laptop profile on two idle cores.
-Writes figures/data/seeds.json and prints the table that README and notebook 06 show."""
+Writes figures/data/seeds.json and prints the table that README and notebook 06 show.
+"""
 
 import argparse
 import platform

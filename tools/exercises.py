@@ -6,7 +6,8 @@ tinyllm_lib/exercises/.
 In a notebook the cells whose id begins with "ex-" are this tool's, and what is changed there by
 hand is lost; the heading before them and the text after them are the author's. Solutions that have
 changed are run at the ci profile, so that they are stored with what they print; one that is not
-right is not stored."""
+right is not stored.
+"""
 
 from __future__ import annotations
 

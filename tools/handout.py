@@ -5,7 +5,8 @@ checkpoint of both runs.
 
 Run it where `make course` has run. The class unpacks the file in the folder of its clone; every
 notebook then finds what the ones before it make, and the cells that train say within seconds that
-the run is finished. TINYLLM_PROFILE chooses the profile, as everywhere."""
+the run is finished. TINYLLM_PROFILE chooses the profile, as everywhere.
+"""
 
 import sys
 import zipfile

@@ -4,7 +4,8 @@
 
 No cell is tagged by hand. A heading begins a slide, a question to guess at ends one, and what would
 not fit goes on below (the arrow down). Stored outputs are shown; nothing is run. Of the exercises
-the tasks are shown, without hints and stubs."""
+the tasks are shown, without hints and stubs.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@
     python tools/store_outputs.py
 
 Takes the copies in workspace/laptop/executed/, refuses one whose code differs from the notebook,
-and leaves out what would make every run a diff: times, widget state, the kernel's version."""
+and leaves out what would make every run a diff: times, widget state, the kernel's version.
+"""
 
 import base64
 import json

@@ -5,7 +5,8 @@ this.
 
 Sphinx reads README, docs, the notebooks with their stored outputs (nothing is run) and the
 solutions. This file is its extension, too: formulas as MathML, and a search that finds Chinese,
-where no space tells words apart."""
+where no space tells words apart.
+"""
 
 from __future__ import annotations
 

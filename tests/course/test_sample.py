@@ -250,7 +250,10 @@ def test_greeting_replies_hold_their_answer():
 @pytest.mark.parametrize("table", [stories.SCENES, stories.STORIES, stories.DESCRIPTIONS])
 def test_every_template_expands(table):
     rng = random.Random(0)
-    slots = {name: name for name in "a b b2 x y t e f f2 f3 q1 a1 q2 a2".split()}
+    slots = {
+        name: name
+        for name in ["a", "b", "b2", "x", "y", "t", "e", "f", "f2", "f3", "q1", "a1", "q2", "a2"]
+    }
     for template in table:
         assert template.count("[") == template.count("]") and template.count("{") == template.count(
             "}"
@@ -384,7 +387,20 @@ def test_wordings_that_only_the_exam_uses_are_never_made_by_variation(world):
 
 
 def test_lists_of_what_follows_keep_the_order(laptop):
-    months = "一月 二月 三月 四月 五月 六月 七月 八月 九月 十月 十一月 十二月".split()
+    months = [
+        "一月",
+        "二月",
+        "三月",
+        "四月",
+        "五月",
+        "六月",
+        "七月",
+        "八月",
+        "九月",
+        "十月",
+        "十一月",
+        "十二月",
+    ]
     runs = [
         text
         for text in laptop.texts

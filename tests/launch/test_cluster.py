@@ -219,7 +219,7 @@ def test_a_slurm_job_that_is_told_to_end_saves(sbatch, tiny_config, tmp_path, nu
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(
         lambda: (
-            metrics.is_file() and metrics.read_bytes().count(b"\n") > 3 or job.poll() is not None
+            (metrics.is_file() and metrics.read_bytes().count(b"\n") > 3) or job.poll() is not None
         ),
         "some steps",
     )

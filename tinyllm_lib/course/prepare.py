@@ -7,7 +7,8 @@ profile wants them; a model that takes minutes is replaced by a very small one u
 
 Each of them has a record of what it was made from (`tinyllm_lib.provenance`). Only what is missing
 is made, only what we made is made again, when what it was made from has changed, and a line says
-so. What a learner put there is never replaced."""
+so. What a learner put there is never replaced.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
     python -m tinyllm_lib.course [--from 05]
 
 `make course` calls this. Sizes follow TINYLLM_PROFILE. Each notebook prints one line with its
-minutes; its executed copy is kept as .ipynb and .html under workspace/<profile>/executed/."""
+minutes; its executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
+"""
 
 import argparse
 import asyncio

@@ -1,5 +1,6 @@
 """What this process may use of the machine, which is often less than what is built in or asked for:
-cores, memory, room on a disk, a home directory, a console that shows Chinese."""
+cores, memory, room on a disk, a home directory, a console that shows Chinese.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def ensure_home() -> None:
 
 def utf8_output() -> None:
     """For a `main()`: what goes to a file or another program is UTF-8, whatever the locale; a
-    terminal keeps its own, and shows "?" for what it does not have."""
+    terminal keeps its own, and shows "?" for what it does not have.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not one that a test or a notebook has put in its place
             stream.reconfigure(

@@ -4,7 +4,8 @@
 
 Whoever makes one of them writes `made_from` with it: names, and for each a fingerprint or a
 setting. Whoever uses it compares that record with what lies there now (`differences`), and says
-what differs instead of using it in silence."""
+what differs instead of using it in silence.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def sign(files: Iterable[str | Path], made_from: Mapping) -> None:
 def made_by_us(path: str | Path) -> dict | None:
     """What we made a file from, or all files of a folder. None: there is none, or it is not as we
     left it. What is there and not as we left it is the learner's own, and nothing may replace
-    it."""
+    it.
+    """
     path = Path(path)
     if path.is_dir():
         names = {file.name for file in path.iterdir() if not file.name.startswith(".")} | set(

@@ -4,7 +4,8 @@ neither.
 `read_texts` and `read_dialogues` are one loop with two parsers. Memory stays the same however large
 the file is, except for the table of hashes that finds duplicates: 12 to 24 bytes for each different
 document, and half as much again while it grows (13 million documents: 270 MB). `deduplicate=False`
-does without it."""
+does without it.
+"""
 
 import json
 import os
@@ -202,7 +203,8 @@ def split_text(text: str, max_chars: int = 512) -> list[str]:
     much is lost in training: each chunk is a document of its own, so the model never sees a
     sentence after what led to it, learns that texts begin in the middle, and that they end after
     `max_chars` characters. A sentence longer than `max_chars` is cut anywhere, perhaps inside a
-    word or an emoji of several code points. Token shards with `PackedDataset` need no cutting."""
+    word or an emoji of several code points. Token shards with `PackedDataset` need no cutting.
+    """
     if max_chars < 1:
         raise ValueError(f"max_chars is {max_chars}, expected 1 or more")
     chunks: list[str] = []

@@ -4,7 +4,8 @@ of these.
 A file is decompressed as it is read, never unpacked to disk and never held. Two things can go wrong
 on the way, and neither is passed over: a line too long to hold, and an archive that ends early or
 is damaged. Both come as a `Line` with a `problem`, after every good line before them. A file that
-changes meanwhile is an error."""
+changes meanwhile is an error.
+"""
 
 import bz2
 import gzip
@@ -188,7 +189,8 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     """Decompressed bytes up to the last good one, then `_Damaged` if the stream is broken there.
 
     `read1` returns what it has, where `read` would lose up to a chunk at the break. rapidgzip's
-    `read1` loses it too, but can go back and take single bytes."""
+    `read1` loses it too, but can go back and take single bytes.
+    """
     size, position = CHUNK, 0
     while True:
         try:
@@ -305,7 +307,8 @@ def _member_chunks(size: int, feed: _Feed) -> Iterator[bytes]:
     """The content of a member whose header `tarfile` has just read.
 
     Not `tar.extractfile`: at a break it throws away the last piece, up to a whole chunk of good
-    documents."""
+    documents.
+    """
     while size:
         chunk = feed.read(min(CHUNK, size))
         if not chunk:

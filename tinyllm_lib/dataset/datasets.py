@@ -3,7 +3,8 @@ whether to learn it.
 
 `PretrainDataset` and `SFTDataset` are the padded view that a learner looks at: one sample a row,
 filled up to `max_length`. `PackedDataset` is what trains: several documents share a row, nothing
-(or next to nothing) is padding."""
+(or next to nothing) is padding.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +36,12 @@ from tinyllm_lib.tokenizer import (
 def shift_and_pad(
     ids: Sequence[int], mask: Sequence[int], max_length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """ids and mask of one sample -> X, Y, loss_mask, each int64 (max_length-1,), padded with
+    """Ids and mask of one sample -> X, Y, loss_mask, each int64 (max_length-1,), padded with
     `PAD_ID`, mask 0 there.
 
     The padding is masked by its position, not by its id, so `<|im_end|>` stays in the loss and the
-    model learns to stop."""
+    model learns to stop.
+    """
     ids = torch.tensor([*ids[:max_length], *[PAD_ID] * (max_length - len(ids))], dtype=torch.int64)
     mask = torch.tensor([*mask[:max_length], *[0] * (max_length - len(mask))], dtype=torch.int64)
     return ids[:-1], ids[1:], mask[1:]

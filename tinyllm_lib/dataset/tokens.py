@@ -8,7 +8,8 @@ tokenizer.
 A folder is finished when it has a `manifest.json`, which is written last. A stopped run goes on
 after its last whole shard; a file that exists is whole, for each is written under another name and
 renamed. Memory is that of two batches, however large the corpus and the shards are; a batch is a
-million characters, or one document that is longer."""
+million characters, or one document that is longer.
+"""
 
 from __future__ import annotations
 
@@ -325,7 +326,8 @@ def _encoded(
 ) -> Iterator[tuple[Encoded, int]]:
     """(batch, number of items up to its end), from item `done` on. One batch is encoded while the
     one before it is written and the next one is read; the tokenizer works on all cores and leaves
-    Python free."""
+    Python free.
+    """
     stream, waiting = islice(iter(items), done, None), None
     with ThreadPoolExecutor(1) as pool:
         while batch := _next_batch(stream):

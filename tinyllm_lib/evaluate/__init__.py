@@ -29,8 +29,8 @@ from tinyllm_lib.evaluate.exam import (
 )
 
 __all__ = [
-    "Answer",
     "CLASS_MEANING",
+    "Answer",
     "ExamResult",
     "bits_per_byte",
     "compare_exams",

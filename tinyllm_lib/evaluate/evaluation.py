@@ -287,7 +287,7 @@ def _spread(rows: Sequence[dict], limit: int | None) -> list[tuple[int, dict]]:
 
 def kind_of_run(folder: Path | None) -> str:
     """ "base" if the run's token shards were made of documents, else "chat"."""
-    data = Path(folder and run_config(run_folder(folder)).get("data_path") or "-")
+    data = Path((folder and run_config(run_folder(folder)).get("data_path")) or "-")
     manifest = data / "train" / "manifest.json"
     if manifest.is_file():
         return "base" if read_json(manifest)["kind"] == "pretrain" else "chat"

@@ -2,7 +2,8 @@
 
 An exam is a file of questions with one right answer each; `evaluate.run_exam` asks them. A result
 knows its classes, their shares and its wrong answers, is saved as `exam.json`, and can be compared
-with another."""
+with another.
+"""
 
 from __future__ import annotations
 
@@ -197,7 +198,8 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     (Wilson 1927).
 
     Unlike share ± z·sqrt(share·(1-share)/total) it stays within 0 to 1 and is honest near both
-    ends."""
+    ends.
+    """
     if not total:
         return 0.0, 1.0
     share, zz = right / total, z * z / total

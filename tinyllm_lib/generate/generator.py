@@ -63,7 +63,8 @@ class TextStream:
 
     A Chinese character has three bytes, which may lie in three tokens: bytes wait here until their
     character is whole. Bytes that never form a character, special tokens, and ids of the model that
-    no token has, give no text."""
+    no token has, give no text.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()):
         if isinstance(stop, str) or "" in stop:

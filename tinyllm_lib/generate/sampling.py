@@ -1,7 +1,8 @@
 """From logits to tokens: the filters, and the loop that extends a batch of prompts.
 
 Each filter takes logits (B, V) and gives logits (B, V) where what it forbids is -inf. They are
-applied in the order in which they stand in this file, which is also that of transformers."""
+applied in the order in which they stand in this file, which is also that of transformers.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +143,8 @@ class Sampling:
         rate, and the first one is chosen: token i with probability p_i. Where rounding differs
         (another batch, no cache), a token at the edge of a filter may come or go; here that matters
         only if this very token is chosen. On the usual way, looking a number up among summed
-        probabilities, it would shift all tokens behind it."""
+        probabilities, it would shift all tokens behind it.
+        """
         if self.temperature == 0:
             if self.repetition_penalty != 1:
                 logits = penalise_repetition(logits, texts, self.repetition_penalty)
@@ -361,7 +363,8 @@ class _Reader:
 
     Texts are padded on the left, so that the newest token of every row stands in the last column;
     padding is masked out and positions count from each text's first token in view. Rows that ended
-    leave the batch."""
+    leave the batch.
+    """
 
     def __init__(
         self,
@@ -452,7 +455,8 @@ class _StaticStep:
     One token of a small model needs some hundred short kernels, and starting them one by one from
     Python takes longer than they run; a CUDA graph starts them together. The cache is read at its
     full capacity, and `seen` masks what is not filled yet. Where there is no GPU the step is
-    computed like any other, with the same result."""
+    computed like any other, with the same result.
+    """
 
     def __init__(self, model: Transformer, cache: KVCache, padding: Tensor, real: Tensor):
         self.model, self.cache = model, cache

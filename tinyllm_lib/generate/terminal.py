@@ -5,7 +5,8 @@
     … generate RUN --json < questions.txt            a conversation from a pipe, one JSON object a reply
 
 Only replies go to standard output. Notes and errors go to standard error; the exit code is 0, 2
-after an error in what was asked for, 130 after Ctrl-C."""
+after an error in what was asked for, 130 after Ctrl-C.
+"""
 
 from __future__ import annotations
 

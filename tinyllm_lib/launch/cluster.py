@@ -5,7 +5,8 @@ Code, data and run folder lie on a file system that all machines share. torchrun
 machine, meet at `rdzv_endpoint` and start the trainer's processes; when one machine is lost, the
 others wait until the same command is given there again (ten minutes at most), and all go on from
 the last checkpoint. The machine of `rdzv_endpoint` is the meeting point itself: when that one is
-lost, the run ends everywhere and the same commands start it again."""
+lost, the run ends everywhere and the same commands start it again.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def train_arguments(config: TrainConfig) -> list[str]:
 def meeting_arguments(
     config: TrainConfig, nproc: int, nnodes: int, rdzv_endpoint: str | None, rdzv_id: str | None
 ) -> list[str]:
-    """torchrun's arguments on each of `nnodes` machines, from the place where they meet to the
+    """Torchrun's arguments on each of `nnodes` machines, from the place where they meet to the
     trainer's options.
 
     Raises:

@@ -4,7 +4,8 @@
 `launch_function(fn)` does the same with a function. The kernel is never forked and never touches
 the GPU, so the same cell works with one CPU and with eight GPUs. A run is shown from its files
 (`tinyllm_lib.live`), so `watch(run)` shows the same later; how it gets to more machines than one is
-in `tinyllm_lib.cluster`."""
+in `tinyllm_lib.cluster`.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 `launch` shows a run with it while it goes on; `watch(run)` shows the same from another notebook,
 after a closed tab or a restarted kernel. In a notebook the view is HTML; elsewhere it is one line
-of text for each line of metrics."""
+of text for each line of metrics.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ a scratch folder:
 Run as a module it is our torchrun (`python -m torch.distributed.run` that obeys its arguments
 alone, and ends when its starter is gone) or the worker of `launch_function`: that joins the process
 group, calls the learner's function and, on rank 0, writes the result. Nothing but the standard
-library is imported before it is needed, so workers start quickly."""
+library is imported before it is needed, so workers start quickly.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +164,8 @@ class Torchrun:
         told to end them.
 
         A second Ctrl-C ends the patience. Killing torchrun outright comes last; the workers notice
-        and leave."""
+        and leave.
+        """
         with suppress(OSError):
             (self.scratch / "stop").touch()
         if not self._has("started"):  # no worker is there yet to hear it
@@ -266,7 +268,8 @@ def run_agent(arguments: list[str]) -> None:
 
     Workers notice by themselves, and with the last of them torchrun ends. Only an agent that has
     none, because it waits for other machines, would stay until its time is over, and hold the port
-    where they meet."""
+    where they meet.
+    """
     nnodes, nproc, endpoint = (
         arguments[arguments.index(f"--{name}") + 1]
         for name in ("nnodes", "nproc_per_node", "rdzv_endpoint")
@@ -274,7 +277,7 @@ def run_agent(arguments: list[str]) -> None:
     for name in [
         name
         for name in os.environ
-        if FOREIGN.fullmatch(name) or nnodes == "1" and name in OF_A_NETWORK
+        if FOREIGN.fullmatch(name) or (nnodes == "1" and name in OF_A_NETWORK)
     ]:
         del os.environ[name]
     if nnodes == "1" and (

@@ -66,11 +66,11 @@ from tinyllm_lib.model.transformer import (
 )
 
 __all__ = [
-    "Batch",
     "INDEX",
+    "STEP_FOLDER",
+    "Batch",
     "KVCache",
     "ModelConfig",
-    "STEP_FOLDER",
     "Transformer",
     "apply_rope",
     "attention_mask",

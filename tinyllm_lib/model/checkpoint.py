@@ -6,7 +6,8 @@
         checkpoint.json                                       step, and a checksum of every other file
 
 A checkpoint is written under a temporary name and renamed, so a folder called step_… is whole or
-damaged from outside, and the checksums tell."""
+damaged from outside, and the checksums tell.
+"""
 
 from __future__ import annotations
 

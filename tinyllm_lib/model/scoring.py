@@ -2,7 +2,8 @@
 bits per byte of text.
 
 This is the one place where bits per byte are computed; the trainer's validation and
-`evaluate.bits_per_byte` only bring the batches."""
+`evaluate.bits_per_byte` only bring the batches.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ logits (B, T, V)
 
 Shapes in comments: B batch, T positions, S keys (cached + new), D dim, H heads, K key/value heads,
 d numbers a head, V vocab. Parameter names are those of transformers' `LlamaForCausalLM`, so that a
-saved folder is an ordinary Hugging Face model."""
+saved folder is an ordinary Hugging Face model.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Llama3Rope:
 
     Pairs that turn more than `high_freq_factor` times within the original context stay, those that
     turn less than `low_freq_factor` times are slowed, and between the two the one passes into the
-    other."""
+    other.
+    """
 
     factor: float
     low_freq_factor: float
@@ -54,7 +56,8 @@ class ModelConfig:
 
     `hidden_dim` is the width of the SwiGLU: two thirds of 4*dim, rounded up to a multiple of 64,
     unless it is given. `head_dim` is dim/n_heads, unless it is given. (`dataclasses.replace` keeps
-    both; 0 has them worked out anew.)"""
+    both; 0 has them worked out anew.)
+    """
 
     dim: int = 1024
     n_layers: int = 18
@@ -213,7 +216,7 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 def rope_angles(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin of position x frequency, each (max_seq_len, head_dim/2)."""
+    """Cos and sin of position x frequency, each (max_seq_len, head_dim/2)."""
     frequencies, share = rope_frequencies(config)
     angles = torch.outer(torch.arange(config.max_seq_len).float(), frequencies * share)
     return angles.cos(), angles.sin()
@@ -277,7 +280,7 @@ class Attention(nn.Module):
     def queries_keys_values(
         self, x: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, D) -> rotated q (B, H, T, d), rotated k and plain v (B, K, T, d)."""
+        """X (B, T, D) -> rotated q (B, H, T, d), rotated k and plain v (B, K, T, d)."""
         B, T, _ = x.shape
         q, k, v = (
             proj(x).view(B, T, -1, self.head_dim)
@@ -367,7 +370,8 @@ class Transformer(nn.Module):
 
     Weights start at std 0.02; the two projections that write into the residual stream (`o_proj`,
     `down_proj`) start at 0.02/sqrt(2*layers), so that the sum of all layers has the same size
-    whatever the depth (GPT-2)."""
+    whatever the depth (GPT-2).
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -675,7 +679,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """x (N, D), weight (V, D), targets (N,), weights (N,) -> scalar, in fp32."""
+        """X (N, D), weight (V, D), targets (N,), weights (N,) -> scalar, in fp32."""
         matrix = weight.to(x.dtype)
         total = torch.zeros((), device=x.device, dtype=torch.float32)
         need = any(ctx.needs_input_grad)

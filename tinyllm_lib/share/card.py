@@ -1,7 +1,8 @@
 """A run -> a model card, and both on a hub.
 
 Everything in the card is read from what the run left: configs, token manifests, metrics, exam. What
-is not there is said to be missing; nothing is filled in. Paths of this machine stay out."""
+is not there is said to be missing; nothing is filled in. Paths of this machine stay out.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@
 
 RUN is a run or checkpoint folder, or a run's name in the workspace. For transformers nothing is
 converted: a checkpoint folder is what it loads. The work is done in `old_layout`, `gguf_file`,
-`model_card` and `serve`."""
+`model_card` and `serve`.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Ollama's Modelfile beside it.
 Two things need care. llama.cpp rotates adjacent pairs, so the rows of the query and key matrices
 change places. And it cuts text into words by rules of its own, which have names: ours is the one
 called `gpt-2`. A tokenizer that no name fits is refused, for with other ids the model would read
-another text than the one written."""
+another text than the one written.
+"""
 
 from __future__ import annotations
 

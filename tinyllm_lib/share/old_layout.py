@@ -3,7 +3,8 @@
 The earlier scripts named their tensors as llama2.c does and rotated **adjacent** pairs of numbers,
 (0, 1), (2, 3), … of each head. This library, as transformers does, rotates number i with number i +
 d/2. Both are the same model: only the order of the rows of `wq` and `wk` differs, so importing
-moves rows about and changes no number."""
+moves rows about and changes no number.
+"""
 
 from __future__ import annotations
 

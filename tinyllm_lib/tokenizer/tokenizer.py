@@ -10,7 +10,8 @@ unchanged. Two decisions are special to this project:
   never learned cannot happen later: the saved tokenizer needs no cutting rule of its own, and stays
   an ordinary GPT-2-style one that other programs can run.
 * **Text never becomes a special token.** `encode_text` reads `<|im_end|>` in a document as ten
-ordinary characters."""
+ordinary characters.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,8 @@ def count_pieces(
     rarest of them are cut in two, again and again, which costs next to nothing (verse, 45 MB,
     400,000 instead of 2 million pieces: a sixth of the memory, 0.1% more tokens). Where there are
     fewer, training learns what it would learn from the texts themselves, for pieces are all it
-    looks at."""
+    looks at.
+    """
     pattern = regex.compile(f"({words or '(?!)'})", regex.V1)  # (?!) is found nowhere
     if pattern.groups > 1:
         raise ValueError(

@@ -142,7 +142,9 @@ class TrainConfig:
                     f"{f.name} must be {named}{f.metadata['word'] and f' or {word!r}'}, is"
                     f" {value!r}"
                 )
-            elif kind in (int, float) and not (value > 0 or value == 0 and needed != "be positive"):
+            elif kind in (int, float) and not (
+                value > 0 or (value == 0 and needed != "be positive")
+            ):
                 problems.append(f"{f.name} must {needed}, is {value}")
         if problems:
             raise ValueError("TrainConfig: " + "; ".join(problems) + ".")

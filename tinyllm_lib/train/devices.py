@@ -86,7 +86,8 @@ class Processes:
 def _place_in_environment() -> dict[str, int]:
     """The numbers of `ALONE` as a launcher has set them. Only where it says all that is needed to
     meet: a WORLD_SIZE that is left over from elsewhere would let a process wait for others that
-    nobody has started."""
+    nobody has started.
+    """
     found = {
         name: int(value)
         for name in (*ALONE, "MASTER_PORT")
@@ -168,7 +169,8 @@ def bf16_speedup(positions: int, inputs: int, outputs: int) -> tuple[float, int]
     that it was tried with.
 
     From one position up, as far as `BF16_SECONDS` reach: where bf16 is emulated a whole batch may
-    take a minute."""
+    take a minute.
+    """
     end, tried, fp32, bf16 = time.perf_counter() + BF16_SECONDS, 1, math.inf, math.inf
     weight = torch.ones(outputs, inputs, requires_grad=True)
     while True:

@@ -24,7 +24,8 @@ def train_memory(config: TrainConfig, vocab_size: int, gpus: int = 1) -> dict[st
 
     The activations are what autograd keeps of every token and layer: the inputs of norms and
     matrices, queries, keys, values, the halves of SwiGLU. The logits are not among them, `HeadLoss`
-    never has all of them at once. grad_accumulation_steps="auto" counts as 1."""
+    never has all of them at once. grad_accumulation_steps="auto" counts as 1.
+    """
     shape = ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, vocab_size)
     with torch.device("meta"):
         model = Transformer(shape)

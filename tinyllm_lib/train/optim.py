@@ -4,7 +4,8 @@ The update is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` (a test
 together). Ours exists because torch's orthogonalises in bfloat16 on every device, which on a CPU
 without bf16 units is about 50 times slower than fp32 (256 x 256, two cores: 275 ms against 5 ms),
 and one matrix after the other in every process, where ours takes all of one shape at once and
-shares them out."""
+shares them out.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum whose update is orthogonalised, scaled to the size of an AdamW
-    step (Liu et al. 2025), so that both share one learning rate and one weight decay."""
+    step (Liu et al. 2025), so that both share one learning rate and one weight decay.
+    """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -84,7 +86,8 @@ def make_optimizers(
     model: nn.Module, kind: str, learning_rate: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """`adamw`: one AdamW (0.9/0.95, decay on matrices only). `muon`: Muon for the matrices inside
-    the blocks, AdamW for embedding, head and norms."""
+    the blocks, AdamW for embedding, head and norms.
+    """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     hidden = [p for n, p in named if kind == "muon" and p.dim() == 2 and ".layers." in n]
     rest = [(n, p) for n, p in named if not any(p is h for h in hidden)]

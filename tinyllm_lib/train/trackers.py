@@ -4,7 +4,8 @@ Biases as well.
 None is needed. Each is a few lines over its own library, which is imported only when asked for.
 Keys and modes come from the environment alone, under the library's own names (SWANLAB_API_KEY,
 SWANLAB_MODE=offline, WANDB_API_KEY, WANDB_MODE=offline), never from a config that is saved with the
-run."""
+run.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ Two rules make the result independent of how the work is cut up:
   supervised tokens divided by their number, counted over all micro-batches and processes before the
   first backward pass.
 * **The order of the data is a function of (seed, step).** `batch_size` counts the rows of one step
-over all processes."""
+over all processes.
+"""
 
 from __future__ import annotations
 
@@ -277,7 +278,7 @@ class Trainer:
         return torch.compile(self.model.nats) if pays else self.model.nats
 
     def _sample_writer(self):
-        """prompt -> text, by the model as it stands: a reply where the run learns dialogues, else
+        """Prompt -> text, by the model as it stands: a reply where the run learns dialogues, else
         how the text goes on.
 
         Raises:
@@ -397,7 +398,7 @@ class Trainer:
         if not self.run.exists():
             return
         source = self.config.init_from and Path(self.config.init_from).resolve()
-        if weight_files(self.run) or source and source.is_relative_to(self.run.resolve()):
+        if weight_files(self.run) or (source and source.is_relative_to(self.run.resolve())):
             raise ValueError(
                 f"out_dir {self.run} holds the model to start from, or another one; a new run would"
                 " begin by moving it away: choose another out_dir."
@@ -475,7 +476,8 @@ class Trainer:
         clipping.
 
         Nothing here waits for the device: a loss that is no number is noted there, and read at the
-        next line of the log."""
+        next line of the log.
+        """
         norm = self.gradients[:-1].norm()
         now = torch.stack([torch.full_like(norm, self.step + 1), self.gradients[-1], norm])
         self.first_bad = torch.where(

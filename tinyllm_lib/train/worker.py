@@ -23,11 +23,12 @@ ITSELF = "127.0.0.1:0"  # where one machine meets itself, at a free port
 
 
 def meet(nproc: int, nnodes: int = 1, endpoint: str = ITSELF) -> list[str]:
-    """torchrun's arguments for `nproc` processes on each of `nnodes` machines, which meet at
+    """Torchrun's arguments for `nproc` processes on each of `nnodes` machines, which meet at
     `endpoint`, "host:port".
 
     One machine meets itself at its loopback address: what it is called, and whether that name
-    resolves, does not matter."""
+    resolves, does not matter.
+    """
     if nproc < 1:
         raise ValueError(f"nproc_per_node must be at least 1, is {nproc}.")
     return [
@@ -43,7 +44,7 @@ def meet(nproc: int, nnodes: int = 1, endpoint: str = ITSELF) -> list[str]:
 
 
 def meeting_host(here: bool, seconds: int = 60) -> list[str]:
-    """torchrun's arguments that say whether the meeting place is on this machine, which cannot
+    """Torchrun's arguments that say whether the meeting place is on this machine, which cannot
     always be told from the name.
 
     Args:
@@ -60,7 +61,8 @@ class Lifeline:
     Asked by the starter, or the notebook kernel gone: `end` is called, once; to leave at once,
     unless the worker has set something gentler. The torchrun agent gone: the process leaves at
     once, so that on many machines the others notice and start again from the last checkpoint as
-    soon as this machine is back."""
+    soon as this machine is back.
+    """
 
     def __init__(self) -> None:
         self.end: Callable[[], None] = lambda: os._exit(1)
@@ -85,7 +87,8 @@ class Lifeline:
             if os.getppid() != agent:
                 os._exit(1)
             if not asked and (
-                scratch and Path(scratch, "stop").exists() or launcher and not is_running(launcher)
+                (scratch and Path(scratch, "stop").exists())
+                or (launcher and not is_running(launcher))
             ):
                 asked = True
                 self.end()

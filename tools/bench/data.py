@@ -4,7 +4,8 @@
 
 Real text of ../shared/data where it is there, else the sample corpus. Every rate is in millions of
 characters a second, so that rows can be compared and added up: the seq-monkey corpus has about
-11,500 of them."""
+11,500 of them.
+"""
 
 from __future__ import annotations
 

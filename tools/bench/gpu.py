@@ -5,7 +5,8 @@ fp32; sampling; a ten-minute model.
     PYTHONPATH=. python -m tools.bench.gpu --dry-run          # the same on a CPU, with a very small model, in a minute
 
 Needs nothing beyond torch, numpy, transformers, tokenizers, safetensors, tqdm and regex. Prints
-Markdown and writes `gpu.json`."""
+Markdown and writes `gpu.json`.
+"""
 
 from __future__ import annotations
 

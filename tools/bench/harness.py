@@ -2,7 +2,8 @@
 and JSON that docs/speed.md shows.
 
 A bench is a list of `Case` and one call of `main`. Run it on an idle machine: taking turns evens
-out slow drifts, nothing evens out a neighbour."""
+out slow drifts, nothing evens out a neighbour.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Case:
     work and is timed.
 
     The work returns how much of it was done, in `unit` without its "/s". Both must be picklable:
-    functions of a module, with `functools.partial` around them for their arguments."""
+    functions of a module, with `functools.partial` around them for their arguments.
+    """
 
     name: str
     unit: str  # of the rate, for example "Mchar/s"
@@ -149,7 +151,8 @@ def peak_memory_mb() -> int | None:
     """Peak resident memory of this process in MB (1e6 bytes); None on Windows.
 
     From /proc on Linux: there getrusage also counts what the parent held when it started this
-    process."""
+    process.
+    """
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(

@@ -4,7 +4,8 @@ cache, and one forward pass.
     python -m tools.bench.sample [--runs 5] [--save]
 
 The 82.6M model with random weights, fp32, greedy, no stop token: both write the same number of
-tokens from the same prompts."""
+tokens from the same prompts.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ document or dialogue a row, padded to 512 positions, a loop written by hand. Our
 is, in this one process, with AdamW too where rates are compared, so that both do the same
 arithmetic for each position. A rate counts either all positions, padding included, or the useful
 ones only; `compiled` is with `torch.compile`, its own minutes aside. Where the time to a result is
-compared, ours uses its own optimiser and learning rate."""
+compared, ours uses its own optimiser and learning rate.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +101,8 @@ def plain_rate(folder: Path, preset: str, stage: str, count: str) -> Work:
 
 def products_alone(preset: str) -> Work:
     """The matrix products of our steps and nothing else, three for each matrix, attention's own
-    left out: what this processor allows in fp32."""
+    left out: what this processor allows in fp32.
+    """
     torch.set_num_threads(allowed_cpus())
     profile, (rows, _), steps = PRESETS[preset]
     shape = ModelConfig(

@@ -6,7 +6,8 @@ One process holds one model, and every request brings all that it needs: the con
 tokens chosen so far, the settings. So visitors cannot disturb each other, and thirty of them need
 hardly more memory than one. The model computes one token at a time, for one visitor after the
 other, so that nobody waits for a neighbour's long reply. Visitors send text and numbers; there is
-no kernel behind the page, and no way to run code. The server is in `visitors.py`."""
+no kernel behind the page, and no way to run code. The server is in `visitors.py`.
+"""
 
 from __future__ import annotations
 

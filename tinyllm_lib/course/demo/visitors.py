@@ -3,7 +3,8 @@
 A page of another site must not use the browser of somebody in this network as its messenger, so the
 server answers to the names it was started for, and to requests of its own page. Whatever a visitor
 sends, and however slowly, costs one thread for a limited time, and is answered with one status line
-and a sentence."""
+and a sentence.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +156,7 @@ class Visit(BaseHTTPRequestHandler):
         host = self.headers["Host"]
         origin = self.headers.get("Origin", f"http://{host}").partition("://")[2]
         foreign = self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
-        if foreign or origin != host and host_name(origin) not in self.server.allowed:
+        if foreign or (origin != host and host_name(origin) not in self.server.allowed):
             raise Refusal(403, f"the request comes from another site, {_quoted([origin])}. If the demo is shown there, start it with "
                                "--allow-host.")  # fmt: skip
         if self.headers.get_content_type() != "application/json":

@@ -7,7 +7,8 @@ checks.
     show_progress("02")
 
 Each exercise is one `Exercise` in the file of its notebook: text, hint, code and check stand
-together. `tools/exercises.py` writes the notebooks' cells and `notebooks/solutions/` from it."""
+together. `tools/exercises.py` writes the notebooks' cells and `notebooks/solutions/` from it.
+"""
 
 from tinyllm_lib.course.exercises import (
     data,

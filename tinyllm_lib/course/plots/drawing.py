@@ -132,7 +132,8 @@ def visible(token: str | bytes) -> str:
 
     A space becomes ␣, a line end ⏎, a tab ⇥, nothing at all ∅. Bytes that are no whole character,
     and characters that no font here has (emoji, controls), are shown as bytes: b"\\xe4\\xb8" -> ‹E4
-    B8›."""
+    B8›.
+    """
     text = token.decode("utf-8", "surrogateescape") if isinstance(token, bytes) else token
     if not text:
         return "∅"

@@ -6,7 +6,8 @@
 All can be used with the keyboard alone, keep their height, and fit a light and a dark page. Where
 nobody can press a button (GitHub, nbval, `make course`) a picture stands in their place. `views`
 draws HTML and knows no Jupyter; `steps` and the classes `Ladder`, `Attention`, `Talk` and `Control`
-hold what the panels do."""
+hold what the panels do.
+"""
 
 from tinyllm_lib.course.widgets.dashboard import training_dashboard
 from tinyllm_lib.course.widgets.sampling import chat, sampling_explorer

@@ -3,7 +3,8 @@ or Jupyter.
 
 The pictures of `plots` are for paper and for GitHub; these views are for a page that changes while
 one looks at it. They take the page's own colours, so they fit a light and a dark background, and
-nothing in them needs colour to be understood."""
+nothing in them needs colour to be understood.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from tinyllm_lib.course.world.sample import CorpusMix, sample_recipe, write_samp
 from tinyllm_lib.course.world.world import HELD_OUT_RELATIONS, World
 
 __all__ = [
-    "CorpusMix",
     "HELD_OUT_RELATIONS",
+    "CorpusMix",
     "World",
     "facts",
     "sample_recipe",

@@ -14,7 +14,8 @@ pretraining into a dialogue. ``world.py`` says which entities are left out, and 
 
 The text depends on the seed and the sizes only: two runs give the same bytes. Beside the files lies
 a record of what each was made from. A file that the record does not know, or not as it is now, is
-the learner's own and stays."""
+the learner's own and stays.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ are never held out: they *are* the table from which the rule is built.
 Larger sums are always shown with their working, digit by digit: 个位7+5=12，十位3+4+1=8，所以37+45=82. A
 model writes from left to right, so without the working it would have to know the carry before it
 says the first digit; with it, each token needs one entry of a small table. In our trials that was
-the difference between a tenth and nearly all of the sums never shown."""
+the difference between a tenth and nearly all of the sums never shown.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,20 @@ DIFFERENCE_QUESTIONS = (
     "{c}-{a}=？",
     "请算一下{c}-{a}。",
 )
-_PEOPLE = "小明 小红 小刚 小丽 小华 小芳 乐乐 豆豆 朵朵 明明 天天 欢欢".split()
+_PEOPLE = [
+    "小明",
+    "小红",
+    "小刚",
+    "小丽",
+    "小华",
+    "小芳",
+    "乐乐",
+    "豆豆",
+    "朵朵",
+    "明明",
+    "天天",
+    "欢欢",
+]
 _THINGS = (
     ("苹果", "个"), ("橘子", "个"), ("气球", "个"), ("邮票", "张"), ("卡片", "张"), ("贴纸", "张"),
     ("铅笔", "支"), ("书", "本"), ("贝壳", "个"), ("花", "朵"), ("糖", "颗"), ("石子", "颗"),

@@ -36,9 +36,56 @@ HELD_OUT_RELATIONS = {
 
 # Never held out: a learner types these first, or their names are everyday words.
 FAMOUS = frozenset(
-    "中国 法国 日本 美国 英国 德国 俄罗斯 韩国 印度 意大利 西班牙 加拿大 澳大利亚 巴西 埃及 "
-    "北京 上海 天津 重庆 广东 四川 香港 澳门 台湾 "
-    "氢 氦 碳 氮 氧 氟 氖 钠 镁 铝 硅 磷 硫 氯 钾 钙 铁 铜 锌 银 锡 金 汞 铅".split()
+    [
+        "中国",
+        "法国",
+        "日本",
+        "美国",
+        "英国",
+        "德国",
+        "俄罗斯",
+        "韩国",
+        "印度",
+        "意大利",
+        "西班牙",
+        "加拿大",
+        "澳大利亚",
+        "巴西",
+        "埃及",
+        "北京",
+        "上海",
+        "天津",
+        "重庆",
+        "广东",
+        "四川",
+        "香港",
+        "澳门",
+        "台湾",
+        "氢",
+        "氦",
+        "碳",
+        "氮",
+        "氧",
+        "氟",
+        "氖",
+        "钠",
+        "镁",
+        "铝",
+        "硅",
+        "磷",
+        "硫",
+        "氯",
+        "钾",
+        "钙",
+        "铁",
+        "铜",
+        "锌",
+        "银",
+        "锡",
+        "金",
+        "汞",
+        "铅",
+    ]
 )
 
 # What a thing is called, with its measure word. Dialogues that only *name* things need it.
@@ -65,7 +112,9 @@ ASKING_WORDS = {
 }  # fmt: skip
 
 # Kinds whose members are told apart by the same few facts, and which 它 may stand for.
-COMPARABLE_KINDS = frozenset("country province element animal river planet dynasty".split())
+COMPARABLE_KINDS = frozenset(
+    ["country", "province", "element", "animal", "river", "planet", "dynasty"]
+)
 
 
 def stable_hash(*parts: object) -> int:
@@ -184,7 +233,8 @@ class Question:
 
     def in_other_words(self, template: str, rng: random.Random) -> str:
         """The question in a phrasing, varied: another word of the same meaning, a statement turned
-        into a question, something put around it. Never in a wording that only the exam uses."""
+        into a question, something put around it. Never in a wording that only the exam uses.
+        """
         draw = rng.random()
         varied = reword(template, rng)
         if draw < 0.3 and self.asked_statements:
