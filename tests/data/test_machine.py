@@ -42,8 +42,9 @@ def group(tmp_path, monkeypatch):
         for name, content in files.items():
             (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "fs" / name).write_text(f"{content}\n", encoding="utf-8")
-        place = (tmp_path / "fs", tmp_path / "cgroup")
-        return allowed_cpus(*place), allowed_memory(*place)
+        monkeypatch.setattr(machine, "CGROUPS", tmp_path / "fs")
+        monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "cgroup")
+        return allowed_cpus(), allowed_memory()
 
     return make
 
@@ -82,8 +83,9 @@ def test_groups_of_version_1_lie_apart(group):
     assert group("5:memory:/lab\n4:cpuset:/\n2:cpu,cpuacct:/box\n0::/\n", files) == (1, 2**20)
 
 
-def test_without_limits_it_is_the_machine(group):
-    built_in = allowed_memory(membership=Path("/nowhere"))
+def test_without_limits_it_is_the_machine(group, monkeypatch):
+    monkeypatch.setattr(machine, "MEMBERSHIP", Path("/nowhere"))
+    built_in = allowed_memory()
     assert built_in > 2**28
     assert group("0::/a\n", {"a/cpu.max": "max 100000", "a/memory.max": "max"}) == (16, built_in)
     assert group("", {}) == (16, built_in)
@@ -94,7 +96,7 @@ def test_cores_that_this_process_may_not_use_do_not_count():
     one = str(min(os.sched_getaffinity(0)))
     assert (
         python(
-            "from tinyllm_lib.machine import allowed_cpus; print(allowed_cpus())",
+            "from tinyllm_lib.data import allowed_cpus; print(allowed_cpus())",
             "taskset",
             "-c",
             one,
@@ -150,7 +152,7 @@ def test_a_home_that_is_there_stays_and_one_that_is_not_is_lent(tmp_path, monkey
     assert Path.home() == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path / "none"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "none"))
-    code = "from pathlib import Path; from tinyllm_lib.machine import ensure_home; ensure_home(); "
+    code = "from pathlib import Path; from tinyllm_lib.data import ensure_home; ensure_home(); "
     code += "(Path.home() / 'x').touch(); print(Path.home())"
     lent = Path(python(code).decode().strip())
     assert lent.name.startswith("tinyllm-home-") and not lent.exists(), "gone with the process"
@@ -169,7 +171,7 @@ def test_a_home_that_is_there_stays_and_one_that_is_not_is_lent(tmp_path, monkey
 )
 def test_redirected_output_is_utf_8(env):
     printed = python(
-        "from tinyllm_lib.machine import utf8_output; utf8_output();"
+        "from tinyllm_lib.data import utf8_output; utf8_output();"
         " print('\\u5317\\u4eac\\U0001f642')",
         **env,
     )

@@ -73,7 +73,6 @@ from tinyllm_lib.data.provenance import (
     sign,
 )
 from tinyllm_lib.data.readers import (
-    MAX_LINE_BYTES,
     SENTENCE_END,
     SYSTEM_PROMPT,
     ReadReport,
@@ -83,7 +82,7 @@ from tinyllm_lib.data.readers import (
     read_texts,
     split_text,
 )
-from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines
+from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, read_lines
 from tinyllm_lib.data.workspace import Workspace, get_workspace, require
 
 __all__ = [

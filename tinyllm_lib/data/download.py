@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class DownloadError(OSError):
@@ -55,26 +56,20 @@ BELLE = RealCorpus(
 
 
 def download_pretrain(raw_dir: str | os.PathLike) -> Path:
-    """Fetch the seq-monkey corpus (10B tokens) into `raw_dir`; `read_texts` reads it as it is,
-    packed.
+    """Fetch the seq-monkey corpus (10B tokens) into `raw_dir`, where `read_texts` reads it packed.
 
     A file that is there already is returned untouched, also one put there by hand. A download that
     broke off goes on where it stopped. `MODELSCOPE_ENDPOINT` names a mirror.
 
     Raises:
-        DownloadError: no library, no network, not enough disk, or not the length that the hub
-            announced.
+        DownloadError: no library, no network, too little disk, or not the length that was announced.
     """
 
     def size() -> int | None:
         from modelscope.hub.api import HubApi
 
-        for entry in HubApi(endpoint=_mirror(SEQ_MONKEY)).get_dataset_files(
-            repo_id=SEQ_MONKEY.dataset
-        ):
-            if entry.get("Path") == SEQ_MONKEY.name:
-                return entry.get("Size")
-        raise FileNotFoundError(f"the dataset lists no file {SEQ_MONKEY.name}")
+        files = HubApi(endpoint=_mirror(SEQ_MONKEY)).get_dataset_files(repo_id=SEQ_MONKEY.dataset)
+        return next((file["Size"] for file in files if file.get("Path") == SEQ_MONKEY.name), None)
 
     def fetch(folder: Path) -> None:
         from modelscope import dataset_file_download
@@ -86,48 +81,36 @@ def download_pretrain(raw_dir: str | os.PathLike) -> Path:
 
 
 def download_sft(raw_dir: str | os.PathLike) -> Path:
-    """Fetch BELLE's 3.5M dialogues into `raw_dir`, for `read_dialogues`; `HF_ENDPOINT` names a
-    mirror.
+    """Fetch BELLE's 3.5M dialogues into `raw_dir`, as `download_pretrain` does.
 
-    Otherwise as `download_pretrain`.
+    `HF_ENDPOINT` names a mirror.
     """
 
-    def ask():
+    def ask() -> Any:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        return get_hf_file_metadata(
-            hf_hub_url(BELLE.dataset, BELLE.name, repo_type="dataset", endpoint=_mirror(BELLE))
-        )
+        repo = {"repo_type": "dataset", "endpoint": _mirror(BELLE)}
+        return get_hf_file_metadata(hf_hub_url(BELLE.dataset, BELLE.name, **repo))
 
     def fetch(folder: Path) -> None:
-        from huggingface_hub.file_download import (
-            http_get,  # hf_hub_download begins anew in a second call
-        )
+        # hf_hub_download wants more of a mirror than a length, and keeps a login page as a part.
+        from huggingface_hub.file_download import http_get
 
         file = ask()
-        version = hashlib.sha256(f"{file.etag} {file.size}".encode()).hexdigest()[
-            :12
-        ]  # a mirror need not send an ETag
+        version = hashlib.sha256(f"{file.etag} {file.size}".encode()).hexdigest()[:12]
         part = folder / f"{BELLE.name}.{version}.incomplete"
+        part.touch()
         headers = {"Accept-Encoding": "identity"}  # so that bytes on the line are bytes of the file
+        options = {"resume_size": part.stat().st_size, "expected_size": file.size}
         try:
-            with open(part, "ab") as out:
-                http_get(
-                    file.location,
-                    out,
-                    resume_size=out.tell(),
-                    expected_size=file.size,
-                    headers=headers,
-                )
+            with part.open("ab") as out:
+                http_get(file.location, out, headers=headers, **options)
         except BaseException as error:
-            begin = _begin(part, len(BELLE.begins)) if part.exists() else b""
-            at_end = (
-                getattr(getattr(error, "response", None), "status_code", 0) == 416
-            )  # nothing follows what we have
-            if begin and (
-                at_end or part.stat().st_size > file.size or not BELLE.begins.startswith(begin)
-            ):
-                part.unlink()  # nothing to go on from
+            # 416: nothing follows what we have
+            useless = getattr(getattr(error, "response", None), "status_code", 0) == 416
+            useless |= not BELLE.begins.startswith(_begin(part, len(BELLE.begins)))
+            if useless or part.stat().st_size > file.size:
+                part.unlink()
             raise
         os.replace(part, folder / BELLE.name)
 
@@ -135,7 +118,7 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
 
 
 def _mirror(source: RealCorpus) -> str | None:
-    """Passed on each call, since the libraries look at the environment only when they are imported."""
+    """Asked at each call, since the libraries look at the environment only when imported."""
     return os.environ.get(source.endpoint) or None
 
 
@@ -155,16 +138,15 @@ def _download(
         return target
     folder.mkdir(parents=True, exist_ok=True)
     by_hand = f"By hand: get {source.url}{source.name} on any machine and put it at {target}."
+    mirror = f"{source.endpoint} names a mirror ({_mirror(source) or 'not set'})."
     try:
         if not (size := ask_size()):
             raise DownloadError(
-                f"{source.hub} or its mirror announces no length of {source.name}, so nobody could"
-                f" tell half of it from all. {source.endpoint} names another mirror. {by_hand}"
+                f"{source.hub} or its mirror announces no length of {source.name}, so half of it"
+                f" would look like all. {mirror} {by_hand}"
             )
-        missing = size - max(
-            (part.stat().st_size for part in folder.rglob("*.incomplete")), default=0
-        )
-        free = shutil.disk_usage(folder).free
+        parts = [part.stat().st_size for part in folder.rglob("*.incomplete")]
+        missing, free = size - max(parts, default=0), shutil.disk_usage(folder).free
         if free < missing:
             raise DownloadError(
                 f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has"
@@ -172,8 +154,7 @@ def _download(
                 " TINYLLM_WORKSPACE."
             )
         fetch(folder)
-        found = target.stat().st_size
-        begin = _begin(target, 40)
+        found, begin = target.stat().st_size, _begin(target, 40)
         if found != size or not begin.startswith(source.begins):
             target.unlink()
             raise DownloadError(
@@ -183,19 +164,13 @@ def _download(
             )
     except DownloadError:
         raise
-    except (
-        Exception
-    ) as error:  # each library has its own kinds for no network, no file, a wrong length
+    except Exception as error:  # each library has its own for no network, no file, a wrong length
+        advice = f"The same call again goes on where this one stopped. Is there a network? {mirror}"
         if isinstance(error, ImportError) and source.library in str(error):
-            raise DownloadError(
-                f"{source.name} comes through the {source.library} library, which is missing"
-                f" ({error}): pip install {source.library}. {by_hand}"
-            ) from error
+            advice = f"It comes through a library that is missing: pip install {source.library}."
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise DownloadError(
             f"{source.name} could not be fetched from {source.hub} ({source.dataset}):"
-            f" {error}{cause} The same call again goes on where this one stopped. Is there a"
-            f" network? {source.endpoint} names a mirror ({_mirror(source) or 'not set'})."
-            f" {by_hand}"
+            f" {error}{cause} {advice} {by_hand}"
         ) from error
     return target

@@ -8,13 +8,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+# What NFS, SMB and FUSE answer where they cannot sync. A broken or full disk answers otherwise.
+NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF}
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """Nothing if `path` can be written, its folders made where they are missing.
+    """A PermissionError that says whose folder is in the way, if `path` cannot be written.
 
-    Raises:
-        PermissionError: it cannot; whose folder stands in the way, and what to do.
+    Folders that are missing do not count: they can be made.
     """
     path = Path(path).absolute()
     there = next(folder for folder in (path, *path.parents) if folder.exists())
@@ -38,10 +41,9 @@ def owner(path: Path) -> str:
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file or a folder so that it is whole or absent, also after a crash or a power cut.
 
-    Yields a temporary path in the same folder (same file name at its end, so that writers which
-    look at the suffix are content). Create a file or a folder there. On leaving the block it is
-    flushed to disk and renamed to `path`, replacing what was there; after an exception it is
-    removed and `path` stays as it was.
+    Yields a temporary path beside `path`, with the same end of its name: create a file or a folder
+    there. On leaving the block it is flushed to disk and replaces `path`; after an exception it is
+    removed, and `path` stays as it was.
 
     Raises:
         FileNotFoundError: the block ended without writing anything.
@@ -50,107 +52,65 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     require_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    temporary, old = (path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}") for _ in range(2))
     try:
         yield temporary
         if not temporary.exists():
-            raise FileNotFoundError(
-                f"{path} was not written: nothing was put at the path atomic_path gave"
-            )
-        _flush(temporary)
-        _replace(temporary, path)
+            raise FileNotFoundError(f"{path} was not written: atomic_path's block made nothing")
+        for one in (*temporary.rglob("*"), temporary):
+            _sync(one)
+        if path.exists() and (path.is_dir() or temporary.is_dir()):
+            os.replace(path, old)  # a full folder cannot be renamed over
+        os.replace(temporary, path)
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         _remove(temporary)
-    _flush_folder(path.parent)
+        _remove(old)
+    _sync(path.parent)
 
 
 def write_json(path: Path | str, content: object) -> None:
     """Write `content` as indented JSON in UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path | str) -> dict:
-    """The JSON object in a file.
+def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
+    """The JSON object in a file; `unknown`, if it is given, where there is none to be read.
 
     Raises:
-        ValueError: there is something else in it.
+        OSError: the file cannot be read, and `unknown` is not given.
+        ValueError: there is something else in it, and `unknown` is not given.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): bring back the file as it was, or remove it."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a JSON {type(content).__name__}, expected an object: bring back the file"
-            " as it was, or remove it."
-        )
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}, expected an object")
+    except (OSError, ValueError) as error:
+        if unknown is not None:
+            return unknown
+        if isinstance(error, OSError):
+            raise
+        advice = "bring back the file as it was, or remove it"
+        raise ValueError(f"{path} is damaged ({error}): {advice}.") from error
     return content
 
 
-def _flush(path: Path) -> None:
-    if path.is_dir():
-        for child in path.iterdir():
-            _flush(child)
-        _flush_folder(path)
-    else:
-        with open(path, "rb+") as file:  # Windows flushes only what is open for writing
-            _sync(file.fileno())
-
-
-def _sync(descriptor: int) -> None:
-    """Wait until a file or folder lies on the disk, as far as its file system (NFS, SMB, FUSE) can
-    promise that.
-    """
+def _sync(path: Path) -> None:
+    """Wait until a file or folder lies on the disk, as far as its file system can promise that."""
+    if path.is_dir() and os.name != "posix":
+        return  # Windows has no such call, and needs none after a rename
     try:
-        os.fsync(descriptor)
-    except OSError as error:  # a broken or full disk is an error, one that knows no sync is not
-        if error.errno not in (
-            errno.EINVAL,
-            errno.ENOTSUP,
-            errno.ENOSYS,
-            errno.EPERM,
-            errno.EACCES,
-            errno.EBADF,
-        ):
-            raise
-
-
-def _flush_folder(path: Path) -> None:
-    """Make a rename in `path` survive a power cut; Windows has no such call and needs none."""
-    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows: writable
         try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except PermissionError:  # a folder that may be written and not listed
-            return
-        try:
-            _sync(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _replace(new: Path, path: Path) -> None:
-    """Rename `new` to `path`. A full folder cannot be renamed over, so the old one steps aside
-    first.
-    """
-    if not path.is_dir() and not new.is_dir():
-        os.replace(new, path)
-        return
-    old = path.with_name(f".tmp-{secrets.token_hex(4)}-old-{path.name}")
-    existed = path.exists()
-    if existed:
-        os.replace(path, old)
-    try:
-        os.replace(new, path)
-    except OSError:
-        if existed:
-            os.replace(old, path)
-        raise
-    _remove(old)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
 
 
 def _remove(path: Path) -> None:

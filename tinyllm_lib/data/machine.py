@@ -1,10 +1,7 @@
-"""What this process may use of the machine, which is often less than what is built in or asked for:
-cores, memory, room on a disk, a home directory, a console that shows Chinese.
-"""
-
-from __future__ import annotations
+"""What this process may use of the machine, often less than what is built in or asked for."""
 
 import atexit
+import io
 import math
 import os
 import shutil
@@ -18,76 +15,58 @@ CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 ENOUGH_ROOM = 2**30  # bytes that a temporary folder should have free
 
 
-def allowed_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Cores that this process may use: by affinity (taskset, Slurm) and by the quotas of its
-    cgroups (containers).
-    """
+def allowed_cpus() -> int:
+    """Cores for this process, by affinity (taskset, Slurm) and the quotas of its cgroups."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         cores = os.cpu_count() or 1
-    for folder in _cgroups("cpu", cgroups, membership):
-        with suppress(
-            OSError, ValueError, ZeroDivisionError
-        ):  # version 2: "200000 100000" or "max 100000"
-            limit, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
-            cores = min(cores, math.ceil(int(limit) / int(period)))
-        with suppress(OSError, ValueError, ZeroDivisionError):  # version 1; -1 is no limit
-            limit, period = (
-                int((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8"))
-                for name in ("quota", "period")
-            )
-            cores = min(cores, math.ceil(limit / period)) if limit > 0 else cores
+    version_1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    for quota, period in [*_limits("cpu", "cpu.max"), *_limits("cpu", *version_1)]:
+        if quota > 0 and period > 0:  # -1 is no quota
+            cores = min(cores, math.ceil(quota / period))
     return max(1, cores)
 
 
-def allowed_memory(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Bytes of memory that this process may use: what is built in, or less by the limits of its
-    cgroups.
-    """
-    if hasattr(os, "sysconf"):
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    else:  # Windows, in KiB
+def allowed_memory() -> int:
+    """Bytes of memory for this process: what is built in, or less by the limits of its cgroups."""
+    if sys.platform == "win32":
         import ctypes
 
         kibibytes = ctypes.c_ulonglong()
         ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kibibytes))
         size = 1024 * kibibytes.value
-    for folder in _cgroups("memory", cgroups, membership):
-        for name in (
-            "memory.max",
-            "memory.limit_in_bytes",
-        ):  # version 2: a number or "max"; version 1: a huge one for no limit
-            with suppress(OSError, ValueError):
-                size = min(size, int((folder / name).read_text(encoding="utf-8")))
-    return size
+    else:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [*_limits("memory", "memory.max"), *_limits("memory", "memory.limit_in_bytes")]
+    return min([size, *(limit for (limit,) in limits)])
 
 
-def _cgroups(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
-    """The folders of this process's cgroups and of all above them, whose limits hold, too: version
-    2, and one controller of 1.
+def _limits(controller: str, *files: str) -> Iterator[list[int]]:
+    """The numbers in these files, for each cgroup of this process and all above, which hold, too.
+
+    Nothing for a cgroup without these files, or with a word ("max") in place of a number.
     """
     try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
+        lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if not controllers:
-            roots = [cgroups, cgroups / "unified"]
+        if not controllers:  # version 2
+            roots = [CGROUPS, CGROUPS / "unified"]
         else:
-            roots = [cgroups / controller] if controller in controllers.split(",") else []
-        parts = (
-            [] if ".." in path else path.strip("/").split("/")
-        )  # not in the part of the tree that this container sees
-        for root in roots:
-            yield from (root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+            roots = [CGROUPS / controller] if controller in controllers.split(",") else []
+        # A path with ".." is not in the part of the tree that this container sees.
+        parts = [] if ".." in path else path.strip("/").split("/")
+        for folder in (root.joinpath(*parts[:n]) for root in roots for n in range(len(parts) + 1)):
+            with suppress(OSError, ValueError):
+                texts = [(folder / name).read_text(encoding="utf-8") for name in files]
+                yield [int(word) for text in texts for word in text.split()]
 
 
 def temporary_folder(*others: Path) -> Path:
-    """Where temporary files and programs made on the way find room: the system's folder, or else
-    the first of `others` that is fit.
-    """
+    """Where temporary files and programs find room: the system's folder, or the first fit other."""
     try:
         usual = Path(tempfile.gettempdir())
     except FileNotFoundError:  # none can be written to
@@ -98,21 +77,18 @@ def temporary_folder(*others: Path) -> Path:
 def _has_room(folder: Path) -> bool:
     if not os.access(folder, os.W_OK | os.X_OK):
         return False
-    noexec = (
-        hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_NOEXEC
-    )  # torch.compile runs what it has written there
-    return not noexec and shutil.disk_usage(folder).free >= ENOUGH_ROOM
+    if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return False  # torch.compile runs what it has written there
+    return shutil.disk_usage(folder).free >= ENOUGH_ROOM
 
 
 def ensure_home() -> None:
-    """Where there is no home directory to write to, a temporary one for this process and those it
-    starts.
+    """A temporary home, for this process and those it starts, where there is none to write to.
 
     Jupyter, IPython and matplotlib keep their files there and do not start without.
     """
     with suppress(RuntimeError):  # no HOME, and a user whom the system does not know
-        home = Path.home()  # not made: where it is missing, nobody wanted it
-        if os.access(home, os.W_OK | os.X_OK):
+        if os.access(Path.home(), os.W_OK | os.X_OK):  # where it is missing, nobody wanted it
             return
     home = tempfile.mkdtemp(prefix="tinyllm-home-", dir=temporary_folder())
     atexit.register(shutil.rmtree, home, ignore_errors=True)
@@ -120,11 +96,8 @@ def ensure_home() -> None:
 
 
 def utf8_output() -> None:
-    """For a `main()`: what goes to a file or another program is UTF-8, whatever the locale; a
-    terminal keeps its own, and shows "?" for what it does not have.
-    """
+    """For a `main()`: print UTF-8 into files and programs whatever the locale, "?" on a terminal."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not one that a test or a notebook has put in its place
-            stream.reconfigure(
-                encoding=stream.encoding if stream.isatty() else "utf-8", errors="replace"
-            )
+        if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook has put there
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="replace")

@@ -1,141 +1,147 @@
-"""Raw corpora to streams of documents and dialogues, and what is done with the lines that are
-neither.
+"""Lines of raw corpora to streams of documents and dialogues, and what is done with bad lines.
 
-`read_texts` and `read_dialogues` are one loop with two parsers. Memory stays the same however large
-the file is, except for the table of hashes that finds duplicates: 12 to 24 bytes for each different
-document, and half as much again while it grows (13 million documents: 270 MB). `deduplicate=False`
-does without it.
+Memory stays the same however large the file is, but for the hashes that find duplicates: 9 bytes
+for each different document (13 million: 120 MB). `deduplicate=False` does without them.
 """
 
 import json
 import os
 import re
 import warnings
+from array import array
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypedDict, TypeVar, Unpack
 
-from tinyllm_lib.data.hashtable import HashTable
-from tinyllm_lib.data.streams import BadLine, CorpusError, Line, read_lines
+from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, Line, read_lines
 
 SYSTEM_PROMPT = "你是一个AI助手"
 ROLES = {"human": "user", "assistant": "assistant"}
-MAX_LINE_BYTES = 16 * 2**20
 LINES_BEFORE_JUDGING = 1000  # a share of fewer lines says little
-DOCUMENTS_BEFORE_SPLITTING = (
-    2000  # that none of them falls to a share of 1% happens once in 500 million corpora
-)
+# That none of so many falls to a share of 1% happens once in 500 million corpora.
+DOCUMENTS_BEFORE_SPLITTING = 2000
 SENTENCE_END = re.compile(r"""[。！？!?；;…\n]+[”’」』）)》"']*|\.(?=\s)""")
 
 Message = dict[str, str]
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
+Document = TypeVar("Document")
 
 
-class Rejection(NamedTuple):
+@dataclass
+class Rejection:
     """How often one kind of bad line was met, and where first."""
 
-    count: int
-    first_line: int  # from 1, in `source`
     source: str
+    first_line: int  # from 1, in `source`
     detail: str  # of the first
+    count: int = 0
+
+    def __str__(self) -> str:
+        detail = f" ({self.detail})" if self.detail else ""
+        return f"first: {self.source} line {self.first_line}{detail}"
 
 
 @dataclass
 class ReadReport:
-    """What became of every line: `lines == kept + duplicates + other_split + rejected lines`."""
+    """What became of every line: `lines == kept + duplicates + other_split + rejected_lines`."""
 
     lines: int = 0  # all but blank ones
     kept: int = 0
     duplicates: int = 0
     other_split: int = 0  # documents of the split that was not asked for
     blank: int = 0
-    rejected: dict[str, Rejection] = field(default_factory=dict)  # kind -> count and first place
+    rejected: dict[str, Rejection] = field(default_factory=dict)  # by kind
 
     @property
     def rejected_lines(self) -> int:
+        """How many lines were bad, of all kinds."""
         return sum(rejection.count for rejection in self.rejected.values())
 
     def reject(self, line: Line, problem: BadLine) -> None:
-        first = self.rejected.get(problem.kind) or Rejection(
-            0, line.number, line.source, problem.detail
+        """Count a bad line."""
+        new = Rejection(line.source, line.number, problem.detail)
+        self.rejected.setdefault(problem.kind, new).count += 1
+
+    def judge(self, max_rejected_share: float, rejects: str | os.PathLike | None) -> None:
+        """A CorpusError if a larger share of the lines is bad."""
+        bad = self.rejected_lines
+        if bad <= max_rejected_share * self.lines:
+            return
+        kinds = "; ".join(f"{kind} {one.count:,}, {one}" for kind, one in self.rejected.items())
+        copy = (
+            f"They are in {rejects}."
+            if rejects
+            else 'rejects="rejected.jsonl" keeps a copy of them.'
         )
-        self.rejected[problem.kind] = first._replace(count=first.count + 1)
+        raise CorpusError(
+            f"{bad:,} of {self.lines:,} lines are bad ({bad / self.lines:.1%}), more than"
+            f" max_rejected_share={max_rejected_share:g} allows: {kinds}. {copy} Expected is one"
+            " JSON object a line (not one large JSON array). Repair it, fetch it again, or pass a"
+            " larger max_rejected_share if these lines may go."
+        )
 
     def __str__(self) -> str:
-        rows = [(name, f"{getattr(self, name):,}", "") for name in ("lines", "kept", "duplicates")]
-        rows += [("other split", f"{self.other_split:,}", "")] if self.other_split else []
-        rows += [("blank", f"{self.blank:,}", "")] if self.blank else []
-        rows += [("rejected", f"{self.rejected_lines:,}", "")]
-        for kind, rejection in sorted(self.rejected.items(), key=lambda item: -item[1].count):
-            rows.append((f"  {kind}", f"{rejection.count:,}", _place(rejection)))
+        names = ["lines", "kept", "duplicates"]
+        names += [name for name in ("other_split", "blank") if getattr(self, name)]
+        rows = [(name.replace("_", " "), getattr(self, name), "") for name in names]
+        rows.append(("rejected", self.rejected_lines, ""))
+        kinds = sorted(self.rejected.items(), key=lambda item: -item[1].count)
+        rows += [(f"  {kind}", rejection.count, str(rejection)) for kind, rejection in kinds]
         width = max(len(name) for name, _, _ in rows)
-        digits = max(len(count) for _, count, _ in rows)
-        lines = (f"{name:<{width}}  {count:>{digits}}  {place}" for name, count, place in rows)
-        return "\n".join(line.rstrip() for line in lines)
+        digits = len(f"{self.lines:,}")
+        return "\n".join(
+            f"{name:<{width}}  {count:>{digits},}  {place}".rstrip() for name, count, place in rows
+        )
 
 
-def _place(rejection: Rejection) -> str:
-    detail = f" ({rejection.detail})" if rejection.detail else ""
-    return f"first: {rejection.source} line {rejection.first_line}{detail}"
+class ReadOptions(TypedDict, total=False):
+    """What `read_texts` and `read_dialogues` take besides a path; `read_texts` explains it."""
+
+    split: str | None
+    val_share: float
+    deduplicate: bool
+    rejects: str | os.PathLike | None
+    max_rejected_share: float
+    max_line_bytes: int
+    report: ReadReport | None
 
 
-def read_texts(
-    path: Paths,
-    *,
-    split: str | None = None,
-    val_share: float = 0.01,
-    deduplicate: bool = True,
-    rejects: str | os.PathLike | None = None,
-    max_rejected_share: float = 0.01,
-    max_line_bytes: int = MAX_LINE_BYTES,
-    report: ReadReport | None = None,
-) -> Iterator[str]:
+def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
     """Stream the documents of a corpus: one JSON object a line with a string `text`.
 
     Args:
         path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, .zst, or a tar
-            archive, compressed or not, whose .jsonl and .json members are read in their order.
-        split: "train" or "val" for that part only, None for all. The part depends on the text
-            alone, so a document stays where it is when the corpus grows or changes its order. A
-            small corpus may have no document there: then the one with the lowest hash is "val" (not
-            of a corpus of one document).
-        val_share: share of documents in "val"; 0 for none.
-        deduplicate: drop exact copies of earlier documents (64-bit hash; the chance that any two of
-            13 million different documents collide is 1 in 200,000).
-        rejects: file for the raw bytes of bad lines, written anew. Repair it and read it like any
-            corpus.
-        max_rejected_share: more bad lines than this end the reading with a CorpusError; judged from
-            line 1000 on and at the end.
-        max_line_bytes: longer lines are bad lines, and are skipped without being held.
-        report: filled while reading; print it afterwards.
+            archive, packed or not, whose .jsonl and .json members are read in their order.
+        split: "train" or "val" for that part only, None (default) for all. The part depends on the
+            text alone, so a document stays where it is when the corpus grows. A small corpus may
+            have none in "val": then the one with the lowest hash is (unless it is the only one).
+        val_share: share of documents in "val", 0.01; 0 for none.
+        deduplicate: drop exact copies of earlier documents, True (by 64-bit hash; the chance that
+            any two of 13 million different documents collide is 1 in 200,000).
+        rejects: file for the raw bytes of bad lines, to be repaired and read like any corpus.
+        max_rejected_share: more bad lines than this, 0.01, end the reading with a CorpusError;
+            judged from line 1000 on and at the end.
+        max_line_bytes: longer lines, 16 MiB, are bad lines, and are skipped without being held.
+        report: a `ReadReport`, filled while reading; print it afterwards.
 
     Raises:
         FileNotFoundError, ValueError: at the call.
         CorpusError: while reading. A damaged archive is no error but a warning and a bad line:
             every document before the damage is kept.
     """
-    return _reader(path, _parse_text, split, val_share, deduplicate, rejects, max_rejected_share,
-                   max_line_bytes, report)  # fmt: skip
+    return _read(path, _parse_text, **options)
 
 
 def read_dialogues(
-    path: Paths,
-    *,
-    system: str | None = SYSTEM_PROMPT,
-    split: str | None = None,
-    val_share: float = 0.01,
-    deduplicate: bool = True,
-    rejects: str | os.PathLike | None = None,
-    max_rejected_share: float = 0.01,
-    max_line_bytes: int = MAX_LINE_BYTES,
-    report: ReadReport | None = None,
+    path: Paths, *, system: str | None = SYSTEM_PROMPT, **options: Unpack[ReadOptions]
 ) -> Iterator[list[Message]]:
-    """Stream dialogues in BELLE's format as lists of messages, see `convert_message` and
-    `read_texts`.
+    """Stream dialogues in BELLE's format as `convert_message` gives them; else as `read_texts`.
 
     Two dialogues are copies if all their turns are equal; neither their `id` nor `system` counts.
     """
@@ -145,84 +151,26 @@ def read_dialogues(
         turns = messages if system is None else messages[1:]
         return messages, _encode(json.dumps(turns, ensure_ascii=False))
 
-    return _reader(path, parse, split, val_share, deduplicate, rejects, max_rejected_share,
-                   max_line_bytes, report)  # fmt: skip
+    return _read(path, parse, **options)
 
 
-def convert_message(
-    conversations: dict[str, Any] | list[dict[str, str]], system: str | None = SYSTEM_PROMPT
-) -> list[Message]:
-    """Turn BELLE's `conversations` (or the whole record) into messages with roles.
+def _read(
+    path: Paths,
+    parse: Callable[[bytes], tuple[Document, bytes]],
+    split: str | None = None,
+    val_share: float = 0.01,
+    deduplicate: bool = True,
+    rejects: str | os.PathLike | None = None,
+    max_rejected_share: float = 0.01,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    report: ReadReport | None = None,
+) -> Iterator[Document]:
+    """Check the arguments at the call, not at the first document; the rest are generators.
 
-    `[{"from": "human", "value": "你好"}, {"from": "assistant", "value": "你好！"}]` becomes
-    `[{"role": "system", "content": system}, {"role": "user", …}, {"role": "assistant", …}]`;
-    without a system message if `system` is None.
-
-    Raises:
-        BadLine: a ValueError with a `kind`. Unknown speaker, empty message, a dialogue that ends on
-            the user (nothing to learn: only replies are supervised), or another shape than the
-            above.
+    Args:
+        parse: makes (document, bytes that its copies share) of a line, or raises BadLine.
     """
-    if isinstance(conversations, dict):
-        if "conversations" not in conversations:
-            raise BadLine("missing conversations", _found(conversations))
-        conversations = conversations["conversations"]
-    if not isinstance(conversations, list):
-        raise BadLine("malformed conversations", f"expected a list, found {_type(conversations)}")
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    for number, message in enumerate(conversations, 1):
-        if not isinstance(message, dict) or not {"from", "value"} <= message.keys():
-            raise BadLine(
-                "malformed conversations", f'message {number} is no object with "from" and "value"'
-            )
-        speaker, value = message["from"], message["value"]
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            expected = " or ".join(ROLES)
-            raise BadLine(
-                "unknown speaker", f"message {number}: {speaker!r:.40}, expected {expected}"
-            )
-        if not isinstance(value, str):
-            raise BadLine(
-                "malformed conversations", f"message {number}: value is {_type(value)}, no string"
-            )
-        if not value.strip():
-            raise BadLine("empty message", f"message {number}, from {speaker}")
-        messages.append({"role": ROLES[speaker], "content": value})
-    if not conversations:
-        raise BadLine("empty dialogue")
-    if messages[-1]["role"] == "user":
-        raise BadLine("ends on the user", f"{len(conversations)} messages, the last from human")
-    return messages
-
-
-def split_text(text: str, max_chars: int = 512) -> list[str]:
-    """Cut a text into chunks of at most `max_chars` characters, at sentence ends where there is
-    one.
-
-    Older recipes train on such chunks. Nothing is lost here, `"".join(split_text(t)) == t`, but
-    much is lost in training: each chunk is a document of its own, so the model never sees a
-    sentence after what led to it, learns that texts begin in the middle, and that they end after
-    `max_chars` characters. A sentence longer than `max_chars` is cut anywhere, perhaps inside a
-    word or an emoji of several code points. Token shards with `PackedDataset` need no cutting.
-    """
-    if max_chars < 1:
-        raise ValueError(f"max_chars is {max_chars}, expected 1 or more")
-    chunks: list[str] = []
-    start = last_end = 0
-    for end in [*(match.end() for match in SENTENCE_END.finditer(text)), len(text)]:
-        while end - start > max_chars:
-            cut = last_end if last_end > start else start + max_chars
-            chunks.append(text[start:cut])
-            start = cut
-        last_end = end
-    return [*chunks, text[start:]] if start < len(text) else chunks
-
-
-def _reader(
-    path, parse, split, val_share, deduplicate, rejects, max_rejected_share, max_line_bytes, report
-):
-    """Check the arguments at the call, not at the first document, then hand over to the generator."""
-    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
+    paths = [Path(one) for one in ([path] if isinstance(path, str | os.PathLike) else path)]
     if not paths:
         raise ValueError("no corpus file given")
     for one in paths:
@@ -235,17 +183,69 @@ def _reader(
     if not 0 <= val_share <= 1 or not 0 <= max_rejected_share <= 1:
         raise ValueError(f"shares lie between 0 and 1; found {val_share=}, {max_rejected_share=}")
     report = ReadReport() if report is None else report
-    documents = _read(
-        paths, parse, deduplicate, rejects, max_rejected_share, max_line_bytes, report
-    )
-    return _part(documents, split, val_share, report)
+
+    def documents() -> Iterator[tuple[int, Document]]:
+        """(hash, document) for each document that is kept, of either part."""
+        seen: dict[int, array] = defaultdict(partial(array, "Q"))
+        if rejects is not None:
+            Path(rejects).parent.mkdir(parents=True, exist_ok=True)
+        with open(os.devnull if rejects is None else rejects, "wb") as rejected:
+            for line in chain.from_iterable(
+                read_lines(one, max_line_bytes, rejected.write) for one in paths
+            ):
+                if not line.problem and not line.raw.strip():
+                    report.blank += 1
+                    continue
+                report.lines += 1
+                try:
+                    if line.problem:
+                        raise line.problem
+                    document, content = parse(line.raw)
+                except BadLine as problem:
+                    report.reject(line, problem)
+                    rejected.write(line.raw + b"\n" if line.raw else b"")
+                    if problem.kind == "damaged archive":
+                        warnings.warn(
+                            f"{line.source} is damaged or cut off in line {line.number:,}:"
+                            f" {problem.detail}. Nothing after it can be read. Fetch the file again"
+                            " for the rest.",
+                            stacklevel=2,
+                        )
+                    if report.lines >= LINES_BEFORE_JUDGING:
+                        report.judge(max_rejected_share, rejects)
+                    continue
+                digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
+                if deduplicate and not _is_new(digest, seen):
+                    report.duplicates += 1
+                else:
+                    yield digest, document
+        report.judge(max_rejected_share, rejects)
+
+    return _part(documents(), split, val_share, report)
+
+
+def _is_new(digest: int, seen: dict[int, array]) -> bool:
+    """Whether a 64-bit hash is not in `seen` yet, where it is kept: sorted arrays by its first bits.
+
+    A tenth of the memory of Python's `set`.
+    """
+    hashes = seen[digest >> 50]
+    place = bisect_left(hashes, digest)
+    if place < len(hashes) and hashes[place] == digest:
+        return False
+    hashes.insert(place, digest)
+    return True
 
 
 def _part(
-    documents: Iterator[tuple[int, Any]], split: str | None, val_share: float, report: ReadReport
-) -> Iterator[Any]:
-    """The documents of one part. None is let go before one falls to "val", or so many that it need
-    not be waited for.
+    documents: Iterator[tuple[int, Document]],
+    split: str | None,
+    val_share: float,
+    report: ReadReport,
+) -> Iterator[Document]:
+    """The documents of one part.
+
+    None is let go before one falls to "val", or so many that it need not be waited for.
     """
     below, first = val_share * 2.0**64, []
     for digest, document in documents if split and val_share else ():
@@ -261,78 +261,6 @@ def _part(
             yield document
         else:
             report.other_split += 1
-
-
-def _read(
-    paths: list[Path],
-    parse: Callable[[bytes], tuple[Any, bytes]],
-    deduplicate: bool,
-    rejects: str | os.PathLike | None,
-    max_rejected_share: float,
-    max_line_bytes: int,
-    report: ReadReport,
-) -> Iterator[tuple[int, Any]]:
-    """(hash, document) for each document that is kept, of either part."""
-    seen = HashTable()
-    with ExitStack() as stack:
-        write = _discard
-        if rejects is not None:
-            Path(rejects).parent.mkdir(parents=True, exist_ok=True)
-            write = stack.enter_context(open(rejects, "wb")).write
-        for line in (line for path in paths for line in read_lines(path, max_line_bytes, write)):
-            if not line.problem and not line.raw.strip():
-                report.blank += 1
-                continue
-            report.lines += 1
-            try:
-                if line.problem:
-                    raise line.problem
-                document, content = parse(line.raw)
-            except BadLine as problem:
-                report.reject(line, problem)
-                if line.raw:
-                    write(line.raw + b"\n")
-                if problem.kind == "damaged archive":
-                    warnings.warn(
-                        f"{line.source} is damaged or cut off in line {line.number:,}:"
-                        f" {problem.detail}. Nothing after it can be read. Fetch the file again for"
-                        " the rest.",
-                        stacklevel=2,
-                    )
-                if report.lines >= LINES_BEFORE_JUDGING:
-                    _judge(report, max_rejected_share, rejects)
-                continue
-            digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
-            if deduplicate and not seen.add(digest):
-                report.duplicates += 1
-            else:
-                yield digest, document
-    _judge(report, max_rejected_share, rejects)
-
-
-def _discard(data: bytes) -> None:
-    pass
-
-
-def _judge(
-    report: ReadReport, max_rejected_share: float, rejects: str | os.PathLike | None
-) -> None:
-    rejected = report.rejected_lines
-    if rejected <= max_rejected_share * report.lines:
-        return
-    kinds = "; ".join(
-        f"{kind} {rejection.count:,}, {_place(rejection)}"
-        for kind, rejection in report.rejected.items()
-    )
-    where = (
-        f"They are in {rejects}." if rejects else 'rejects="rejected.jsonl" keeps a copy of them.'
-    )
-    raise CorpusError(
-        f"{rejected:,} of {report.lines:,} lines are bad ({rejected / report.lines:.1%}), more than"
-        f" max_rejected_share={max_rejected_share:g} allows: {kinds}. {where} Expected is one JSON"
-        " object a line (not one large JSON array). Repair it, fetch it again, or pass a larger"
-        " max_rejected_share if these lines may go."
-    )
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:
@@ -359,12 +287,73 @@ def _parse_text(raw: bytes) -> tuple[str, bytes]:
     return text, _encode(text)
 
 
+def convert_message(
+    conversations: dict[str, Any] | list[dict[str, str]], system: str | None = SYSTEM_PROMPT
+) -> list[Message]:
+    """Turn BELLE's `conversations` (or the whole record) into messages with roles.
+
+    `[{"from": "human", "value": "你好"}, {"from": "assistant", "value": "你好！"}]` becomes
+    `[{"role": "system", "content": system}, {"role": "user", …}, {"role": "assistant", …}]`;
+    without a system message if `system` is None.
+
+    Raises:
+        BadLine: unknown speaker, empty message, a dialogue that ends on the user (nothing to learn:
+            only replies are supervised), or another shape than the above.
+    """
+    if isinstance(conversations, dict):
+        if "conversations" not in conversations:
+            raise BadLine("missing conversations", _found(conversations))
+        conversations = conversations["conversations"]
+    if not isinstance(conversations, list):
+        raise BadLine("malformed conversations", f"expected a list, found {_type(conversations)}")
+    if not conversations:
+        raise BadLine("empty dialogue")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for number, message in enumerate(conversations, 1):
+        where = f"message {number}"
+        if not isinstance(message, dict) or not {"from", "value"} <= message.keys():
+            raise BadLine(
+                "malformed conversations", f'{where} is no object with "from" and "value"'
+            )
+        speaker, value = message["from"], message["value"]
+        if not isinstance(speaker, str) or speaker not in ROLES:
+            expected = " or ".join(ROLES)
+            raise BadLine("unknown speaker", f"{where}: {speaker!r:.40}, expected {expected}")
+        if not isinstance(value, str):
+            raise BadLine("malformed conversations", f"{where}: value is {_type(value)}, no string")
+        if not value.strip():
+            raise BadLine("empty message", f"{where}, from {speaker}")
+        messages.append({"role": ROLES[speaker], "content": value})
+    if messages[-1]["role"] == "user":
+        raise BadLine("ends on the user", f"{len(conversations)} messages, the last from human")
+    return messages
+
+
+def split_text(text: str, max_chars: int = 512) -> list[str]:
+    """Cut a text into chunks of at most `max_chars` characters, at sentence ends where there are.
+
+    Older recipes train on such chunks. No character is lost, but each chunk becomes a document of
+    its own: the model never sees a sentence after what led to it, and learns that texts begin in
+    the middle. A longer sentence is cut anywhere, perhaps inside a word or an emoji of several code
+    points. Token shards with `PackedDataset` need no cutting.
+    """
+    if max_chars < 1:
+        raise ValueError(f"max_chars is {max_chars}, expected 1 or more")
+    chunks: list[str] = []
+    start = last_end = 0
+    for end in [*(match.end() for match in SENTENCE_END.finditer(text)), len(text)]:
+        while end - start > max_chars:
+            cut = last_end if last_end > start else start + max_chars
+            chunks.append(text[start:cut])
+            start = cut
+        last_end = end
+    return [*chunks, text[start:]] if start < len(text) else chunks
+
+
 def _encode(text: str) -> bytes:
     try:
         return text.encode("utf-8")
-    except (
-        UnicodeEncodeError
-    ):  # JSON can write half of a surrogate pair, UTF-8 and tokenizers cannot
+    except UnicodeEncodeError:  # JSON can write what UTF-8 and tokenizers cannot
         raise BadLine("lone surrogate", "half of a surrogate pair, such as \\ud83d alone") from None
 
 

@@ -9,7 +9,7 @@ from tinyllm_lib.data.files import owner
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder of one profile. Properties are paths only: nothing is created by asking for one."""
+    """The folder of one profile: paths only, nothing is created by asking for one."""
 
     root: Path
 
@@ -26,10 +26,8 @@ class Workspace:
     def tokens(self, kind: str, split: str) -> Path:
         """Token shards of `kind` ("pretrain" or "sft") and `split` ("train" or "val")."""
         if kind not in ("pretrain", "sft") or split not in ("train", "val"):
-            raise ValueError(
-                f"no token shards {kind!r}/{split!r}: kind is 'pretrain' or 'sft', split is 'train'"
-                " or 'val'"
-            )
+            expected = "kind is 'pretrain' or 'sft', split is 'train' or 'val'"
+            raise ValueError(f"no token shards {kind!r}/{split!r}: {expected}")
         return self.root / "tokens" / kind / split
 
     def run(self, name: str) -> Path:
@@ -43,38 +41,29 @@ class Workspace:
 
     @property
     def progress(self) -> Path:
-        """Which exercises are done: they belong to the learner, so the file lies beside the
-        profiles.
-        """
+        """Which exercises are done: they belong to the learner, so the file lies there, too."""
         return self.root.parent / "progress.json"
 
 
 def get_workspace(profile: object = None) -> Workspace:
-    """The workspace of a profile, given by its name, by an object with a `name`, or by the
-    environment.
+    """The workspace of a profile: its name, an object with a `name`, or None.
 
-    Without an argument the name is `TINYLLM_PROFILE`, else "laptop". The folder that holds all
-    profiles is `TINYLLM_WORKSPACE`, else `workspace/` beside the package, whatever the working
-    directory is, so that all notebooks share it. A package installed into site-packages uses
-    `workspace/` in the working directory.
+    None stands for `TINYLLM_PROFILE`, else "laptop". `TINYLLM_WORKSPACE` is the folder that holds
+    all profiles, else `workspace/` beside the package, so that all notebooks share it; where the
+    package is installed into site-packages, in the working directory.
 
     Raises:
-        ValueError: a name that is none for a folder, or TINYLLM_WORKSPACE begins with ~ and there
-            is no home directory.
+        ValueError: a name that is none for a folder, or a ~ in TINYLLM_WORKSPACE without a home.
         PermissionError: it is there, and not for this user.
     """
     name = getattr(profile, "name", profile) or os.environ.get("TINYLLM_PROFILE") or "laptop"
     base = os.environ.get("TINYLLM_WORKSPACE")
+    package = Path(__file__).resolve().parents[1]
     try:
-        root = (
-            Path(base).expanduser().resolve()
-            if base
-            else _default_base(Path(__file__).resolve().parents[1])
-        )
+        root = Path(base).expanduser().resolve() if base else _default_base(package)
     except RuntimeError as error:
         raise ValueError(
-            f"TINYLLM_WORKSPACE is {base!r}, and nobody knows whose home that is: write the whole"
-            " path."
+            f"TINYLLM_WORKSPACE is {base!r}, whose home nobody knows: write the whole path."
         ) from error
     workspace = Workspace(root / _single_name(name, "a profile"))
     for folder in (root, workspace.root):
@@ -92,38 +81,32 @@ def _default_base(package: Path) -> Path:
 
 
 def _single_name(name: object, what: str) -> str:
-    if (
-        not isinstance(name, str)
-        or not name
-        or name in (".", "..")
-        or set(name) & set('/\\:*?"<>|')
-    ):
-        raise ValueError(
-            f'{name!r} cannot name {what}: use one folder name, without / \\ : * ? " < > |'
-        )
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set('/\\:*?"<>|'):
+        expected = 'use one folder name, without / \\ : * ? " < > |'
+        raise ValueError(f"{name!r} cannot name {what}: {expected}")
     return name
 
 
 def require(path: str | os.PathLike, made_by: str) -> Path:
-    """`path` if it exists, else a FileNotFoundError that says what makes it.
-
-    Args:
-        made_by: what to run, for example "notebook 01_data" or "make course".
+    """`path` if it exists, else an error that says what makes it: "make course", "notebook 01"…
 
     Raises:
+        FileNotFoundError: it is not there.
         PermissionError: it is there, and not for this user.
     """
     path = Path(path)
-    if path.exists():
-        if not os.access(path, os.R_OK):
-            raise PermissionError(
-                f"{path} cannot be read: it belongs to {owner(path)}. Ask for it, or make your own:"
-                f" set TINYLLM_WORKSPACE to a folder of yours and run {made_by}."
-            )
-        return path
-    raise FileNotFoundError(
-        f"{path} is missing. It is made by {made_by}: run that first. If you have made it already,"
-        " it lies in another workspace: TINYLLM_WORKSPACE is"
-        f" {os.environ.get('TINYLLM_WORKSPACE') or 'not set'}, TINYLLM_PROFILE is"
-        f" {os.environ.get('TINYLLM_PROFILE') or 'not set'}."
-    )
+    if not path.exists():
+        workspace, profile = (
+            os.environ.get(name) or "not set" for name in ("TINYLLM_WORKSPACE", "TINYLLM_PROFILE")
+        )
+        raise FileNotFoundError(
+            f"{path} is missing. It is made by {made_by}: run that first. If you have made it"
+            f" already, it lies in another workspace: TINYLLM_WORKSPACE is {workspace},"
+            f" TINYLLM_PROFILE is {profile}."
+        )
+    if not os.access(path, os.R_OK):
+        raise PermissionError(
+            f"{path} cannot be read: it belongs to {owner(path)}. Ask for it, or make your own:"
+            f" set TINYLLM_WORKSPACE to a folder of yours and run {made_by}."
+        )
+    return path
