@@ -1,61 +1,44 @@
-"""Notebook 01: raw files (the sample, seq-monkey, BELLE, your own) become streams of documents and
-dialogues.
+"""Notebook 01: raw files (the sample, seq-monkey, BELLE, your own) become streams of documents.
 
 Below them what every other folder stands on: whole files, records of what a thing was made from,
 and the machine.
 
-    allowed_cpus: cores that this process may use
-    allowed_memory: bytes of memory that this process may use
-    atomic_path: write a file or a folder so that it is whole or absent, also after a crash or a
-        power cut
-    BadLine: one line cannot be used
-    content_fingerprint: A hash of anything that JSON can hold, the order of its keys apart
-    convert_message: turn BELLE's `conversations` (or the whole record) into messages with roles
-    CorpusError: the corpus as a whole cannot be used
-    differences: what differs between two records, a phrase for each
-    download_pretrain: fetch the seq-monkey corpus (10B tokens) into `raw_dir`
-    download_sft: fetch BELLE's 3.5M dialogues into `raw_dir`, for `read_dialogues`
-    DownloadError: the file could not be fetched
-    ensure_home: where there is no home directory to write to, a temporary one for this process
-        and those it starts
-    file_fingerprint: size and a hash of a file, whatever its name
-    get_workspace: the workspace of a profile, given by its name, by an object with a `name`, or
-        by the environment
-    made_by_us: what we made a file from, or all files of a folder
-    read_dialogues: stream dialogues in BELLE's format as lists of messages, see `convert_message`
-        and `read_texts`
-    read_json: the JSON object in a file
-    read_lines: lines of a corpus file, or of the .jsonl and .json files inside a tar archive, one
-        after the other
-    read_texts: stream the documents of a corpus
-    ReadReport: what became of every line
-    RealCorpus: A file on a hub, and how much is in it
-    Rejection: how often one kind of bad line was met, and where first
-    require: `path` if it exists, else a FileNotFoundError that says what makes it
-    require_writable: nothing if `path` can be written, its folders made where they are missing
-    sha256: the checksum of a file, from every byte of it
-    sign: notes beside files that we made them, from what, and how they are now
-    split_text: cut a text into chunks of at most `max_chars` characters, at sentence ends where
-        there is one
-    temporary_folder: where temporary files and programs made on the way find room
-    utf8_output: for a `main()`
-    Workspace: the folder of one profile
-    write_json: write `content` as indented JSON in UTF-8, whole or not at all
-    BELLE: BELLE, 3.5 million Chinese dialogues: where it lies, and its size
-    MAX_LINE_BYTES: a longer line is no line of a corpus
-    SENTENCE_END: where a text may be split
-    SEQ_MONKEY: the seq-monkey corpus of 10B tokens: where it lies, and its size
+    allowed_cpus: how many cores this process may use
+    allowed_memory: how many bytes of memory this process may use
+    atomic_path: a context that writes a file or a folder whole or not at all
+    BadLine: the error for one line that cannot be used
+    BELLE: where the real dialogues lie, 3.5 million, and how much they are
+    content_fingerprint: a hash of anything that JSON can hold
+    convert_message: a dialogue as BELLE writes it -> messages with roles
+    CorpusError: the error for a corpus that cannot be used as a whole
+    differences: phrases that say how two records of what a thing was made from differ
+    download_pretrain: fetches the seq-monkey corpus
+    download_sft: fetches BELLE's dialogues
+    ensure_home: lends a home directory where there is none to write to
+    file_fingerprint: the size of a file and a quick hash of it
+    get_workspace: the folder of a profile
+    made_by_us: what we made a file from, if it is still as we left it
+    read_dialogues: streams the dialogues of a corpus, as messages
+    read_json: the JSON object in a file, or what you say where there is none
+    read_lines: streams the numbered lines of a file, packed or not
+    read_texts: streams the documents of a corpus
+    ReadReport: what became of every line of a corpus
+    require: a path that must be there, or an error that says what makes it
+    require_writable: an error that says whose folder is in the way, if one is
+    SENTENCE_END: the pattern after which `split_text` may cut
+    SEQ_MONKEY: where the real pretraining corpus lies, 10B tokens, and how much it is
+    sha256: the checksum of a file
+    sign: notes beside files that we made them, for `made_by_us`
+    split_text: cuts a text into chunks, at sentence ends where it can
     SYSTEM_PROMPT: what the system says where a dialogue does not
+    temporary_folder: a place for temporary files with room in it
+    utf8_output: makes what a command prints UTF-8 whatever the locale
+    Workspace: the paths in the folder of a profile
+    write_json: writes a JSON file whole or not at all
 """
 
-from tinyllm_lib.data.download import (
-    BELLE,
-    SEQ_MONKEY,
-    DownloadError,
-    RealCorpus,
-    download_pretrain,
-    download_sft,
-)
+from tinyllm_lib.data.documents import SENTENCE_END, SYSTEM_PROMPT, convert_message, split_text
+from tinyllm_lib.data.download import BELLE, SEQ_MONKEY, download_pretrain, download_sft
 from tinyllm_lib.data.files import atomic_path, read_json, require_writable, write_json
 from tinyllm_lib.data.machine import (
     allowed_cpus,
@@ -72,31 +55,18 @@ from tinyllm_lib.data.provenance import (
     sha256,
     sign,
 )
-from tinyllm_lib.data.readers import (
-    SENTENCE_END,
-    SYSTEM_PROMPT,
-    ReadReport,
-    Rejection,
-    convert_message,
-    read_dialogues,
-    read_texts,
-    split_text,
-)
-from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, read_lines
+from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
+from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines
 from tinyllm_lib.data.workspace import Workspace, get_workspace, require
 
 __all__ = [
     "BELLE",
-    "MAX_LINE_BYTES",
     "SENTENCE_END",
     "SEQ_MONKEY",
     "SYSTEM_PROMPT",
     "BadLine",
     "CorpusError",
-    "DownloadError",
     "ReadReport",
-    "RealCorpus",
-    "Rejection",
     "Workspace",
     "allowed_cpus",
     "allowed_memory",

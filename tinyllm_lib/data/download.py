@@ -62,7 +62,7 @@ def download_pretrain(raw_dir: str | os.PathLike) -> Path:
     broke off goes on where it stopped. `MODELSCOPE_ENDPOINT` names a mirror.
 
     Raises:
-        DownloadError: no library, no network, too little disk, or not the length that was announced.
+        DownloadError: no library, no network, too little disk, or another length than announced.
     """
 
     def size() -> int | None:
@@ -137,40 +137,36 @@ def _download(
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
-    by_hand = f"By hand: get {source.url}{source.name} on any machine and put it at {target}."
-    mirror = f"{source.endpoint} names a mirror ({_mirror(source) or 'not set'})."
     try:
         if not (size := ask_size()):
-            raise DownloadError(
-                f"{source.hub} or its mirror announces no length of {source.name}, so half of it"
-                f" would look like all. {mirror} {by_hand}"
-            )
+            raise DownloadError("it announces no length, so half of the file would look like all.")
         parts = [part.stat().st_size for part in folder.rglob("*.incomplete")]
         missing, free = size - max(parts, default=0), shutil.disk_usage(folder).free
         if free < missing:
             raise DownloadError(
-                f"{source.name} needs {missing / 1e9:.1f} GB, but the disk of {folder} has"
-                f" {free / 1e9:.1f} GB free. Make room, or move the workspace to another disk with"
-                " TINYLLM_WORKSPACE."
+                f"it needs {missing / 1e9:.1f} GB, but the disk of {folder} has {free / 1e9:.1f} GB"
+                " free. Make room, or move the workspace with TINYLLM_WORKSPACE."
             )
         fetch(folder)
         found, begin = target.stat().st_size, _begin(target, 40)
         if found != size or not begin.startswith(source.begins):
             target.unlink()
             raise DownloadError(
-                f"{source.hub} announced {size:,} bytes of {source.name} and sent {found:,}, which"
-                f" begin with {begin!r}; expected {source.begins!r}. They were removed; try again"
-                f" later. Does this network want a login first? {by_hand}"
+                f"it announced {size:,} bytes and sent {found:,}, which begin with {begin!r};"
+                f" expected {source.begins!r}. They were removed; try again later. Does this"
+                " network want a login first?"
             )
-    except DownloadError:
-        raise
     except Exception as error:  # each library has its own for no network, no file, a wrong length
-        advice = f"The same call again goes on where this one stopped. Is there a network? {mirror}"
-        if isinstance(error, ImportError) and source.library in str(error):
-            advice = f"It comes through a library that is missing: pip install {source.library}."
+        advice = " The same call again goes on where this one stopped. Is there a network?"
+        if isinstance(error, DownloadError):
+            advice = ""
+        elif isinstance(error, ImportError) and source.library in str(error):
+            advice = f": pip install {source.library}."
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise DownloadError(
             f"{source.name} could not be fetched from {source.hub} ({source.dataset}):"
-            f" {error}{cause} {advice} {by_hand}"
+            f" {error}{cause}{advice} {source.endpoint} names a mirror"
+            f" ({_mirror(source) or 'not set'}). By hand: get {source.url}{source.name} on any"
+            f" machine and put it at {target}."
         ) from error
     return target

@@ -96,7 +96,10 @@ def ensure_home() -> None:
 
 
 def utf8_output() -> None:
-    """For a `main()`: print UTF-8 into files and programs whatever the locale, "?" on a terminal."""
+    """For a `main()`: what goes to a file or another program is UTF-8, whatever the locale.
+
+    A terminal keeps its own encoding, and shows "?" for what it does not have.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook has put there
             encoding = stream.encoding if stream.isatty() else "utf-8"

@@ -4,9 +4,7 @@ Memory stays the same however large the file is, but for the hashes that find du
 for each different document (13 million: 120 MB). `deduplicate=False` does without them.
 """
 
-import json
 import os
-import re
 import warnings
 from array import array
 from bisect import bisect_left
@@ -17,18 +15,15 @@ from functools import partial
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
+from tinyllm_lib.data.documents import SYSTEM_PROMPT, Message, parse_dialogue, parse_text
 from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, Line, read_lines
 
-SYSTEM_PROMPT = "你是一个AI助手"
-ROLES = {"human": "user", "assistant": "assistant"}
 LINES_BEFORE_JUDGING = 1000  # a share of fewer lines says little
 # That none of so many falls to a share of 1% happens once in 500 million corpora.
 DOCUMENTS_BEFORE_SPLITTING = 2000
-SENTENCE_END = re.compile(r"""[。！？!?；;…\n]+[”’」』）)》"']*|\.(?=\s)""")
 
-Message = dict[str, str]
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
 Document = TypeVar("Document")
 
@@ -64,9 +59,13 @@ class ReadReport:
         return sum(rejection.count for rejection in self.rejected.values())
 
     def reject(self, line: Line, problem: BadLine) -> None:
-        """Count a bad line."""
+        """Count a bad line; warn where an archive is damaged."""
         new = Rejection(line.source, line.number, problem.detail)
         self.rejected.setdefault(problem.kind, new).count += 1
+        if problem.kind == "damaged archive":
+            place = f"{line.source} is damaged or cut off in line {line.number:,}"
+            advice = "Nothing after it can be read. Fetch the file again for the rest."
+            warnings.warn(f"{place}: {problem.detail}. {advice}", stacklevel=3)
 
     def judge(self, max_rejected_share: float, rejects: str | os.PathLike | None) -> None:
         """A CorpusError if a larger share of the lines is bad."""
@@ -135,23 +134,14 @@ def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
         CorpusError: while reading. A damaged archive is no error but a warning and a bad line:
             every document before the damage is kept.
     """
-    return _read(path, _parse_text, **options)
+    return _read(path, parse_text, **options)
 
 
 def read_dialogues(
     path: Paths, *, system: str | None = SYSTEM_PROMPT, **options: Unpack[ReadOptions]
 ) -> Iterator[list[Message]]:
-    """Stream dialogues in BELLE's format as `convert_message` gives them; else as `read_texts`.
-
-    Two dialogues are copies if all their turns are equal; neither their `id` nor `system` counts.
-    """
-
-    def parse(raw: bytes) -> tuple[list[Message], bytes]:
-        messages = convert_message(_parse_object(raw), system=system)
-        turns = messages if system is None else messages[1:]
-        return messages, _encode(json.dumps(turns, ensure_ascii=False))
-
-    return _read(path, parse, **options)
+    """Stream dialogues in BELLE's format as `convert_message` gives them; else as `read_texts`."""
+    return _read(path, partial(parse_dialogue, system=system), **options)
 
 
 def _read(
@@ -189,10 +179,9 @@ def _read(
         seen: dict[int, array] = defaultdict(partial(array, "Q"))
         if rejects is not None:
             Path(rejects).parent.mkdir(parents=True, exist_ok=True)
-        with open(os.devnull if rejects is None else rejects, "wb") as rejected:
-            for line in chain.from_iterable(
-                read_lines(one, max_line_bytes, rejected.write) for one in paths
-            ):
+        with open(os.devnull if rejects is None else rejects, "wb") as out:
+            lines = (line for one in paths for line in read_lines(one, max_line_bytes, out.write))
+            for line in lines:
                 if not line.problem and not line.raw.strip():
                     report.blank += 1
                     continue
@@ -202,15 +191,8 @@ def _read(
                         raise line.problem
                     document, content = parse(line.raw)
                 except BadLine as problem:
+                    out.write(line.raw + b"\n" if line.raw else b"")
                     report.reject(line, problem)
-                    rejected.write(line.raw + b"\n" if line.raw else b"")
-                    if problem.kind == "damaged archive":
-                        warnings.warn(
-                            f"{line.source} is damaged or cut off in line {line.number:,}:"
-                            f" {problem.detail}. Nothing after it can be read. Fetch the file again"
-                            " for the rest.",
-                            stacklevel=2,
-                        )
                     if report.lines >= LINES_BEFORE_JUDGING:
                         report.judge(max_rejected_share, rejects)
                     continue
@@ -225,7 +207,7 @@ def _read(
 
 
 def _is_new(digest: int, seen: dict[int, array]) -> bool:
-    """Whether a 64-bit hash is not in `seen` yet, where it is kept: sorted arrays by its first bits.
+    """Whether a 64-bit hash is new to `seen`, where it is put: sorted arrays by its first bits.
 
     A tenth of the memory of Python's `set`.
     """
@@ -261,105 +243,3 @@ def _part(
             yield document
         else:
             report.other_split += 1
-
-
-def _parse_object(raw: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadLine("invalid UTF-8", f"byte {error.start + 1} of the line") from None
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer of too many digits
-        raise BadLine("malformed JSON", str(error)) from None
-    if not isinstance(record, dict):
-        raise BadLine("not an object", f"found {_type(record)}")
-    return record
-
-
-def _parse_text(raw: bytes) -> tuple[str, bytes]:
-    record = _parse_object(raw)
-    if "text" not in record:
-        raise BadLine("missing text", _found(record))
-    text = record["text"]
-    if not isinstance(text, str):
-        raise BadLine("text not a string", f"found {_type(text)}")
-    if not text.strip():
-        raise BadLine("empty document")
-    return text, _encode(text)
-
-
-def convert_message(
-    conversations: dict[str, Any] | list[dict[str, str]], system: str | None = SYSTEM_PROMPT
-) -> list[Message]:
-    """Turn BELLE's `conversations` (or the whole record) into messages with roles.
-
-    `[{"from": "human", "value": "你好"}, {"from": "assistant", "value": "你好！"}]` becomes
-    `[{"role": "system", "content": system}, {"role": "user", …}, {"role": "assistant", …}]`;
-    without a system message if `system` is None.
-
-    Raises:
-        BadLine: unknown speaker, empty message, a dialogue that ends on the user (nothing to learn:
-            only replies are supervised), or another shape than the above.
-    """
-    if isinstance(conversations, dict):
-        if "conversations" not in conversations:
-            raise BadLine("missing conversations", _found(conversations))
-        conversations = conversations["conversations"]
-    if not isinstance(conversations, list):
-        raise BadLine("malformed conversations", f"expected a list, found {_type(conversations)}")
-    if not conversations:
-        raise BadLine("empty dialogue")
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    for number, message in enumerate(conversations, 1):
-        where = f"message {number}"
-        if not isinstance(message, dict) or not {"from", "value"} <= message.keys():
-            raise BadLine(
-                "malformed conversations", f'{where} is no object with "from" and "value"'
-            )
-        speaker, value = message["from"], message["value"]
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            expected = " or ".join(ROLES)
-            raise BadLine("unknown speaker", f"{where}: {speaker!r:.40}, expected {expected}")
-        if not isinstance(value, str):
-            raise BadLine("malformed conversations", f"{where}: value is {_type(value)}, no string")
-        if not value.strip():
-            raise BadLine("empty message", f"{where}, from {speaker}")
-        messages.append({"role": ROLES[speaker], "content": value})
-    if messages[-1]["role"] == "user":
-        raise BadLine("ends on the user", f"{len(conversations)} messages, the last from human")
-    return messages
-
-
-def split_text(text: str, max_chars: int = 512) -> list[str]:
-    """Cut a text into chunks of at most `max_chars` characters, at sentence ends where there are.
-
-    Older recipes train on such chunks. No character is lost, but each chunk becomes a document of
-    its own: the model never sees a sentence after what led to it, and learns that texts begin in
-    the middle. A longer sentence is cut anywhere, perhaps inside a word or an emoji of several code
-    points. Token shards with `PackedDataset` need no cutting.
-    """
-    if max_chars < 1:
-        raise ValueError(f"max_chars is {max_chars}, expected 1 or more")
-    chunks: list[str] = []
-    start = last_end = 0
-    for end in [*(match.end() for match in SENTENCE_END.finditer(text)), len(text)]:
-        while end - start > max_chars:
-            cut = last_end if last_end > start else start + max_chars
-            chunks.append(text[start:cut])
-            start = cut
-        last_end = end
-    return [*chunks, text[start:]] if start < len(text) else chunks
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can write what UTF-8 and tokenizers cannot
-        raise BadLine("lone surrogate", "half of a surrogate pair, such as \\ud83d alone") from None
-
-
-def _found(record: dict[str, Any]) -> str:
-    return f"found: {', '.join(list(record)[:5])}"[:80] if record else "found: no fields"
-
-
-def _type(value: object) -> str:
-    return "null" if value is None else type(value).__name__

@@ -1,4 +1,4 @@
-"""Bytes on disk to numbered lines, in bounded memory: plain, .gz, .bz2, .xz, .zst, and tar archives.
+"""Files to numbered lines, in bounded memory: plain, .gz, .bz2, .xz, .zst, and tar archives.
 
 A file is unpacked as it is read, never to disk and never held. A line too long to hold and an
 archive that is damaged or ends early come as a `Line` with a `problem`, after every good line
@@ -96,38 +96,34 @@ def _split(
     max_line_bytes: int,
     spill: Callable[[bytes], object],
 ) -> Iterator[Line]:
-    too_long = BadLine("line too long", f"more than {max_line_bytes:,} bytes")
-    number, pending, spilling, end = 1, b"", False, b""
+    number, pending, spilling, newline = 0, b"", False, b""
+
+    def line(end: bytes) -> Line:
+        """The next line, whose end this is; all of it, unless it is too long."""
+        nonlocal number, spilling
+        number += 1
+        if spilling or len(end) > max_line_bytes:
+            spilling = False
+            spill(end + b"\n")
+            detail = f"more than {max_line_bytes:,} bytes"
+            return Line(source, number, b"", BadLine("line too long", detail))
+        while end.startswith(BOM_UTF8):  # `cat` leaves these marks inside a file
+            end = end.removeprefix(BOM_UTF8)
+        return Line(source, number, end.removesuffix(b"\x1a"))  # the end mark of DOS
+
     for chunk in chunks:
         if isinstance(chunk, BadLine):
-            yield Line(source, number, pending, chunk)
+            yield Line(source, number + 1, pending, chunk)
             return
-        if not end:  # CR alone: an old Mac's
-            end = b"\r" if b"\r" in chunk[:-1] and b"\n" not in chunk else b"\n"
-        *pieces, pending = (pending + chunk).split(end)
-        for piece in pieces:
-            if spilling or len(piece) > max_line_bytes:
-                spill(piece + b"\n")
-                spilling = False
-                yield Line(source, number, b"", too_long)
-            else:
-                yield Line(source, number, _without_marks(piece))
-            number += 1
+        if not newline:  # CR alone: an old Mac's
+            newline = b"\r" if b"\r" in chunk[:-1] and b"\n" not in chunk else b"\n"
+        *ends, pending = (pending + chunk).split(newline)
+        yield from map(line, ends)
         if spilling or len(pending) > max_line_bytes:
             spill(pending)
             pending, spilling = b"", True
-    if spilling:
-        spill(b"\n")
-        yield Line(source, number, b"", too_long)
-    elif pending:
-        yield Line(source, number, _without_marks(pending))
-
-
-def _without_marks(line: bytes) -> bytes:
-    """A line without byte order marks, which `cat` leaves inside a file, and DOS's end mark."""
-    while line.startswith(BOM_UTF8):
-        line = line.removeprefix(BOM_UTF8)
-    return line.removesuffix(b"\x1a")
+    if spilling or pending:
+        yield line(pending)
 
 
 def _unpacked(path: Path) -> io.BufferedIOBase:

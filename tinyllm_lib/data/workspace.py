@@ -88,10 +88,9 @@ def _single_name(name: object, what: str) -> str:
 
 
 def require(path: str | os.PathLike, made_by: str) -> Path:
-    """`path` if it exists, else an error that says what makes it: "make course", "notebook 01"…
+    """`path` if it exists, else a FileNotFoundError that says what makes it ("notebook 01").
 
     Raises:
-        FileNotFoundError: it is not there.
         PermissionError: it is there, and not for this user.
     """
     path = Path(path)
