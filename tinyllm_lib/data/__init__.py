@@ -18,6 +18,7 @@ and the machine.
     file_fingerprint: the size of a file and a quick hash of it
     get_workspace: the folder of a profile
     made_by_us: what we made a file from, if it is still as we left it
+    MAX_LINE_BYTES: a longer line is no line of a corpus
     read_dialogues: streams the dialogues of a corpus, as messages
     read_json: the JSON object in a file, or what you say where there is none
     read_lines: streams the numbered lines of a file, packed or not
@@ -56,11 +57,12 @@ from tinyllm_lib.data.provenance import (
     sign,
 )
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
-from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines
+from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, read_lines
 from tinyllm_lib.data.workspace import Workspace, get_workspace, require
 
 __all__ = [
     "BELLE",
+    "MAX_LINE_BYTES",
     "SENTENCE_END",
     "SEQ_MONKEY",
     "SYSTEM_PROMPT",

@@ -15,6 +15,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -39,6 +40,9 @@ class BadLine(ValueError):
     def __init__(self, kind: str, detail: str = ""):
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind, self.detail = kind, detail
+
+
+_damaged = partial(BadLine, "damaged archive")
 
 
 class Line(NamedTuple):
@@ -175,10 +179,9 @@ class _Stream(io.BufferedIOBase):
         self._position += len(data)
         return data
 
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, position: int, whence: int = 0, /) -> int:
+    def seek(self, position: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence == io.SEEK_CUR:  # `tell` asks so
+            position += self._position
         while position > self._position and self.read(min(CHUNK, position - self._position)):
             pass
         return self._position
@@ -211,10 +214,6 @@ class _Stream(io.BufferedIOBase):
                 return self._unpack()
             self.damage = _damaged(f"{error} (after {position:,} unpacked bytes)")
             return b""
-
-
-def _damaged(detail: str) -> BadLine:
-    return BadLine("damaged archive", detail)
 
 
 def _members(archive: str, stream: _Stream) -> Iterator[tuple[str, Iterable[bytes | BadLine]]]:

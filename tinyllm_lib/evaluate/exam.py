@@ -16,7 +16,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tinyllm_lib.data import content_fingerprint, differences, read_json, read_lines, write_json
+from tinyllm_lib.data import (
+    MAX_LINE_BYTES,
+    content_fingerprint,
+    differences,
+    read_json,
+    read_lines,
+    write_json,
+)
 from tinyllm_lib.model import model_folder, run_folder, weights_fingerprint
 from tinyllm_lib.tokenizer import ROLES, why_no_bytes
 
@@ -97,7 +104,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
     Raises:
         ValueError: a line that is no object in UTF-8, or longer than any question or document.
     """
-    for line in read_lines(path):
+    for line in read_lines(path, MAX_LINE_BYTES, lambda skipped: None):
         where = f"{line.source} line {line.number}"
         if line.problem:
             raise ValueError(f"{where}: {line.problem}.")
