@@ -244,7 +244,7 @@ def test_a_network_s_login_page_is_no_corpus(hub, tmp_path, methods):
 
 
 def test_a_shorter_file_than_announced_is_tried_anew(hub, tmp_path):
-    """Two calls may be in vain: the first has all there is, the second hears that nothing follows."""
+    """Two calls are in vain: the first has all there is, the second hears that nothing follows."""
     hub.content = CONTENT[:-1]
     for _ in range(2):
         with pytest.raises(DownloadError):

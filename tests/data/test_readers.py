@@ -63,8 +63,7 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-# --- formats
-# ---------------------------------------------------------------------------------------------
+# ---- formats
 
 
 @pytest.mark.parametrize(
@@ -207,9 +206,8 @@ def test_a_folder_is_no_corpus(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, change):
     path = write(tmp_path / "a.jsonl", jsonl(TEXTS))
     texts = []
-    with pytest.raises(
-        CorpusError, match="a.jsonl was .* bytes of .* when reading began, and now it is"
-    ):
+
+    def read():
         for text in read_texts(path):
             texts.append(text)
             if len(texts) == 10 and change == "grows":
@@ -217,6 +215,11 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, change):
                     file.write(jsonl(["more"]))
             elif len(texts) == 10:
                 path.unlink()
+
+    with pytest.raises(
+        CorpusError, match="a.jsonl was .* bytes of .* when reading began, and now it is"
+    ):
+        read()
     assert texts[:300] == TEXTS, "what was there came first"
 
 
@@ -225,8 +228,7 @@ def test_unusual_line_separators_do_not_end_a_line(tmp_path):
     assert list(read_texts(write(tmp_path / "a.jsonl", jsonl([text])))) == [text]
 
 
-# --- bad lines
-# -------------------------------------------------------------------------------------------
+# ---- bad lines
 
 BAD_LINES = {
     "malformed JSON": b'{"text": "half',
@@ -414,8 +416,7 @@ def test_arguments_are_checked_at_the_call(tmp_path):
         read_texts([])
 
 
-# --- duplicates and splits
-# -------------------------------------------------------------------------------
+# ---- duplicates and splits
 
 
 def test_duplicates_across_files_are_dropped_once_and_counted(tmp_path):
@@ -451,8 +452,7 @@ def test_seen_hashes_are_a_set(digests):
         reference.add(digest)
 
 
-# --- dialogues
-# -------------------------------------------------------------------------------------------
+# ---- dialogues
 
 
 def test_convert_message():
@@ -513,28 +513,15 @@ def test_read_dialogues_counts_what_it_rejects(tmp_path):
 
 @pytest.mark.parametrize("count", [2, 20, 50, 200])
 def test_a_small_corpus_has_a_validation_document_and_it_is_not_trained_on(tmp_path, count):
-    """Of 20 corpora of each size; by the hash alone 98%, 82%, 61% and 13% of them would have none."""
+    """By the hash alone 98%, 82%, 61% and 13% of 20 corpora of each size would have none."""
     for corpus in range(20):
         texts = [f"集{corpus}文档{number}" for number in range(count)]
         path = write(tmp_path / "small.jsonl", jsonl(texts))
-        train, val, report = (
-            list(read_texts(path, split="train")),
-            set(read_texts(path, split="val")),
-            ReadReport(),
-        )
-        assert (
-            val
-            and train == [text for text in texts if text not in val]
-            and len(train) + len(val) == count
-        )
-        assert (
-            set(
-                read_texts(
-                    write(tmp_path / "b.jsonl", jsonl(reversed(texts))), split="val", report=report
-                )
-            )
-            == val
-        )
+        train, val = list(read_texts(path, split="train")), set(read_texts(path, split="val"))
+        assert val and train == [text for text in texts if text not in val]
+        assert len(train) + len(val) == count
+        backwards, report = write(tmp_path / "b.jsonl", jsonl(reversed(texts))), ReadReport()
+        assert set(read_texts(backwards, split="val", report=report)) == val
         assert (report.lines, report.kept, report.other_split) == (count, len(val), len(train))
         assert list(read_texts(path, split="train", val_share=0)) == texts
 
@@ -560,8 +547,7 @@ def test_the_split_of_a_dialogue_does_not_depend_on_the_system_prompt(tmp_path):
     assert parts[0] == parts[1] == parts[2] != []
 
 
-# --- split_text
-# ------------------------------------------------------------------------------------------
+# ---- split_text
 
 
 def test_split_text_cuts_at_sentence_ends():
@@ -584,8 +570,7 @@ def test_split_text_loses_nothing_and_keeps_the_limit(text, max_chars):
     assert all(0 < len(chunk) <= max_chars for chunk in chunks)
 
 
-# --- size
-# ------------------------------------------------------------------------------------------------
+# ---- size
 
 PEAK_MEMORY = """
 import sys
@@ -630,8 +615,7 @@ def test_memory_does_not_grow_with_the_file_nor_with_a_line(tmp_path):
     )  # 16 MiB of the 200 MiB are held before the line is given up
 
 
-# --- real text
-# -------------------------------------------------------------------------------------------
+# ---- real text
 
 
 def real(name: str) -> Path:

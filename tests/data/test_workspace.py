@@ -89,9 +89,12 @@ def test_atomic_file_replaces_only_when_whole(tmp_path):
         assert not target.exists()
     assert target.read_text(encoding="utf-8") == "one"
 
-    with pytest.raises(RuntimeError, match="cut"), atomic_path(target) as temporary:
-        temporary.write_text("half", encoding="utf-8")
+    def write_half(path):
+        path.write_text("half", encoding="utf-8")
         raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"), atomic_path(target) as temporary:
+        write_half(temporary)
     assert target.read_text(encoding="utf-8") == "one"
     assert os.listdir(target.parent) == ["data.json"]
 
