@@ -81,10 +81,7 @@ def download_pretrain(raw_dir: str | os.PathLike) -> Path:
 
 
 def download_sft(raw_dir: str | os.PathLike) -> Path:
-    """Fetch BELLE's 3.5M dialogues into `raw_dir`, as `download_pretrain` does.
-
-    `HF_ENDPOINT` names a mirror.
-    """
+    """Fetch BELLE's 3.5M dialogues, as `download_pretrain`; `HF_ENDPOINT` names a mirror."""
 
     def ask() -> Any:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -106,11 +103,10 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
             with part.open("ab") as out:
                 http_get(file.location, out, headers=headers, **options)
         except BaseException as error:
-            # 416: nothing follows what we have
-            useless = getattr(getattr(error, "response", None), "status_code", 0) == 416
-            useless |= not BELLE.begins.startswith(_begin(part, len(BELLE.begins)))
-            if useless or part.stat().st_size > file.size:
-                part.unlink()
+            nothing_follows = getattr(getattr(error, "response", None), "status_code", 0) == 416
+            another_file = not BELLE.begins.startswith(_begin(part, len(BELLE.begins)))
+            if nothing_follows or another_file or part.stat().st_size > file.size:
+                part.unlink()  # nothing to go on from
             raise
         os.replace(part, folder / BELLE.name)
 

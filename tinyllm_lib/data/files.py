@@ -78,11 +78,9 @@ def write_json(path: Path | str, content: object) -> None:
 
 
 def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
-    """The JSON object in a file; `unknown`, if it is given, where there is none to be read.
+    """The JSON object in a file.
 
-    Raises:
-        OSError: the file cannot be read, and `unknown` is not given.
-        ValueError: there is something else in it, and `unknown` is not given.
+    Where there is none, or something else: `unknown`, or if that is None an OSError or ValueError.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -93,8 +91,9 @@ def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
             return unknown
         if isinstance(error, OSError):
             raise
-        advice = "bring back the file as it was, or remove it"
-        raise ValueError(f"{path} is damaged ({error}): {advice}.") from error
+        raise ValueError(
+            f"{path} is damaged ({error}): bring back the file as it was, or remove it."
+        ) from error
     return content
 
 

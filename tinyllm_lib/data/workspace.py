@@ -90,8 +90,7 @@ def _single_name(name: object, what: str) -> str:
 def require(path: str | os.PathLike, made_by: str) -> Path:
     """`path` if it exists, else a FileNotFoundError that says what makes it ("notebook 01").
 
-    Raises:
-        PermissionError: it is there, and not for this user.
+    A PermissionError if it is there, and not for this user.
     """
     path = Path(path)
     if not path.exists():
