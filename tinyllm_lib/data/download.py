@@ -90,7 +90,7 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
         return get_hf_file_metadata(hf_hub_url(BELLE.dataset, BELLE.name, **repo))
 
     def fetch(folder: Path) -> None:
-        # hf_hub_download wants more of a mirror than a length, and keeps a login page as a part.
+        # hf_hub_download refuses a mirror that sends a length and no ETag.
         from huggingface_hub.file_download import http_get
 
         file = ask()

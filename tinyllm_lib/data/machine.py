@@ -22,9 +22,9 @@ def allowed_cpus() -> int:
     except AttributeError:  # macOS, Windows
         cores = os.cpu_count() or 1
     version_1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    for quota, period in [*_limits("cpu", "cpu.max"), *_limits("cpu", *version_1)]:
-        if quota > 0 and period > 0:  # -1 is no quota
-            cores = min(cores, math.ceil(quota / period))
+    for limit in [*_limits("cpu", "cpu.max"), *_limits("cpu", *version_1)]:
+        if len(limit) == 2 and min(limit) > 0:  # a quota of -1 is none
+            cores = min(cores, math.ceil(limit[0] / limit[1]))  # quota / period
     return max(1, cores)
 
 
@@ -39,7 +39,7 @@ def allowed_memory() -> int:
     else:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [*_limits("memory", "memory.max"), *_limits("memory", "memory.limit_in_bytes")]
-    return min([size, *(limit for (limit,) in limits)])
+    return min([size, *(number for limit in limits for number in limit)])
 
 
 def _limits(controller: str, *files: str) -> Iterator[list[int]]:
