@@ -136,7 +136,7 @@ class Trainer:
             self.optimizers = make_optimizers(
                 self.model, config.optimizer, config.learning_rate, config.weight_decay
             )
-        self.nats = self._maybe_compile()
+        self.nll = self._maybe_compile()
         self.order = DataOrder(len(self.train_data), config.seed)
         self.writer = self._sample_writer()
         self.step = self.tokens = 0
@@ -275,7 +275,7 @@ class Trainer:
         flops = tokens * self.model.flops_per_token(config.max_seq_len)
         pays, why = compile_pays(config.compile, flops, self.device, self.dtype)
         self._log(f"torch.compile is {'on' if pays else 'off'}: {why}.")
-        return torch.compile(self.model.nats) if pays else self.model.nats
+        return torch.compile(self.model.weighted_nll) if pays else self.model.weighted_nll
 
     def _sample_writer(self):
         """Prompt -> text, by the model as it stands: a reply where the run learns dialogues, else
@@ -458,7 +458,7 @@ class Trainer:
             batch = PackedRow(*(t.to(self.device, non_blocking=True) for t in batch))
             weights = batch.loss_mask.float() / max(supervised_tokens, 1)
             with self.autocast:
-                loss = self.nats(batch.X, batch.Y, weights, **self._documents_of(batch))
+                loss = self.nll(batch.X, batch.Y, weights, **self._documents_of(batch))
             loss.backward()
             self.gradients[-1] += loss.detach()
         self.processes.add_up(self.gradients)
@@ -601,7 +601,7 @@ class Trainer:
                 ((b.X, b.Y, b.loss_mask, self._documents_of(b)) for b in batches),
                 self.byte_lengths,
                 autocast=self.autocast,
-                add_up=self.processes.add_up,
+                all_reduce=self.processes.add_up,
             )
         return {
             "val_loss": round(found.nats_per_token, 5),
