@@ -1,4 +1,4 @@
-"""The model: as large as promised, equal to transformers' Llama, and careful about what it loads."""
+"""The model: as large as promised, equal to transformers' Llama, careful about what it loads."""
 
 import json
 import math

@@ -10,7 +10,6 @@ from outside, and the checksums tell.
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,11 @@ from tinyllm_lib.data import atomic_path, content_fingerprint, sha256, write_jso
 from tinyllm_lib.model.transformer import Transformer, weight_files
 from tinyllm_lib.tokenizer import save_tokenizer, stop_ids, token_ids
 
-STEP_FOLDER = re.compile(r"step_\d{6,}$")
-
 
 def step_folders(run: str | Path) -> list[Path]:
     """The finished checkpoint folders of a run, oldest first."""
-    finished = [p.parent for p in Path(run).glob("checkpoints/step_*/checkpoint.json")]
-    return sorted((p for p in finished if STEP_FOLDER.match(p.name)), key=step_of)
+    found = [path.parent for path in Path(run).glob("checkpoints/step_*/checkpoint.json")]
+    return sorted((p for p in found if p.name.removeprefix("step_").isdecimal()), key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -38,11 +35,7 @@ def step_of(folder: Path) -> int:
 
 
 def latest_checkpoint(run: str | Path) -> Path:
-    """The newest checkpoint of a run that is undamaged; those passed over are named in print.
-
-    Raises:
-        FileNotFoundError: the run has none, or only damaged ones.
-    """
+    """The newest undamaged checkpoint of a run; FileNotFoundError if it has none."""
     run = Path(run)
     folders = step_folders(run)
     for folder in reversed(folders):
@@ -51,10 +44,8 @@ def latest_checkpoint(run: str | Path) -> Path:
         more = "; using the checkpoint before it" if folder != folders[0] else ""
         print(f"{folder.name} is damaged ({problem}){more}.", flush=True)
     if folders:
-        raise FileNotFoundError(
-            f"All checkpoints of the run {run} are damaged. Train it again with resume='never',"
-            " which sets this one aside."
-        )
+        advice = "Train it again with resume='never', which sets this one aside."
+        raise FileNotFoundError(f"All checkpoints of the run {run} are damaged. {advice}")
     what = "has no finished checkpoint" if run.is_dir() else "does not exist"
     raise FileNotFoundError(
         f"The run {run} {what}. A training run writes one when it ends, when it is stopped and"

@@ -70,9 +70,7 @@ class ModelConfig:
         object.__setattr__(self, "hidden_dim", hidden_dim)
 
     def to_hf(self, token_ids: TokenIds | None = None) -> dict[str, Any]:
-        """The `config.json` that transformers reads; `token_ids` are the tokenizer's
-        (`tokenizer.token_ids`), without them the file says that none are known.
-        """
+        """The `config.json` that transformers reads; `token_ids` as `tokenizer.token_ids` has them."""
         rope: dict[str, Any] = {"rope_type": "default"}
         if self.rope_scaling:
             rope = {"rope_type": "llama3", **asdict(self.rope_scaling)}
@@ -94,16 +92,16 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> Self:
-        """Reads a Llama `config.json`; what it leaves out is as transformers has it.
-
-        Raises:
-            ValueError: a size is missing; or what this model does not have, by name.
+        """Reads a Llama `config.json`; what it leaves out is as transformers has it. A ValueError
+        names what this model does not have, and sizes that are missing.
         """
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
-        llama3 = {f.name: rope.get(f.name) for f in fields(Llama3Rope)} if kind == "llama3" else {}
+        llama3: dict[str, Any] = {}
+        if kind == "llama3":
+            llama3 = {field.name: rope.get(field.name) for field in fields(Llama3Rope)}
         family, activation = hf.get("model_type"), hf.get("hidden_act", "silu")
-        defaults = {
+        defaults: dict[str, Any] = {
             "num_key_value_heads": hf.get("num_attention_heads"),
             "head_dim": 0,
             "max_position_embeddings": 2048,

@@ -6,33 +6,23 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tinyllm_lib.model.transformer import Transformer
 
-Batch = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]  # X, Y, loss_mask (B, T); documents
+Batch = tuple[Tensor, Tensor, Tensor, dict[str, Any]]  # X, Y, loss_mask; documents
 
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over the targets that were scored."""
+    """What `score` found; all 0 where there was nothing to score."""
 
-    nats: float  # of all of them
-    targets: float
-    text_nats: float  # of those that are text
-    text_bytes: float
-
-    @property
-    def nats_per_token(self) -> float:
-        """Mean loss of a target."""
-        return self.nats / max(self.targets, 1)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Mean loss of a byte of text."""
-        return self.text_nats / math.log(2) / max(self.text_bytes, 1)
+    nats_per_token: float  # of all targets
+    bits_per_byte: float  # of those that are text
+    text_bytes: float  # how many bytes that were
 
 
 @torch.no_grad()
@@ -52,9 +42,9 @@ def score(
     counts on neither side, and neither do targets that the mask leaves out.
 
     Args:
-        batches: X, Y, loss_mask, and `position_ids` and `document_ids` where rows are packed.
+        batches: X, Y, loss_mask (B, T) each, and how to tell the documents of packed rows apart.
         byte_lengths: (V,) bytes of each token, 0 for special ones, from `token_byte_lengths`.
-        autocast: the number format to compute in; default: fp32.
+        autocast: the number format to compute in.
         all_reduce: sums a tensor over all processes, where several share the batches.
     """
     device = model.lm_head.weight.device
@@ -71,4 +61,5 @@ def score(
         nats.append(torch.stack(parts))
     sums = torch.stack(nats).double().sum(0).cpu()  # read at the end: no batch waits
     text, special, targets, text_bytes = all_reduce(torch.cat([sums, counts])).tolist()
-    return Score(text + special, targets, text, text_bytes)
+    bits = text / math.log(2) / max(text_bytes, 1)
+    return Score((text + special) / max(targets, 1), bits, text_bytes)

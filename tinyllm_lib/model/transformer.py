@@ -76,9 +76,6 @@ class Transformer(nn.Module):
             document_ids: (B, T); positions attend only within their own document (packed rows).
             key_mask: (B, S) True where a key is a real token, False where it is (left) padding.
             kv_cache: read and extended in place.
-
-        Raises:
-            ValueError: more positions than the context holds, or an id outside the vocabulary.
         """
         T, past, limit = ids.shape[1], 0, self.config.max_seq_len
         if kv_cache is not None:
@@ -103,10 +100,9 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden_states(ids, **options))
 
     def weighted_nll(self, ids: Tensor, targets: Tensor, weights: Tensor, **options: Any) -> Tensor:
-        """Sum over positions of weights * -log p(target), a scalar in nats.
+        """Sum over positions of weights * -log p(target), in nats; ids, targets and weights (B, T).
 
-        ids, targets and weights are (B, T); a weight is 0 where nothing is learned, for example
-        loss_mask / supervised_tokens. Options as in `hidden_states`.
+        Weights are 0 where nothing is learned: loss_mask / supervised_tokens, say.
         """
         return self.head_nll(self.hidden_states(ids, **options), targets, weights)
 
@@ -126,6 +122,7 @@ class Transformer(nn.Module):
         future = torch.ones(T, T, dtype=torch.bool, device=ids.device).triu(1)
         x, maps = self.model.embed_tokens(ids), []
         for block in self.model.layers:
+            assert isinstance(block, Block)
             q, k, _ = block.self_attn.queries_keys_values(block.input_layernorm(x), cos, sin)
             k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, T, d)
             scores = (q @ k.transpose(-1, -2)) / math.sqrt(self.config.head_dim)
@@ -138,14 +135,11 @@ class Transformer(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops_per_token(self, context: int | None = None) -> int:
-        """Training FLOPs (forward + backward) of one token: 6 per weight that multiplies, 12*T*H*d
-        per layer of attention.
-        """
+        """Training FLOPs of one token: 6 per weight that multiplies, 12*T*H*d per layer."""
         c = self.config
-        matrices = [p for p in self.model.layers.parameters() if p.dim() == 2]
-        weights = sum(p.numel() for p in [*matrices, self.lm_head.weight])
-        queries = c.n_layers * c.n_heads * c.head_dim
-        return 6 * weights + 12 * queries * (context or c.max_seq_len)
+        weights = sum(p.numel() for p in self.model.layers.parameters() if p.dim() == 2)
+        attention = c.n_layers * c.n_heads * c.head_dim * (context or c.max_seq_len)
+        return 6 * (weights + self.lm_head.weight.numel()) + 12 * attention
 
     def save_pretrained(self, folder: str | Path, token_ids: TokenIds | None = None) -> None:
         """Writes `config.json` and `model.safetensors`; `token_ids` as in `ModelConfig.to_hf`."""
@@ -162,11 +156,8 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Device = None) -> Self:
-        """Loads a Llama folder of Hugging Face's, all in fp32.
-
-        Raises:
-            FileNotFoundError: no config.json or no weights.
-            ValueError: another architecture, a damaged file, or tensors that do not fit.
+        """Loads a Llama folder of Hugging Face's as fp32. FileNotFoundError: not all of it is there;
+        ValueError: another architecture, a damaged file, or tensors that do not fit.
         """
         folder = Path(folder)
         files = weight_files(folder) or [WEIGHTS]
@@ -174,8 +165,8 @@ class Transformer(nn.Module):
             if not (folder / name).is_file():
                 found = ", ".join(sorted(p.name for p in folder.glob("*"))[:9]) or "nothing"
                 raise FileNotFoundError(
-                    f"{folder} is no model folder: it has no {name} (found: {found}). Expected a"
-                    " step folder, runs/<name>/checkpoints/step_000500, or any Llama folder with"
+                    f"{folder} is not a model folder: it has no {name} (found: {found}). Expected"
+                    " a step folder, runs/<name>/checkpoints/step_000500, or any Llama folder with"
                     " safetensors."
                 )
         config = ModelConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
@@ -184,19 +175,19 @@ class Transformer(nn.Module):
             for name in files:
                 state |= load_file(folder / name)
         except SafetensorError as error:
-            damaged = f"{folder / name} is damaged ({error})"
-            raise ValueError(f"{damaged}: use an earlier checkpoint.") from error
+            advice = "use an earlier checkpoint"
+            raise ValueError(f"{folder / name} is damaged ({error}): {advice}.") from error
         with torch.device("meta"):
             model = cls(config)
         wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
         if config.tie_embeddings:  # one matrix, in the file under the name of the embedding
             del wanted["lm_head.weight"]
             state.pop("lm_head.weight", None)
-        found = {name: tensor.shape for name, tensor in state.items()}
-        if odd := [name for name in wanted | found if wanted.get(name) != found.get(name)]:
-            sizes = [shapes.get(odd[0], "nothing") for shapes in (wanted, found)]
-            first = f"{odd[0]}, expected {sizes[0]}, found {sizes[1]}"
-            raise ValueError(f"{folder}: {len(odd)} tensors do not fit config.json, first {first}.")
+        given = {name: tensor.shape for name, tensor in state.items()}
+        if odd := [name for name in wanted | given if wanted.get(name) != given.get(name)]:
+            sizes = [shapes.get(odd[0], "nothing") for shapes in (wanted, given)]
+            first = f"first: {odd[0]}, expected {sizes[0]}, found {sizes[1]}"
+            raise ValueError(f"{folder}: {len(odd)} tensors do not fit config.json; {first}.")
         # Copied: what `load_file` gives is a mapping of the file, which a trainer may rewrite.
         state = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
         model.load_state_dict(state, strict=False, assign=True)
@@ -207,18 +198,14 @@ class Transformer(nn.Module):
 
     def _check_input(self, ids: Tensor, end: int, limit: int) -> None:
         if end > limit:
-            raise ValueError(
-                f"{end} positions do not fit the context of {limit}: shorten the input, or cut old"
-                " tokens from its front."
-            )
+            advice = "shorten the input, or cut old tokens from its front"
+            raise ValueError(f"{end} positions do not fit the context of {limit}: {advice}.")
         if torch.compiler.is_compiling() or ids.device.type != "cpu" or not ids.numel():
             return  # reading an id would stop GPU or compiler
         low, high, size = int(ids.min()), int(ids.max()), self.config.vocab_size
         if low < 0 or high >= size:
-            raise ValueError(
-                f"token ids run from {low} to {high}, the model knows 0 to {size - 1}: was the text"
-                " encoded with another tokenizer?"
-            )
+            problem = f"token ids run from {low} to {high}, the model knows 0 to {size - 1}"
+            raise ValueError(f"{problem}: was the text encoded with another tokenizer?")
 
 
 def weight_files(folder: str | Path) -> list[str]:
