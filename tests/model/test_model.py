@@ -374,24 +374,36 @@ def test_other_architectures_are_refused_by_name(tmp_path, change, message):
 LLAMA = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "attention_bias": False}
 SHAPES = {
     "Llama-2-7B": (
-        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-         "vocab_size": 32000, "max_position_embeddings": 4096, "rope_scaling": None, "tie_word_embeddings": False,
-         "torch_dtype": "float16"},
+        {
+            **{"hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000},
+            **{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32},
+            **{"max_position_embeddings": 4096, "rope_scaling": None, "torch_dtype": "float16"},
+            "tie_word_embeddings": False,
+        },
         6_738_415_616,
     ),
     "TinyLlama-1.1B": (
-        {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
-         "vocab_size": 32000, "max_position_embeddings": 2048, "rope_scaling": None, "torch_dtype": "bfloat16"},
+        {
+            **{"hidden_size": 2048, "intermediate_size": 5632, "vocab_size": 32000},
+            **{"num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4},
+            **{"max_position_embeddings": 2048, "rope_scaling": None, "torch_dtype": "bfloat16"},
+        },
         1_100_048_384,
     ),
     "Llama-3.2-1B": (
-        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-         "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 131072, "tie_word_embeddings": True, "rope_theta": 500000.0,
-         "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
-                          "rope_type": "llama3"}},
+        {
+            **{"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 128256},
+            **{"num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8},
+            **{"max_position_embeddings": 131072, "head_dim": 64, "tie_word_embeddings": True},
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                **{"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0},
+                **{"original_max_position_embeddings": 8192, "rope_type": "llama3"},
+            },
+        },
         1_235_814_400,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -428,10 +440,15 @@ def test_a_llama_in_several_files_and_half_precision_gives_transformers_logits(
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 200, "head_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 8,
-             "num_key_value_heads": 4, "vocab_size": 97, "max_position_embeddings": 48, "initializer_range": 0.1}  # fmt: skip
-    rope = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16}  # fmt: skip
+    shape = {
+        **{"hidden_size": 64, "intermediate_size": 200, "head_dim": 24, "num_hidden_layers": 2},
+        **{"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 97},
+        **{"max_position_embeddings": 48, "initializer_range": 0.1},
+    }
+    rope = {
+        **{"rope_type": "llama3", "rope_theta": 100.0, "original_max_position_embeddings": 16},
+        **{"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    }
     theirs = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope)).to(dtype)
     theirs.save_pretrained(tmp_path, max_shard_size="10GB" if shards == 1 else "60KB")
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ HF_NAMES = {  # of our fields, in the order of the file
     "norm_eps": "rms_norm_eps",
 }
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-TokenIds = Mapping[str, int | None]  # of these names; None where a tokenizer has none
+TokenIds = Mapping[str, int | None]  # TOKEN_IDS of a tokenizer, None where it has no such token
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ModelConfig:
         object.__setattr__(self, "hidden_dim", hidden_dim)
 
     def to_hf(self, token_ids: TokenIds | None = None) -> dict[str, Any]:
-        """The `config.json` that transformers reads; `token_ids` as `tokenizer.token_ids` has them."""
+        """The `config.json` that transformers reads; `token_ids` as the tokenizer has them."""
         rope: dict[str, Any] = {"rope_type": "default"}
         if self.rope_scaling:
             rope = {"rope_type": "llama3", **asdict(self.rope_scaling)}

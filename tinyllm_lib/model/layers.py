@@ -25,7 +25,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """The vectors of x (..., D), each with root mean square 1 before it is scaled."""
+        """(..., D) from x (..., D)."""
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
 
 
@@ -58,7 +58,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @dataclass
 class LayerCache:
-    """One layer's view of a `KVCache`: its keys and values, (B, K, capacity, d)."""
+    """One layer's view of a `KVCache`: keys and values (B, K, capacity, d), written in place."""
 
     keys: Tensor
     values: Tensor
@@ -103,7 +103,10 @@ def attention_mask(
     key_mask: Tensor | None = None,
     device: Device = None,
 ) -> Tensor | None:
-    """Which keys each of T new queries may see, (B, 1, T, S) bool, or None: all up to its own."""
+    """Which keys each of T new queries may see, (B, 1, T, S) bool; None: all up to its own.
+
+    T queries follow `past` cached positions; other arguments as in `Transformer.hidden_states`.
+    """
     if T == 1 and document_ids is None:
         return None if key_mask is None else key_mask[:, None, None].bool()
     if past == 0 and document_ids is None and key_mask is None:
@@ -152,11 +155,9 @@ class Attention(nn.Module):
         q, k, v = self.queries_keys_values(x, cos, sin)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, K, S, d)
-        if (
-            T == 1
-        ):  # the queries that share a key head go through it together: each key is read once
+        if T == 1:  # queries that share a key head go through it together: each key is read once
             q = q.reshape(B, k.shape[1], -1, self.head_dim)  # (B, K, H/K, d)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, K, H/K, d)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             return self.o_proj(out.reshape(B, T, -1))
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
@@ -209,6 +210,7 @@ class HeadLoss(torch.autograd.Function):
         """A scalar in fp32 from x (N, D), weight (V, D), targets (N,) and weights (N,)."""
         matrix = weight.to(x.dtype)
         total = torch.zeros((), device=x.device, dtype=torch.float32)
+        learning = any(ctx.needs_input_grad)
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
         step = HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
         for start in range(0, x.shape[0], step):
@@ -216,9 +218,7 @@ class HeadLoss(torch.autograd.Function):
             target, w = targets[rows, None], weights[rows, None].float()
             log_p = (x[rows] @ matrix.T).float().log_softmax(-1)  # (rows, V)
             total -= (log_p.gather(1, target) * w).sum()
-            if any(
-                ctx.needs_input_grad
-            ):  # the weights multiply (rows, D), not the larger (rows, V)
+            if learning:  # the weights multiply (rows, D), not the larger (rows, V)
                 grad = log_p.exp_().scatter_add_(1, target, torch.full_like(w, -1.0)).to(x.dtype)
                 dx[rows] = (grad @ matrix) * w.to(x.dtype)
                 dweight += grad.T @ (x[rows] * w.to(x.dtype))

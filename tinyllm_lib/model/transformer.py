@@ -100,7 +100,7 @@ class Transformer(nn.Module):
         return self.lm_head(self.hidden_states(ids, **options))
 
     def weighted_nll(self, ids: Tensor, targets: Tensor, weights: Tensor, **options: Any) -> Tensor:
-        """Sum over positions of weights * -log p(target), in nats; ids, targets and weights (B, T).
+        """Sum over positions of weights * -log p(target), in nats; all of them (B, T).
 
         Weights are 0 where nothing is learned: loss_mask / supervised_tokens, say.
         """
@@ -156,8 +156,8 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Device = None) -> Self:
-        """Loads a Llama folder of Hugging Face's as fp32. FileNotFoundError: not all of it is there;
-        ValueError: another architecture, a damaged file, or tensors that do not fit.
+        """Loads a Llama folder of Hugging Face's, as fp32. A FileNotFoundError names what is missing,
+        a ValueError what is damaged, of another architecture or of the wrong shape.
         """
         folder = Path(folder)
         files = weight_files(folder) or [WEIGHTS]
