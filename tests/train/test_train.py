@@ -1058,7 +1058,7 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, 
     def too_large(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
-    trainer.nll = too_large
+    trainer.nats = too_large
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert (
@@ -1073,15 +1073,15 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
     trainer = Trainer(
         tiny_config(tmp_path / "run", save_interval=1, grad_accumulation_steps=4), ALONE
     )
-    nll, calls = trainer.nll, []
+    nats, calls = trainer.nats, []
 
     def too_large_in_step_three(*args, **options):
         calls.append(1)
         if len(calls) > 8:
             torch.empty(2**60, dtype=torch.uint8)  # the CPU's own error
-        return nll(*args, **options)
+        return nats(*args, **options)
 
-    trainer.nll = too_large_in_step_three
+    trainer.nats = too_large_in_step_three
     advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes it 1.*; .*checkpoint: step_000002"
     with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
         trainer.fit()
@@ -1165,7 +1165,7 @@ def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(
 
 def test_another_error_in_a_step_stays_what_it_is(tiny_config, tmp_path):
     trainer = Trainer(tiny_config(tmp_path / "run"), ALONE)
-    trainer.nll = lambda *_, **__: torch.ones(2) @ torch.ones(3)
+    trainer.nats = lambda *_, **__: torch.ones(2) @ torch.ones(3)
     with pytest.raises(RuntimeError, match="inconsistent tensor size") as raised:
         trainer.fit()
     assert not isinstance(raised.value, torch.OutOfMemoryError)
@@ -1232,7 +1232,7 @@ def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, mon
     trainer = Trainer(tiny_config(tmp_path / "run", optimizer=optimizer), ALONE)
     trainer.device = torch.device("meta")
     trainer.model = trainer.model.to("meta")
-    trainer.nll, trainer.params = trainer.model.weighted_nll, [*trainer.model.parameters()]
+    trainer.nats, trainer.params = trainer.model.weighted_nll, [*trainer.model.parameters()]
     trainer.optimizers = make_optimizers(trainer.model, optimizer, 1e-3, 0.1)
     trainer.first_bad = trainer.first_bad.to("meta")
     trainer._flatten_gradients()

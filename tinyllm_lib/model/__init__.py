@@ -2,6 +2,7 @@
 
 Read `config.py`, `layers.py` and `transformer.py` in this order.
 
+    STEP_FOLDER: how the folder of a checkpoint is named
     Batch: what `score` reads: X, Y, loss_mask and where the documents of a packed row lie
     INDEX: the file that lists the parts of weights in several files
     KVCache: keys and values of the positions seen so far, written in place
@@ -29,6 +30,7 @@ Read `config.py`, `layers.py` and `transformer.py` in this order.
 """
 
 from tinyllm_lib.model.checkpoint import (
+    STEP_FOLDER,
     find_damage,
     latest_checkpoint,
     load_state,
@@ -55,6 +57,7 @@ from tinyllm_lib.model.transformer import INDEX, Transformer, weight_files
 
 __all__ = [
     "INDEX",
+    "STEP_FOLDER",
     "Batch",
     "KVCache",
     "ModelConfig",

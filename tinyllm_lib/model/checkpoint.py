@@ -10,6 +10,7 @@ from outside, and the checksums tell.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from tinyllm_lib.data import atomic_path, content_fingerprint, sha256, write_jso
 from tinyllm_lib.model.transformer import Transformer, weight_files
 from tinyllm_lib.tokenizer import save_tokenizer, stop_ids, token_ids
 
+STEP_FOLDER = re.compile(r"step_(\d{6,})$")
+
 
 def step_folders(run: str | Path) -> list[Path]:
     """The finished checkpoint folders of a run, oldest first."""
     found = [path.parent for path in Path(run).glob("checkpoints/step_*/checkpoint.json")]
-    return sorted((p for p in found if p.name.removeprefix("step_").isdecimal()), key=step_of)
+    return sorted((path for path in found if STEP_FOLDER.match(path.name)), key=step_of)
 
 
 def step_of(folder: Path) -> int:

@@ -19,6 +19,7 @@ from tinyllm_lib.evaluate import CLASS_MEANING, ExamResult, exam_of
 from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.model import (
     INDEX,
+    STEP_FOLDER,
     ModelConfig,
     Transformer,
     model_folder,
@@ -148,7 +149,7 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
 def run_of(folder: Path) -> Path | None:
     """The run folder that a checkpoint lies in, or None for a folder that stands alone."""
     folder = folder.resolve()
-    inside = folder.match("checkpoints/step_*")
+    inside = STEP_FOLDER.search(folder.name) and folder.parent.name == "checkpoints"
     return (
         folder.parent.parent
         if inside and (folder.parent.parent / "config.json").is_file()

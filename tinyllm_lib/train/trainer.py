@@ -136,7 +136,7 @@ class Trainer:
             self.optimizers = make_optimizers(
                 self.model, config.optimizer, config.learning_rate, config.weight_decay
             )
-        self.nll = self._maybe_compile()
+        self.nats = self._maybe_compile()
         self.order = DataOrder(len(self.train_data), config.seed)
         self.writer = self._sample_writer()
         self.step = self.tokens = 0
@@ -458,7 +458,7 @@ class Trainer:
             batch = PackedRow(*(t.to(self.device, non_blocking=True) for t in batch))
             weights = batch.loss_mask.float() / max(supervised_tokens, 1)
             with self.autocast:
-                loss = self.nll(batch.X, batch.Y, weights, **self._documents_of(batch))
+                loss = self.nats(batch.X, batch.Y, weights, **self._documents_of(batch))
             loss.backward()
             self.gradients[-1] += loss.detach()
         self.processes.add_up(self.gradients)
