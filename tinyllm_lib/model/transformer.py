@@ -156,8 +156,8 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Device = None) -> Self:
-        """Loads a Llama folder of Hugging Face's, as fp32. A FileNotFoundError names what is missing,
-        a ValueError what is damaged, of another architecture or of the wrong shape.
+        """Loads any Llama folder of Hugging Face's, as fp32. FileNotFoundError: a file is missing;
+        ValueError: one is damaged, of another architecture, or holds tensors that do not fit.
         """
         folder = Path(folder)
         files = weight_files(folder) or [WEIGHTS]
