@@ -1,4 +1,4 @@
-"""The model: as large as promised, equal to transformers' Llama, and careful about what it loads."""
+"""The model: as large as promised, equal to transformers' Llama, careful about what it loads."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from helpers.tiny import random_model
 from safetensors.torch import load_file, save_file
 
 from tinyllm_lib.model import KVCache, ModelConfig, Transformer, rope_frequencies, weight_files
-from tinyllm_lib.model.transformer import Llama3Rope
+from tinyllm_lib.model.config import Llama3Rope
 
 TINY = ModelConfig(dim=64, n_layers=3, n_heads=8, n_kv_heads=2, vocab_size=97, max_seq_len=48)
 UNUSUAL = replace(TINY, hidden_dim=200, head_dim=12)
@@ -85,7 +85,7 @@ def test_untrained_loss_is_that_of_a_fair_die():
     torch.manual_seed(0)
     model = Transformer(replace(TINY, vocab_size=1000))
     ids = torch.randint(0, 1000, (16, 40))
-    loss = model.nats(ids, ids.roll(-1, 1), torch.full(ids.shape, 1 / ids.numel()))
+    loss = model.weighted_nll(ids, ids.roll(-1, 1), torch.full(ids.shape, 1 / ids.numel()))
     assert loss.item() == pytest.approx(math.log(1000), abs=0.05)
 
 
@@ -220,45 +220,45 @@ def test_no_position_sees_a_later_one():
 # ---- loss
 
 
-def reference_nats(model, ids, targets, weights):
+def reference_nll(model, ids, targets, weights):
     return (F.cross_entropy(model(ids).transpose(1, 2), targets, reduction="none") * weights).sum()
 
 
 @pytest.mark.parametrize("supervised", ["all", "some", "one"])
-def test_nats_equal_cross_entropy_with_its_gradients(model, supervised):
+def test_the_loss_equals_cross_entropy_with_its_gradients(model, supervised):
     ids, targets = some_ids(3, 40), some_ids(3, 40, seed=2)
     weights = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
     weights *= {"all": 1, "some": weights > 0.6, "one": weights == weights.max()}[supervised]
     results = []
-    for nats in (model.nats, lambda *a: reference_nats(model, *a)):
+    for weighted_nll in (model.weighted_nll, lambda *a: reference_nll(model, *a)):
         model.zero_grad()
-        loss = nats(ids, targets, weights)
+        loss = weighted_nll(ids, targets, weights)
         (3 * loss).backward()
         results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     for ours, reference in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_nats_go_through_the_head_in_pieces(monkeypatch):
-    from tinyllm_lib.model.transformer import HeadLoss
+def test_the_loss_goes_through_the_head_in_pieces(monkeypatch):
+    from tinyllm_lib.model.layers import HeadLoss
 
     model, ids, weights = make_model(), some_ids(3, 40), torch.rand(3, 40)
-    whole = model.nats(ids, ids, weights)
+    whole = model.weighted_nll(ids, ids, weights)
     monkeypatch.setattr(HeadLoss, "ROWS", 7)
-    close(model.nats(ids, ids, weights), whole)
+    close(model.weighted_nll(ids, ids, weights), whole)
 
 
-def test_nats_of_nothing_are_zero_and_harmless():
+def test_the_loss_of_nothing_is_zero_and_harmless():
     model, ids = make_model(), some_ids(2, 10)
-    loss = model.nats(ids, ids, torch.zeros(2, 10))
+    loss = model.weighted_nll(ids, ids, torch.zeros(2, 10))
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or bool((p.grad == 0).all()) for p in model.parameters())
 
 
-def test_nats_of_a_pack_are_those_of_its_documents():
+def test_the_loss_of_a_pack_is_that_of_its_documents():
     model, (a, b) = make_model(), (some_ids(1, 15), some_ids(1, 20, seed=2))
-    packed = model.nats(
+    packed = model.weighted_nll(
         torch.cat([a, b], 1),
         torch.cat([a, b], 1).flip(1),
         torch.ones(1, 35),
@@ -266,7 +266,7 @@ def test_nats_of_a_pack_are_those_of_its_documents():
         document_ids=torch.tensor([[0] * 15 + [1] * 20]),
     )
     targets = torch.cat([a, b], 1).flip(1)
-    alone = model.nats(a, targets[:, :15], torch.ones(1, 15)) + model.nats(
+    alone = model.weighted_nll(a, targets[:, :15], torch.ones(1, 15)) + model.weighted_nll(
         b, targets[:, 15:], torch.ones(1, 20)
     )
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-4)
@@ -374,24 +374,36 @@ def test_other_architectures_are_refused_by_name(tmp_path, change, message):
 LLAMA = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "attention_bias": False}
 SHAPES = {
     "Llama-2-7B": (
-        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-         "vocab_size": 32000, "max_position_embeddings": 4096, "rope_scaling": None, "tie_word_embeddings": False,
-         "torch_dtype": "float16"},
+        {
+            **{"hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000},
+            **{"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32},
+            **{"max_position_embeddings": 4096, "rope_scaling": None, "torch_dtype": "float16"},
+            "tie_word_embeddings": False,
+        },
         6_738_415_616,
     ),
     "TinyLlama-1.1B": (
-        {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
-         "vocab_size": 32000, "max_position_embeddings": 2048, "rope_scaling": None, "torch_dtype": "bfloat16"},
+        {
+            **{"hidden_size": 2048, "intermediate_size": 5632, "vocab_size": 32000},
+            **{"num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4},
+            **{"max_position_embeddings": 2048, "rope_scaling": None, "torch_dtype": "bfloat16"},
+        },
         1_100_048_384,
     ),
     "Llama-3.2-1B": (
-        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-         "head_dim": 64, "vocab_size": 128256, "max_position_embeddings": 131072, "tie_word_embeddings": True, "rope_theta": 500000.0,
-         "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
-                          "rope_type": "llama3"}},
+        {
+            **{"hidden_size": 2048, "intermediate_size": 8192, "vocab_size": 128256},
+            **{"num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8},
+            **{"max_position_embeddings": 131072, "head_dim": 64, "tie_word_embeddings": True},
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                **{"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0},
+                **{"original_max_position_embeddings": 8192, "rope_type": "llama3"},
+            },
+        },
         1_235_814_400,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -428,10 +440,15 @@ def test_a_llama_in_several_files_and_half_precision_gives_transformers_logits(
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 200, "head_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 8,
-             "num_key_value_heads": 4, "vocab_size": 97, "max_position_embeddings": 48, "initializer_range": 0.1}  # fmt: skip
-    rope = {"rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16}  # fmt: skip
+    shape = {
+        **{"hidden_size": 64, "intermediate_size": 200, "head_dim": 24, "num_hidden_layers": 2},
+        **{"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 97},
+        **{"max_position_embeddings": 48, "initializer_range": 0.1},
+    }
+    rope = {
+        **{"rope_type": "llama3", "rope_theta": 100.0, "original_max_position_embeddings": 16},
+        **{"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    }
     theirs = LlamaForCausalLM(LlamaConfig(**shape, rope_parameters=rope)).to(dtype)
     theirs.save_pretrained(tmp_path, max_shard_size="10GB" if shards == 1 else "60KB")
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))

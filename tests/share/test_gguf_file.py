@@ -13,7 +13,7 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from tinyllm_lib.generate import generate
 from tinyllm_lib.model import ModelConfig, Transformer, model_folder, save_checkpoint
-from tinyllm_lib.model.transformer import Llama3Rope
+from tinyllm_lib.model.config import Llama3Rope
 from tinyllm_lib.share import check_tokenizer, export_gguf, modelfile_path, to_half_split
 from tinyllm_lib.share.gguf_file import modelfile, write_unless_edited
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, train_tokenizer

@@ -1232,7 +1232,7 @@ def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, mon
     trainer = Trainer(tiny_config(tmp_path / "run", optimizer=optimizer), ALONE)
     trainer.device = torch.device("meta")
     trainer.model = trainer.model.to("meta")
-    trainer.nats, trainer.params = trainer.model.nats, [*trainer.model.parameters()]
+    trainer.nats, trainer.params = trainer.model.weighted_nll, [*trainer.model.parameters()]
     trainer.optimizers = make_optimizers(trainer.model, optimizer, 1e-3, 0.1)
     trainer.first_bad = trainer.first_bad.to("meta")
     trainer._flatten_gradients()

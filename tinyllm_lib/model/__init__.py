@@ -1,40 +1,32 @@
-"""Notebook 04: ids become logits and a loss. The model, its KV cache, and the folder in which it is
-kept.
+"""Notebook 04: ids become logits and a loss. The model, its KV cache, and the folder it is kept in.
 
-    apply_rope: rotates coordinate pairs (i, i + d/2) of x (B, T, H, d) by the angles cos, sin (B
-        or 1, T, 1, d/2)
-    attention_mask: which keys each of T new queries may see, (B, 1, T, S) bool, or None where
-        plain causality says it all
-    Batch: inputs, targets and what else `score` needs of a batch
-    explaining_out_of_memory: an error for want of memory says where it came and what to change,
-        in the words of the outermost, which knows why it was done
+Read `config.py`, `layers.py` and `transformer.py` in this order.
+
+    STEP_FOLDER: how the folder of a checkpoint is named
+    Batch: what `score` reads: X, Y, loss_mask and where the documents of a packed row lie
+    INDEX: the file that lists the parts of weights in several files
+    KVCache: keys and values of the positions seen so far, written in place
+    ModelConfig: everything that decides the shape of the model
+    Transformer: the language model
+    apply_rope: turns pairs of coordinates by the angles of their positions
+    attention_mask: which keys each new query may see, or None for plain causality
+    explaining_out_of_memory: an error for want of memory says where it came and what to change
     find_damage: what is wrong with a checkpoint folder, in words, or None
     is_out_of_memory: whether a GPU or the CPU had no memory left
-    KVCache: keys and values of the positions seen so far, (layers, B, K, capacity, d), written in
-        place
     latest_checkpoint: the newest checkpoint of a run that is undamaged
     load_state: the trainer's state of a checkpoint
-    model_folder: `folder` itself if it holds a model (a step folder, a Hugging Face folder), else
-        the newest checkpoint of that run
-    ModelConfig: everything that decides the shape of the model
-    rope_angles: cos and sin of position x frequency, each (max_seq_len, head_dim/2)
-    rope_frequencies: (head_dim/2,) how far each pair turns from one position to the next,
-        base^(-2i/d), and `Llama3Rope`'s share of that
-    run_folder: the run that a checkpoint folder belongs to, or the folder itself if it lies in
-        none
-    save_checkpoint: writes checkpoints/step_XXXXXX as a whole or not at all, then removes old
-        ones
+    model_folder: the folder itself if it holds a model, else the newest checkpoint of that run
+    rope_angles: cos and sin for every position
+    rope_frequencies: how far each pair turns from one position to the next
+    run_folder: the run that a checkpoint belongs to
+    save_checkpoint: writes a checkpoint as a whole or not at all, then removes old ones
     score: the loss per token, and how many bits the model needs for a byte of text
-    seal: writes checkpoint.json
-    step_folders: the finished checkpoint folders of a run, oldest first
-    step_of: 500 for …/step_000500
-    Transformer: the language model
+    seal: writes the checksums of a checkpoint
+    step_folders: the finished checkpoints of a run, oldest first
+    step_of: the step of a checkpoint
     weight_files: the names of a model folder's files of weights
-    weights_fingerprint: what decides a model folder's outputs, its weights and its shape, as 16
-        hex digits
-    write_model: writes what any program reads
-    INDEX: the file that lists the parts of weights in several files
-    STEP_FOLDER: the name of a checkpoint
+    weights_fingerprint: 16 hex digits of what decides a model folder's outputs
+    write_model: writes what any program reads: shape, weights, tokenizer
 """
 
 from tinyllm_lib.model.checkpoint import (
@@ -51,19 +43,17 @@ from tinyllm_lib.model.checkpoint import (
     weights_fingerprint,
     write_model,
 )
-from tinyllm_lib.model.out_of_memory import explaining_out_of_memory, is_out_of_memory
-from tinyllm_lib.model.scoring import Batch, score
-from tinyllm_lib.model.transformer import (
-    INDEX,
+from tinyllm_lib.model.config import ModelConfig
+from tinyllm_lib.model.layers import (
     KVCache,
-    ModelConfig,
-    Transformer,
     apply_rope,
     attention_mask,
     rope_angles,
     rope_frequencies,
-    weight_files,
 )
+from tinyllm_lib.model.out_of_memory import explaining_out_of_memory, is_out_of_memory
+from tinyllm_lib.model.scoring import Batch, score
+from tinyllm_lib.model.transformer import INDEX, Transformer, weight_files
 
 __all__ = [
     "INDEX",

@@ -1,26 +1,26 @@
 """Checkpoints: a Hugging Face Llama folder with the trainer's own state beside it.
 
     runs/<name>/checkpoints/step_000500/
-        config.json  model.safetensors  tokenizer.json …      what any program reads
-        trainer_state.pt                                      optimiser and random state, for going on
-        checkpoint.json                                       step, and a checksum of every other file
+        config.json  model.safetensors  tokenizer.json …    what any program reads
+        trainer_state.pt                                    optimiser and random state, to go on
+        checkpoint.json                                     step, checksums of all other files
 
-A checkpoint is written under a temporary name and renamed, so a folder called step_… is whole or
-damaged from outside, and the checksums tell.
+One is written under a temporary name and renamed, so a folder called step_… is whole or damaged
+from outside, and the checksums tell.
 """
-
-from __future__ import annotations
 
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import atomic_path, content_fingerprint, sha256, write_json
-from tinyllm_lib.model.transformer import weight_files
+from tinyllm_lib.model.transformer import Transformer, weight_files
 from tinyllm_lib.tokenizer import save_tokenizer, stop_ids, token_ids
 
 STEP_FOLDER = re.compile(r"step_(\d{6,})$")
@@ -28,39 +28,27 @@ STEP_FOLDER = re.compile(r"step_(\d{6,})$")
 
 def step_folders(run: str | Path) -> list[Path]:
     """The finished checkpoint folders of a run, oldest first."""
-    folder = Path(run) / "checkpoints"
-    found = [
-        p
-        for p in folder.glob("step_*")
-        if STEP_FOLDER.search(p.name) and (p / "checkpoint.json").is_file()
-    ]
-    return sorted(found, key=step_of)
+    found = [path.parent for path in Path(run).glob("checkpoints/step_*/checkpoint.json")]
+    return sorted((path for path in found if STEP_FOLDER.match(path.name)), key=step_of)
 
 
 def step_of(folder: Path) -> int:
     """500 for …/step_000500."""
-    return int(STEP_FOLDER.search(folder.name).group(1))
+    return int(folder.name.removeprefix("step_"))
 
 
 def latest_checkpoint(run: str | Path) -> Path:
-    """The newest checkpoint of a run that is undamaged.
-
-    Raises:
-        FileNotFoundError: the run has none, or only damaged ones.
-    """
+    """The newest undamaged checkpoint of a run; FileNotFoundError if it has none."""
     run = Path(run)
     folders = step_folders(run)
     for folder in reversed(folders):
-        if problem := find_damage(folder):
-            before = "; using the checkpoint before it" if folder != folders[0] else ""
-            print(f"{folder.name} is damaged ({problem}){before}.", flush=True)
-        else:
+        if not (problem := find_damage(folder)):
             return folder
+        more = "; using the checkpoint before it" if folder != folders[0] else ""
+        print(f"{folder.name} is damaged ({problem}){more}.", flush=True)
     if folders:
-        raise FileNotFoundError(
-            f"All checkpoints of the run {run} are damaged. Train it again with resume='never',"
-            " which sets this one aside."
-        )
+        advice = "Train it again with resume='never', which sets this one aside."
+        raise FileNotFoundError(f"All checkpoints of the run {run} are damaged. {advice}")
     what = "has no finished checkpoint" if run.is_dir() else "does not exist"
     raise FileNotFoundError(
         f"The run {run} {what}. A training run writes one when it ends, when it is stopped and"
@@ -69,9 +57,7 @@ def latest_checkpoint(run: str | Path) -> Path:
 
 
 def model_folder(folder: str | Path) -> Path:
-    """`folder` itself if it holds a model (a step folder, a Hugging Face folder), else the newest
-    checkpoint of that run.
-    """
+    """`folder` itself if it holds a model, else the newest checkpoint of that run."""
     folder = Path(folder)
     return folder if weight_files(folder) else latest_checkpoint(folder)
 
@@ -82,24 +68,19 @@ def run_folder(folder: Path) -> Path:
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """What decides a model folder's outputs, its weights and its shape, as 16 hex digits; of the
-    files as they are now.
-    """
-    folder = Path(folder)
-    return content_fingerprint(
-        {name: sha256(folder / name) for name in ("config.json", *weight_files(folder))}
-    )
+    """What decides a model folder's outputs, weights and shape, as 16 hex digits."""
+    names = ("config.json", *weight_files(folder))
+    return content_fingerprint({name: sha256(Path(folder) / name) for name in names})
 
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None."""
     try:
-        files = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))[
-            "sha256"
-        ].items()
+        listed = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        checksums = listed["sha256"].items()
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"checkpoint.json: {error}"
-    for name, expected in files:
+    for name, expected in checksums:
         if not (folder / name).is_file():
             return f"{name} is missing"
         if sha256(folder / name) != expected:
@@ -110,9 +91,9 @@ def find_damage(folder: Path) -> str | None:
 def save_checkpoint(
     run: str | Path,
     step: int,
-    model,
-    tokenizer,
-    state: dict,
+    model: Transformer,
+    tokenizer: PreTrainedTokenizerFast,
+    state: dict[str, Any],
     *,
     keep_last: int = 2,
     keep_every: int = 0,
@@ -120,61 +101,47 @@ def save_checkpoint(
     """Writes checkpoints/step_XXXXXX as a whole or not at all, then removes old ones.
 
     Args:
-        state: what the trainer needs to go on; tensors, numbers, strings, lists and dicts only
-            (loaded with weights_only).
-        keep_last: how many of the newest to keep; keep_every: keep those at multiples of this step
-            for good (0: none).
+        state: what the trainer needs to go on: tensors, numbers, strings, lists and dicts only.
+        keep_last: how many of the newest to keep.
+        keep_every: keep those at multiples of this step for good (0: none).
 
     Raises:
-        OSError: it cannot be written, for example because the disk is full. Older checkpoints are
-            as they were.
+        OSError: it cannot be written, for example on a full disk; older checkpoints stay.
     """
     folder = Path(run) / "checkpoints" / f"step_{step:06d}"
-    for stray in folder.parent.glob(
-        ".tmp-*"
-    ):  # a run killed in the middle of this function left it
+    for stray in folder.parent.glob(".tmp-*"):  # a run killed in the middle of this left it
         shutil.rmtree(stray, ignore_errors=True)
     try:
         with atomic_path(folder) as temporary:
-            _write(temporary, step, model, tokenizer, state)
+            write_model(temporary, model, tokenizer)
+            torch.save(state, temporary / "trainer_state.pt")
+            seal(temporary, step)
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(
-            error
-        ):  # so torch.save says that it could not write
+        # torch.save says in a RuntimeError that it could not write.
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
             raise
-        good = [p.name for p in step_folders(run) if p != folder]
+        good = ["none", *(p.name for p in step_folders(run) if p != folder)]
         free = shutil.disk_usage(folder.parent).free / 1e6
         raise OSError(
             f"The checkpoint {folder} cannot be written: {error} ({free:,.1f} MB are free there)."
-            f" Last good checkpoint: {good[-1] if good else 'none'}. Where the disk is full, make"
-            " room; the same command goes on from that checkpoint."
+            f" Last good checkpoint: {good[-1]}. Where the disk is full, make room; the same"
+            " command goes on from that checkpoint."
         ) from error
-    up_to_here = [
-        p for p in step_folders(run) if step_of(p) <= step
-    ]  # later ones are damaged: the run went on from before them
-    for old in up_to_here[: -max(keep_last, 1)]:
-        if not (keep_every and step_of(old) % keep_every == 0):
+    # Later ones are damaged: the run went on from before them.
+    for old in [p for p in step_folders(run) if step_of(p) <= step][: -max(keep_last, 1)]:
+        if not keep_every or step_of(old) % keep_every:
             shutil.rmtree(old)
     return folder
 
 
-def write_model(folder: Path, model, tokenizer) -> None:
-    """Writes what any program reads: config.json, model.safetensors, generation_config.json, the
-    tokenizer and its chat template.
-    """
+def write_model(folder: Path, model: Transformer, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Writes what any program reads: shape, weights, tokenizer and how to generate."""
     ids = token_ids(tokenizer)
     model.save_pretrained(folder, ids)
     save_tokenizer(tokenizer, folder)
-    generation = {
-        **ids,
-        "eos_token_id": stop_ids(tokenizer),
-        "do_sample": True,
-        "temperature": 0.7,
-        "top_k": 50,
-    }
-    (folder / "generation_config.json").write_text(
-        json.dumps(generation, indent=2) + "\n", encoding="utf-8"
-    )
+    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 50}
+    generation = json.dumps({**ids, "eos_token_id": stop_ids(tokenizer), **sampling}, indent=2)
+    (folder / "generation_config.json").write_text(generation + "\n", encoding="utf-8")
 
 
 def seal(folder: Path, step: int) -> None:
@@ -183,12 +150,6 @@ def seal(folder: Path, step: int) -> None:
     write_json(folder / "checkpoint.json", {"step": step, "sha256": sums})
 
 
-def _write(folder: Path, step: int, model, tokenizer, state: dict) -> None:
-    write_model(folder, model, tokenizer)
-    torch.save(state, folder / "trainer_state.pt")
-    seal(folder, step)
-
-
-def load_state(folder: Path) -> dict:
+def load_state(folder: Path) -> dict[str, Any]:
     """The trainer's state of a checkpoint; never executes code from the file."""
     return torch.load(folder / "trainer_state.pt", map_location="cpu", weights_only=True)

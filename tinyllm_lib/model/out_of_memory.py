@@ -6,32 +6,27 @@ from contextlib import contextmanager
 import torch
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU or the CPU had no memory left."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("can't allocate memory", "out of memory")
-    )
-
-
 class OutOfMemory(torch.OutOfMemoryError):
     """No memory left, with the place and what to change."""
 
 
-@contextmanager
-def explaining_out_of_memory(where: str, advice: str | Callable[[], str]) -> Iterator[None]:
-    """An error for want of memory says where it came and what to change, in the words of the
-    outermost, which knows why it was done; any other passes as it is.
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU or the CPU had no memory left."""
+    said = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
-    Raises:
-        OutOfMemory: instead of torch's, Python's or the allocator's own error.
+
+@contextmanager
+def explaining_out_of_memory(where: str, advice: Callable[[], str] | str) -> Iterator[None]:
+    """Turns an error for want of memory into `OutOfMemory`, in the words of the outermost block,
+    which knows why it was done; any other error passes as it is.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        error = error.__cause__ if isinstance(error, OutOfMemory) else error
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise OutOfMemory(
-            f"Out of memory {where}: {advice if isinstance(advice, str) else advice()} ({first})"
-        ) from error
+        cause = error.__cause__ if isinstance(error, OutOfMemory) else error
+        first = (str(cause).splitlines() or [type(cause).__name__])[0]
+        what = advice if isinstance(advice, str) else advice()
+        raise OutOfMemory(f"Out of memory {where}: {what} ({first})") from cause

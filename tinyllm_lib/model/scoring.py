@@ -1,44 +1,28 @@
-"""How well a model predicts, as two numbers: nats per token, which is what training minimises, and
-bits per byte of text.
-
-This is the one place where bits per byte are computed; the trainer's validation and
-`evaluate.bits_per_byte` only bring the batches.
+"""How well a model predicts, as two numbers: nats per token, which training minimises, and bits per
+byte of text. Computed only here; the trainer's validation and `bits_per_byte` bring the batches.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tinyllm_lib.model.transformer import Transformer
 
-FP32 = nullcontext()
-Batch = tuple[
-    Tensor, Tensor, Tensor, dict[str, Tensor]
-]  # X, Y, loss_mask, each (B, T), and what else `nats` is to know
+Batch = tuple[Tensor, Tensor, Tensor, dict[str, Any]]  # X, Y, loss_mask; documents
 
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over the targets that were scored."""
+    """What `score` found; all 0 where there was nothing to score."""
 
-    nats: float  # of all of them
-    targets: float
-    text_nats: float  # of those that are text
-    text_bytes: float
-
-    @property
-    def nats_per_token(self) -> float:
-        return self.nats / max(self.targets, 1)
-
-    @property
-    def bits_per_byte(self) -> float:
-        return self.text_nats / math.log(2) / max(self.text_bytes, 1)
+    nats_per_token: float  # of all targets
+    bits_per_byte: float  # of those that are text
+    text_bytes: float  # how many bytes that were
 
 
 @torch.no_grad()
@@ -47,40 +31,35 @@ def score(
     batches: Iterable[Batch],
     byte_lengths: Tensor,
     *,
-    autocast: AbstractContextManager = FP32,
-    add_up: Callable[[Tensor], Tensor] = lambda sums: sums,
+    autocast: AbstractContextManager | None = None,
+    all_reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Score:
     """The loss per token, and how many bits the model needs for a byte of text.
 
     Nats per token are no measure between tokenizers: one that cuts text finer has more tokens, each
-    easier to guess. Bytes are the same for all. A number per byte must count the same on both
-    sides, so a token without bytes of its own counts on neither: `<|im_end|>` and the other special
-    tokens, which say where a text ends and not what stands in it. (Their nats over no bytes would
-    raise the number, the more the shorter the documents are.) Likewise on neither side: targets
-    that the mask leaves out, and the first token of a document, which nothing predicts and which is
-    no target.
+    easier to guess. Bytes are the same for all. So that nats and bytes count the same text, a token
+    without bytes of its own (`<|im_end|>`, which says where a text ends and not what stands in it)
+    counts on neither side, and neither do targets that the mask leaves out.
 
     Args:
-        batches: X, Y, loss_mask, and keyword arguments of `Transformer.nats`.
+        batches: X, Y, loss_mask (B, T) each, and how to tell the documents of packed rows apart.
         byte_lengths: (V,) bytes of each token, 0 for special ones, from `token_byte_lengths`.
         autocast: the number format to compute in.
-        add_up: sums a tensor over all processes, where several share the batches.
+        all_reduce: sums a tensor over all processes, where several share the batches.
     """
     device = model.lm_head.weight.device
-    nats, counts = [], torch.zeros(2, dtype=torch.float64)  # targets, bytes
+    nats = [torch.zeros(2, device=device)]  # of text and of special tokens, a row for each batch
+    counts = torch.zeros(2, dtype=torch.float64)  # targets, bytes
     for X, Y, mask, documents in batches:
         size = byte_lengths[Y] * mask
         counts += torch.stack([mask.sum(), size.sum()])
         documents = {name: tensor.to(device) for name, tensor in documents.items()}
-        with autocast:
+        with autocast or nullcontext():
             x = model.hidden_states(X.to(device), **documents)
-            parts = [
-                model.head_nats(x, Y.to(device), part.float().to(device))
-                for part in (size > 0, (size == 0) & (mask > 0))
-            ]
+            weights = [size > 0, (size == 0) & (mask > 0)]
+            parts = [model.head_nll(x, Y.to(device), w.float().to(device)) for w in weights]
         nats.append(torch.stack(parts))
-    sums = (
-        torch.stack(nats).double().sum(0).cpu() if nats else torch.zeros(2, dtype=torch.float64)
-    )  # read at the end: no batch waits
-    text, special, targets, size = add_up(torch.cat([sums, counts])).tolist()
-    return Score(text + special, targets, text, size)
+    sums = torch.stack(nats).double().sum(0).cpu()  # read at the end: no batch waits
+    text, special, targets, text_bytes = all_reduce(torch.cat([sums, counts])).tolist()
+    bits = text / math.log(2) / max(text_bytes, 1)
+    return Score((text + special) / max(targets, 1), bits, text_bytes)

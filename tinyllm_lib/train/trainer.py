@@ -275,7 +275,7 @@ class Trainer:
         flops = tokens * self.model.flops_per_token(config.max_seq_len)
         pays, why = compile_pays(config.compile, flops, self.device, self.dtype)
         self._log(f"torch.compile is {'on' if pays else 'off'}: {why}.")
-        return torch.compile(self.model.nats) if pays else self.model.nats
+        return torch.compile(self.model.weighted_nll) if pays else self.model.weighted_nll
 
     def _sample_writer(self):
         """Prompt -> text, by the model as it stands: a reply where the run learns dialogues, else
@@ -601,7 +601,7 @@ class Trainer:
                 ((b.X, b.Y, b.loss_mask, self._documents_of(b)) for b in batches),
                 self.byte_lengths,
                 autocast=self.autocast,
-                add_up=self.processes.add_up,
+                all_reduce=self.processes.add_up,
             )
         return {
             "val_loss": round(found.nats_per_token, 5),

@@ -1,0 +1,232 @@
+"""The parts of the model: norm, rotary positions, attention with its cache and mask, MLP, loss.
+
+Shapes in comments: B batch, T new positions, S keys (cached + new), D dim, H heads, K key/value
+heads, d numbers a head, V vocab. Modules and weights have the names of transformers' Llama.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.types import Device
+
+from tinyllm_lib.model.config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """Divides vectors by their root mean square, scales each coordinate (Zhang & Sennrich 2019)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) from x (..., D)."""
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+
+def rope_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """How far each pair turns from one position to the next, base^(-2i/d), and the share of it that
+    `Llama3Rope` leaves; each (d/2,).
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    frequencies = 1.0 / config.rope_base**exponents
+    if (scaling := config.rope_scaling) is None:
+        return frequencies, torch.ones_like(frequencies)
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies, kept + (1 - kept) / scaling.factor
+
+
+def rope_angles(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Cos and sin of position x frequency, each (max_seq_len, d/2)."""
+    frequencies, share = rope_frequencies(config)
+    angles = torch.outer(torch.arange(config.max_seq_len).float(), frequencies * share)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns coordinate pairs (i, i + d/2) of x (B, T, H, d) by the angles (B or 1, T, 1, d/2)."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+@dataclass
+class LayerCache:
+    """One layer's view of a `KVCache`: keys and values (B, K, capacity, d), written in place."""
+
+    keys: Tensor
+    values: Tensor
+    length: int
+    slot: Tensor | None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes k, v (B, K, T, d) behind what is filled; returns all keys, values (B, K, S, d)."""
+        if self.slot is not None:
+            return self.keys.index_copy_(2, self.slot, k), self.values.index_copy_(2, self.slot, v)
+        end = self.length + k.shape[2]
+        self.keys[:, :, self.length : end] = k
+        self.values[:, :, self.length : end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, (layers, B, K, capacity, d), written in place.
+
+    The first `length` of `capacity` positions (default: the context) are filled. With a `slot`
+    (1,) the next one goes there and attention reads the whole capacity, so that shapes stay the
+    same from step to step; `key_mask` then says what is filled. Options: device and dtype.
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int, capacity: int = 0, **options: Any):
+        self.capacity = capacity or config.max_seq_len
+        shape = (config.n_layers, batch_size, config.n_kv_heads, self.capacity, config.head_dim)
+        self.keys = torch.zeros(shape, **options)
+        self.values = torch.zeros_like(self.keys)
+        self.length = 0
+        self.slot: Tensor | None = None
+
+    def layer(self, i: int) -> LayerCache:
+        """What attention in layer i sees of this cache."""
+        return LayerCache(self.keys[i], self.values[i], self.length, self.slot)
+
+
+def attention_mask(
+    T: int,
+    past: int = 0,
+    document_ids: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    device: Device = None,
+) -> Tensor | None:
+    """Which keys each of T new queries may see, (B, 1, T, S) bool; None: all up to its own.
+
+    T queries follow `past` cached positions; other arguments as in `Transformer.hidden_states`.
+    """
+    if T == 1 and document_ids is None:
+        return None if key_mask is None else key_mask[:, None, None].bool()
+    if past == 0 and document_ids is None and key_mask is None:
+        return None
+    queries = torch.arange(past, past + T, device=device)[:, None]
+    keys = torch.arange(past + T, device=device)
+    mask = (keys <= queries)[None, None]  # (1, 1, T, S)
+    if document_ids is not None:
+        mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+    if key_mask is not None:  # a padding query must see something: itself
+        mask = mask & (key_mask[:, None, None].bool() | (keys == queries))
+    return mask
+
+
+class Attention(nn.Module):
+    """Grouped-query attention: H query heads share K key/value heads, H/K queries to each."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.dim, q_dim, bias=False)
+        self.k_proj = nn.Linear(config.dim, kv_dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, kv_dim, bias=False)
+        self.o_proj = nn.Linear(q_dim, config.dim, bias=False)
+
+    def queries_keys_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """Of x (B, T, D): turned q (B, H, T, d), turned k and plain v (B, K, T, d)."""
+        B, T, _ = x.shape
+        q = apply_rope(self.q_proj(x).view(B, T, -1, self.head_dim), cos, sin)
+        k = apply_rope(self.k_proj(x).view(B, T, -1, self.head_dim), cos, sin)
+        v = self.v_proj(x).view(B, T, -1, self.head_dim)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """(B, T, D) from x (B, T, D); without a mask, a position sees itself and those before."""
+        B, T, _ = x.shape
+        q, k, v = self.queries_keys_values(x, cos, sin)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, K, S, d)
+        if T == 1:  # queries that share a key head go through it together: each key is read once
+            q = q.reshape(B, k.shape[1], -1, self.head_dim)  # (B, K, H/K, d)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            return self.o_proj(out.reshape(B, T, -1))
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+        )  # (B, H, T, d)
+        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)): one half decides how much of the other passes (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.up_proj = nn.Linear(config.dim, config.hidden_dim, bias=False)
+        self.down_proj = nn.Linear(config.hidden_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) from x (..., D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One layer: attention moves information between positions, the MLP works on each alone."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config)
+        self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, **options: Any) -> Tensor:
+        """(B, T, D) from x (B, T, D); options are `Attention`'s, mask and cache."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, **options)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class HeadLoss(torch.autograd.Function):
+    """`F.cross_entropy(x @ weight.T, targets, reduction="none") @ weights`, a chunk of rows at a
+    time: the (N, V) logits never exist at once.
+
+    The gradient of softmax cross-entropy is `softmax - onehot`, known as soon as the loss is, so
+    each chunk's logits turn into their own gradient in place and are used up.
+    """
+
+    ROWS, ROWS_CPU = 512, 128  # on a CPU a chunk of logits should stay in the cache
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """A scalar in fp32 from x (N, D), weight (V, D), targets (N,) and weights (N,)."""
+        matrix = weight.to(x.dtype)
+        total = torch.zeros((), device=x.device, dtype=torch.float32)
+        learning = any(ctx.needs_input_grad)
+        dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
+        step = HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
+        for start in range(0, x.shape[0], step):
+            rows = slice(start, start + step)
+            target, w = targets[rows, None], weights[rows, None].float()
+            log_p = (x[rows] @ matrix.T).float().log_softmax(-1)  # (rows, V)
+            total -= (log_p.gather(1, target) * w).sum()
+            if learning:  # the weights multiply (rows, D), not the larger (rows, V)
+                grad = log_p.exp_().scatter_add_(1, target, torch.full_like(w, -1.0)).to(x.dtype)
+                dx[rows] = (grad @ matrix) * w.to(x.dtype)
+                dweight += grad.T @ (x[rows] * w.to(x.dtype))
+        ctx.save_for_backward(dx, dweight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x and weight, times that of the loss."""
+        dx, dweight = ctx.saved_tensors
+        return dx * grad.to(dx.dtype), dweight * grad.to(dweight.dtype), None, None
