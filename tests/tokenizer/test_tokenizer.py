@@ -537,9 +537,13 @@ def test_the_template_that_is_handed_on_renders_in_plain_jinja(marked, tokenizer
     ("open_", "close"), [("{%- ", " -%}"), ("{%", "%}"), ("{%- ", " %}"), ("{% ", "-%}")]
 )
 def test_a_template_without_marks_renders_the_same_line_ends(open_, close, tokenizer):
-    marks = f"{open_}generation{close}", f"{open_}endgeneration{close}"
-    message = "\n  {{ m['role'] }}\n  %s\n {{ m['content'] }} %s\n" % marks
-    template = "{% for m in messages %}" + message + "{% endfor %} ."
+    template = (
+        "{% for m in messages %}\n  {{ m['role'] }}\n  "
+        + f"{open_}generation{close}"
+        + "\n {{ m['content'] }} "
+        + f"{open_}endgeneration{close}"
+        + "\n{% endfor %} ."
+    )
     plain = plain_template(template)
     assert "generation -%}" not in plain and "{%" + open_[2:] + "gen" not in plain
     texts = [

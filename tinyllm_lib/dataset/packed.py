@@ -34,10 +34,9 @@ class PackedDataset(Dataset):
     """Token shards as rows of `context` positions.
 
     A document of n tokens fills n-1 positions (each token but the last predicts the next), so no
-    target lies in another document. Positions count from 0 in each document and `document_ids`
-    tells them apart, -1 for padding, which lets attention stay inside. Shards are memory-mapped: a
-    corpus larger than memory works, and a copy in another process maps them anew. A row in which
-    nothing is learned (the piece of a long question, say) is left out; `left_out` counts them.
+    target lies in another document. `position_ids` count from 0 in each document and `document_ids`
+    tell them apart (-1: padding), which lets attention stay inside. Shards are memory-mapped, anew
+    in another process. A row in which nothing is learned is left out; `left_out` counts them.
 
     Args:
         folder: shards with a finished manifest.
@@ -45,8 +44,7 @@ class PackedDataset(Dataset):
         packing: "best_fit": whole documents, each into the row with the least room that still holds
             it (Ding et al. 2024); a document longer than the context becomes several pieces.
             "stream": documents one after the other, cut wherever a row is full; no waste and no
-            memory, for corpora of billions of tokens. "none": a document a row, the rest is
-            padding, to see what packing brings.
+            memory, for billions of tokens. "none": a row each, to see what packing brings.
         tokenizer: checked against the manifest when given.
 
     Raises:
@@ -76,9 +74,7 @@ class PackedDataset(Dataset):
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
         pieces = self._pieces()
         self.rows = rows = PACKINGS[packing](pieces, context)
-        self.positions = min(
-            int(pieces[:, 2].sum()), len(rows) * context
-        )  # without a torn last row
+        self.positions = min(int(pieces[:, 2].sum()), len(rows) * context)  # a torn row is dropped
         if self.manifest["kind"] == "sft":  # else everything is learned
             self.rows = [row for i in range(len(rows)) if self._has_target(row := rows[i])]
             self.positions = sum(length for row in self.rows for *_, length in row)
@@ -157,20 +153,15 @@ class PackedDataset(Dataset):
         return "; ".join(f"documents {', '.join(n)} of {name}" for name, n in documents.items())
 
     def check_content(self) -> None:
-        """Reads every byte of the shards, for a file may keep its size and yet be another.
-
-        Raises:
-            ValueError: a file is not as it was written.
-        """
+        """Reads every byte of the shards; a ValueError says which file is not as it was written."""
         sums = {k: v for entry in self.manifest["shards"] for k, v in entry["sha256"].items()}
         with ThreadPoolExecutor(4) as pool:  # hashing leaves Python free
-            found = pool.map(sha256, (self.folder / name for name in sums))
-            for name, checksum in zip(sums, found, strict=True):
-                if checksum != sums[name]:
-                    raise ValueError(
-                        f"{self.folder / name} does not match its checksum: it was changed later."
-                        " Delete the folder and write the shards again (notebook 03)."
-                    )
+            found = dict(zip(sums, pool.map(sha256, map(self.folder.joinpath, sums)), strict=True))
+        if changed := [name for name in sums if found[name] != sums[name]]:
+            problem = (
+                f"{self.folder / changed[0]} does not match its checksum: it was changed later"
+            )
+            raise ValueError(f"{problem}. Delete the folder and write the shards again.")
 
 
 def best_fit(pieces: np.ndarray, context: int) -> list[Row]:

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.tokenizer import PAD_ID, encode_chat, encode_documents
+from tinyllm_lib.tokenizer import PAD_ID, Sample, encode_chats, encode_documents
+
+XY = tuple[Tensor, Tensor, Tensor]
 
 
-def shift_and_pad(
-    ids: Sequence[int], mask: Sequence[int], max_length: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def shift_and_pad(ids: Sequence[int], mask: Sequence[int], max_length: int) -> XY:
     """Ids and mask of a sample -> X, Y, loss_mask, int64, each (max_length-1,), padded at the end.
 
     Y[t] is the token after X[t], and loss_mask[t] says whether it is learned. Padding is masked by
@@ -24,29 +24,32 @@ def shift_and_pad(
     return padded_ids[:-1], padded_ids[1:], padded_mask[1:]
 
 
-class PretrainDataset(Dataset):
-    """One text a sample: item -> (X, Y, loss_mask), int64, each (max_length-1,).
+class PaddedDataset(Dataset):
+    """A sample a row: item -> (X, Y, loss_mask) of `shift_and_pad`; `cut_tokens` did not fit."""
 
-    `cut_tokens` counts what did not fit.
-    """
-
-    def __init__(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int = 512
-    ):
-        self.samples = encode_documents(tokenizer, list(texts))
-        self.max_length = max_length
-        self.cut_tokens = sum(max(0, len(ids) - max_length) for ids in self.samples)
+    def __init__(self, samples: list[Sample], max_length: int):
+        self.samples, self.max_length = samples, max_length
+        self.cut_tokens = sum(s.cut_tokens + max(0, len(s) - max_length) for s in samples)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        ids = self.samples[index]
-        return shift_and_pad(ids, [1] * len(ids), self.max_length)
+    def __getitem__(self, index: int) -> XY:
+        sample = self.samples[index]
+        return shift_and_pad(sample.ids, sample.loss_mask, self.max_length)
 
 
-class SFTDataset(Dataset):
-    """One dialogue a sample, of which only the replies are learned; else as `PretrainDataset`."""
+class PretrainDataset(PaddedDataset):
+    """One text a sample, learned whole."""
+
+    def __init__(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int = 512
+    ):
+        super().__init__(encode_documents(tokenizer, [*texts]), max_length)
+
+
+class SFTDataset(PaddedDataset):
+    """One dialogue a sample, of which only the replies are learned."""
 
     def __init__(
         self,
@@ -54,13 +57,4 @@ class SFTDataset(Dataset):
         tokenizer: PreTrainedTokenizerFast,
         max_length: int = 512,
     ):
-        self.samples = [encode_chat(tokenizer, chat, max_length=max_length) for chat in dialogues]
-        self.max_length = max_length
-        self.cut_tokens = sum(chat.cut_tokens for chat in self.samples)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        chat = self.samples[index]
-        return shift_and_pad(chat.ids, chat.loss_mask, self.max_length)
+        super().__init__(encode_chats(tokenizer, [*dialogues], max_length=max_length), max_length)

@@ -23,34 +23,22 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import atomic_path, content_fingerprint, read_json, sha256, write_json
-from tinyllm_lib.tokenizer import encode_chats, encode_documents, tokenizer_hash
+from tinyllm_lib.tokenizer import Sample, encode_chats, encode_documents, tokenizer_hash
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARS = 1_000_000
 SHARD_TOKENS = 100_000_000
 SAME = ("kind", "tokenizer", "dtype", "source", "settings", "shard_tokens")  # else other shards
 TOTALS = ("documents", "tokens", "supervised_tokens")
-COUNTS = (
-    "dialogues",
-    "shortened_dialogues",
-    "dropped_messages",
-    "cut_tokens",
-    "cut_supervised_tokens",
-    "without_supervised_token",
-    "replayed_documents",
-    "shortened_documents",
-)
-
 Messages = list[dict[str, str]]
 
 
-class Encoded(NamedTuple):
-    """A batch of documents: how many items were read, ids and loss masks, what was counted."""
+class Batch(NamedTuple):
+    """Batch items of the source."""
 
-    items: int
-    ids: list[list[int]]
-    masks: list[list[int]]
-    counts: Counter[str]
+    items: int  # read, also those of which there is nothing to learn
+    samples: list[Sample]
+    counts: dict[str, int]
 
 
 def write_pretrain_tokens(
@@ -79,12 +67,11 @@ def write_pretrain_tokens(
         The manifest, as written.
 
     Raises:
-        ValueError: the folder holds shards made otherwise, and not `replace`; a text that cannot be
-            encoded; no text at all.
+        ValueError: shards made otherwise and not `replace`, a text without bytes, or no text.
     """
 
-    def encode(batch: list[str], first: int) -> Encoded:
-        return Encoded(len(batch), encode_documents(tokenizer, batch, first=first), [], Counter())
+    def encode(items: list[str], first: int) -> Batch:
+        return Batch(len(items), encode_documents(tokenizer, items, first=first), {})
 
     fresh = _manifest("pretrain", tokenizer, source, {}, shard_tokens)
     return _write(texts, encode, Path(out_dir), fresh, replace, progress)
@@ -106,41 +93,34 @@ def write_sft_tokens(
     """Encodes dialogues with their loss masks on all cores and writes them as shards.
 
     A dialogue longer than `max_length` tokens loses whole turns from its front (`encode_chat`), a
-    replayed text its end; a dialogue without a supervised token is left out. All this is counted in
-    the manifest under `counts`. The other arguments, the result and the errors are those of
-    `write_pretrain_tokens`.
+    replayed text its end; a dialogue without a supervised token is left out. The manifest counts
+    all this. Arguments that are not named here, result and errors: `write_pretrain_tokens`.
 
     Args:
-        replay: pretraining texts to learn whole, after the dialogues, so that fine-tuning forgets
-            less.
-        learn_all: ignore the mask and learn every token, the question too (for the comparison in
-            notebook 06).
+        replay: pretraining texts to learn whole, after the dialogues, so that less is forgotten.
+        learn_all: ignore the mask and learn every token, for the comparison in notebook 06.
     """
 
-    def encode(batch: list[Messages | str], first: int) -> Encoded:
-        chats = [item for item in batch if not isinstance(item, str)]
-        texts = [item for item in batch if isinstance(item, str)]
-        out = Encoded(len(batch), [], [], Counter(dict.fromkeys(COUNTS, 0)))
-        for chat in encode_chats(tokenizer, chats, max_length=max_length, first=first):
-            out.counts["dialogues"] += 1
-            out.counts["shortened_dialogues"] += bool(chat.dropped_turns or chat.cut_tokens)
-            out.counts["dropped_messages"] += chat.dropped_turns
-            out.counts["cut_tokens"] += chat.cut_tokens
-            out.counts["cut_supervised_tokens"] += chat.cut_supervised
-            if any(chat.loss_mask):
-                out.ids.append(chat.ids)
-                out.masks.append([1] * len(chat) if learn_all else chat.loss_mask)
-            else:
-                out.counts["without_supervised_token"] += 1
-        for ids in encode_documents(tokenizer, texts, first=first + len(chats)):
-            cut = max(0, len(ids) - max_length)
-            out.counts["replayed_documents"] += 1
-            out.counts["shortened_documents"] += bool(cut)
-            out.counts["cut_tokens"] += cut
-            out.counts["cut_supervised_tokens"] += cut
-            out.ids.append(ids[:max_length])
-            out.masks.append([1] * len(out.ids[-1]))
-        return out
+    def encode(items: list[Messages | str], first: int) -> Batch:
+        dialogues = [item for item in items if not isinstance(item, str)]
+        texts = [item for item in items if isinstance(item, str)]
+        chats = encode_chats(tokenizer, dialogues, max_length=max_length, first=first)
+        first += len(dialogues)
+        replayed = encode_documents(tokenizer, texts, max_length=max_length, first=first)
+        samples = [sample for sample in chats + replayed if any(sample.loss_mask)]
+        counts = {
+            "dialogues": len(chats),
+            "shortened_dialogues": sum(bool(s.dropped_turns or s.cut_tokens) for s in chats),
+            "dropped_messages": sum(s.dropped_turns for s in chats),
+            "cut_tokens": sum(s.cut_tokens for s in chats + replayed),
+            "cut_supervised_tokens": sum(s.cut_supervised for s in chats + replayed),
+            "without_supervised_token": len(chats) + len(replayed) - len(samples),
+            "replayed_documents": len(replayed),
+            "shortened_documents": sum(s.cut_tokens > 0 for s in replayed),
+        }
+        if learn_all:
+            samples = [Sample(sample.ids, [1] * len(sample)) for sample in samples]
+        return Batch(len(items), samples, counts)
 
     def no_texts() -> Iterator[Messages]:
         for number, messages in enumerate(dialogues, 1):
@@ -167,9 +147,7 @@ def read_manifest(folder: str | Path) -> dict:
     advice = "write_pretrain_tokens and write_sft_tokens write them, in notebook 03"
     if (path.parent / "progress.json").is_file():
         advice = "writing was begun and not finished; run the same command again"
-    raise FileNotFoundError(
-        f"{folder} holds no finished token shards (no manifest.json): {advice}."
-    )
+    raise FileNotFoundError(f"{folder} holds no finished token shards: {advice}.")
 
 
 def shards_fingerprint(manifest: dict) -> str:
@@ -198,7 +176,7 @@ def _manifest(
 
 def _write(
     items: Iterable,
-    encode: Callable[[list, int], Encoded],
+    encode: Callable[[list, int], Batch],
     folder: Path,
     fresh: dict,
     replace: bool,
@@ -219,20 +197,20 @@ def _write(
     shard: _Shard | None = None
     with ExitStack() as files:  # an error removes the unfinished ones
         for batch in _encoded(items, encode, done["items"]):
-            if batch.ids:
+            if batch.samples:
                 shard = shard or _Shard(folder, manifest, files)
-                shard.add(batch)
+                shard.add(batch.samples)
             counts.update(batch.counts)
             done["items"] += batch.items
             if shard and shard.totals["tokens"] >= manifest["shard_tokens"]:
                 files.close()
-                shard.enter(manifest)
+                shard.enter_in(manifest)
                 shard = None
                 write_json(folder / "progress.json", {**done, "counts": counts})
             if progress:
                 progress(done["items"])
     if shard:
-        shard.enter(manifest)
+        shard.enter_in(manifest)
     if not manifest["tokens"]:
         what = "document" if manifest["kind"] == "pretrain" else "dialogue"
         read = f"the source gave no {what} with a token to learn ({done['items']} read)"
@@ -246,8 +224,7 @@ def _write(
 def _begun(folder: Path, fresh: dict, replace: bool) -> dict | None:
     """What an earlier call has done of the same work, None if nothing; its `items` None if all.
 
-    Raises:
-        ValueError: the folder holds other work, and not `replace`.
+    Other work in the folder is a ValueError, without `replace`.
     """
     progress, finished = folder / "progress.json", folder / "manifest.json"
     if finished.is_file():
@@ -269,13 +246,8 @@ def _begun(folder: Path, fresh: dict, replace: bool) -> dict | None:
     return done if fresh["source"] and not changed else None
 
 
-def _encoded(
-    items: Iterable, encode: Callable[[list, int], Encoded], done: int
-) -> Iterator[Encoded]:
-    """Batches from item `done` on, each encoded while the one before it is written.
-
-    The tokenizer works on all cores and leaves Python free.
-    """
+def _encoded(items: Iterable, encode: Callable[[list, int], Batch], done: int) -> Iterator[Batch]:
+    """Batches from item `done` on, each encoded, without Python, while the last is written."""
     stream, ahead = islice(items, done, None), None
     with ThreadPoolExecutor(1) as pool:
         while batch := _next_batch(stream):
@@ -299,7 +271,7 @@ def _next_batch(stream: Iterator) -> list:
 
 
 class _Shard:
-    """The files of one shard while they grow; they get their names when `files` is closed."""
+    """The files of one shard while they grow; closing `files` gives them their names."""
 
     def __init__(self, folder: Path, manifest: dict, files: ExitStack):
         self.folder, self.dtype = folder, manifest["dtype"]
@@ -311,20 +283,20 @@ class _Shard:
             self.files[suffix] = files.enter_context(path.open("wb"))
         self.files["offsets"].write(np.zeros(1, np.uint64).data)
 
-    def add(self, batch: Encoded) -> None:
-        ends = np.cumsum([len(ids) for ids in batch.ids], dtype=np.uint64)
+    def add(self, samples: list[Sample]) -> None:
+        ends = np.cumsum([len(sample) for sample in samples], dtype=np.uint64)
         tokens = supervised = int(ends[-1])
         self.files["offsets"].write((ends + np.uint64(self.totals["tokens"])).data)
-        self.files["bin"].write(np.fromiter(chain(*batch.ids), self.dtype, tokens).data)
-        if batch.masks:
-            mask = np.fromiter(chain(*batch.masks), np.uint8, tokens)
+        ids = np.fromiter(chain(*(sample.ids for sample in samples)), self.dtype, tokens)
+        self.files["bin"].write(ids.data)
+        if "mask" in self.files:
+            mask = np.fromiter(chain(*(sample.loss_mask for sample in samples)), np.uint8, tokens)
             self.files["mask"].write(mask.data)
             supervised = int(mask.sum())
-        for key, count in zip(TOTALS, (len(batch.ids), tokens, supervised), strict=True):
+        for key, count in zip(TOTALS, (len(samples), tokens, supervised), strict=True):
             self.totals[key] += count
 
-    def enter(self, manifest: dict) -> None:
-        """Adds the shard, whose files are closed, to the manifest."""
+    def enter_in(self, manifest: dict) -> None:
         names = [f"{self.name}.{suffix}" for suffix in self.files]
         sums = {name: sha256(self.folder / name) for name in names}
         manifest["shards"].append({"name": self.name, **self.totals, "sha256": sums})

@@ -44,10 +44,9 @@ def text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of `text` alone: nothing added, and a quoted `<|im_end|>` is encoded as its characters.
+    """Ids of `text` alone: nothing is added, and a quoted `<|im_end|>` is its characters.
 
-    Raises:
-        ValueError: half of a surrogate pair in the text, which has no bytes.
+    Half of a surrogate pair, which has no bytes, is a ValueError.
     """
     try:
         return text_encoder(tokenizer).encode(text, add_special_tokens=False).ids
@@ -61,13 +60,8 @@ def encode_texts(
     """`encode_text` of each text, on all cores at once; in errors they are counted from `first`."""
     try:
         chars = sum(map(len, texts))
-        if (need := ENCODING_BYTES * chars) > (have := allowed_memory()):
-            warnings.warn(
-                f"Encoding {chars:,} characters at once, from text {first} on, takes about"
-                f" {need / 1e9:.1f} GB of memory, and this process may use {have / 1e9:.1f} GB: if"
-                " it ends without a word, cut the longest documents before (split_text).",
-                stacklevel=2,
-            )
+        doing = f"Encoding {chars:,} characters at once, from text {first} on, takes about"
+        warn_of_memory(ENCODING_BYTES * chars, doing, "cut the longest documents (split_text)")
         encodings = text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
     except TypeError:
         reasons = ((number, why_no_bytes(text)) for number, text in enumerate(texts, first))
@@ -76,13 +70,43 @@ def encode_texts(
     return [encoding.ids for encoding in encodings]
 
 
+def warn_of_memory(need: float, doing: str, advice: str) -> None:
+    """Warns before a work that needs more bytes than this process may use."""
+    if need > (have := allowed_memory()):
+        sizes = f"{need / 1e9:.1f} GB of memory by estimate, and there are {have / 1e9:.1f} GB"
+        warnings.warn(f"{doing} {sizes}: if it ends without a word, {advice}.", stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A document or a dialogue as the model sees it."""
+
+    ids: list[int]
+    loss_mask: list[int]  # 1 where the id is to be learned, else 0
+    dropped_turns: int = 0  # whole messages left out at the front to fit max_length
+    cut_tokens: int = 0  # tokens at the end that did not fit
+    cut_supervised: int = 0  # supervised tokens among everything left out
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str], *, first: int = 1
-) -> list[list[int]]:
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    *,
+    max_length: int | None = None,
+    first: int = 1,
+) -> list[Sample]:
     """`encode_texts`, each between `text_start` and the end token (`<|im_end|>` without one)."""
     start, end = text_start(tokenizer), tokenizer.eos_token_id
     end = stop_ids(tokenizer)[0] if end is None else end
-    return [[*start, *ids, end] for ids in encode_texts(tokenizer, texts, first=first)]
+    samples = []
+    for ids in encode_texts(tokenizer, texts, first=first):
+        kept = [*start, *ids, end][:max_length]
+        cut = len(start) + len(ids) + 1 - len(kept)
+        samples.append(Sample(kept, [1] * len(kept), cut_tokens=cut, cut_supervised=cut))
+    return samples
 
 
 def why_no_bytes(text: object) -> str | None:
@@ -92,25 +116,9 @@ def why_no_bytes(text: object) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        half = f"character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair"
-        return (
-            f"{half}: mend the text, or leave it out, as read_texts and read_dialogues reject it."
-        )
+        found = f"character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair"
+        return f"{found}: mend or omit the text, as read_texts and read_dialogues reject its line."
     return None
-
-
-@dataclass(frozen=True)
-class ChatEncoding:
-    """A dialogue as the model sees it; `loss_mask[i]` is 1 where `ids[i]` is to be learned."""
-
-    ids: list[int]
-    loss_mask: list[int]
-    dropped_turns: int = 0  # whole messages left out at the front to fit max_length
-    cut_tokens: int = 0  # tokens of the last reply that did not fit
-    cut_supervised: int = 0  # supervised tokens among everything left out
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 def encode_chat(
@@ -120,7 +128,7 @@ def encode_chat(
     max_length: int | None = None,
     add_generation_prompt: bool = False,
     contents: Sequence[list[int]] | None = None,
-) -> ChatEncoding:
+) -> Sample:
     """Ids and loss mask of a dialogue, built together in one pass, message by message.
 
     A reply and its `<|im_end|>` are learned; other messages, all headers and line ends are not.
@@ -157,7 +165,8 @@ def encode_chat(
     room = len(ids) if max_length is None else max_length - len(prompt)
     if room <= 0:
         raise ValueError(f"max_length is {max_length}, expected more than {len(prompt)}.")
-    system = int(messages[0]["role"] == "system" and len(messages) > 1)  # messages that stay
+    # A leading system message stays; the rest may begin right after it, or with any question.
+    system = int(messages[0]["role"] == "system" and len(messages) > 1)
     begins = [system] + [i for i, m in enumerate(messages) if i > system and m["role"] == "user"]
     fitting = (i for i in begins if len(ids) - (starts[i] - starts[system]) <= room)
     first = next(fitting, begins[-1])
@@ -167,7 +176,7 @@ def encode_chat(
     del ids[room:], loss_mask[room:]
     cut_supervised = supervised - sum(loss_mask)
     add(prompt)
-    return ChatEncoding(ids, loss_mask, first - system, cut_tokens, cut_supervised)
+    return Sample(ids, loss_mask, first - system, cut_tokens, cut_supervised)
 
 
 def encode_chats(
@@ -176,7 +185,7 @@ def encode_chats(
     *,
     max_length: int | None = None,
     first: int = 1,
-) -> list[ChatEncoding]:
+) -> list[Sample]:
     """`encode_chat` of each dialogue, on all cores; in errors they are counted from `first`."""
     for number, messages in enumerate(dialogues, first):
         check_messages(messages, f"dialogue {number}, ")
@@ -220,8 +229,7 @@ def _frame(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, list[int]], in
 def check_chatml(tokenizer: PreTrainedTokenizerFast, where: str = "") -> None:
     """Passes a tokenizer whose chat template, if it has one, writes the text `encode_chat` encodes.
 
-    Raises:
-        ValueError: it has another, by which a model learned to chat, or no `<|im_start|>`.
+    Another is a ValueError: a model learned to chat by it. So is a missing `<|im_start|>`.
     """
     vocabulary = tokenizer.get_vocab()
     if missing := [token for token in SPECIAL_TOKENS[3:] if token not in vocabulary]:

@@ -19,7 +19,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import allowed_memory, atomic_path, require_writable
-from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE, ROLES, SPECIAL_TOKENS, why_no_bytes
+from tinyllm_lib.tokenizer.encoding import (
+    CHAT_TEMPLATE,
+    ROLES,
+    SPECIAL_TOKENS,
+    warn_of_memory,
+    why_no_bytes,
+)
 from tinyllm_lib.tokenizer.folder import load_tokenizer, save_tokenizer
 
 FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
@@ -58,11 +64,10 @@ def train_tokenizer(
 
     Args:
         texts: the whole corpus, however large; an even sample of it is trained on.
-        vocab_size: entries in all, at least 261: five special tokens and the 256 bytes, the rest
-            merges. A small text may give fewer, with a warning; the tokenizer works.
+        vocab_size: five special tokens, the 256 bytes, and merges; a small text may give fewer.
+        min_frequency: how often a pair must stand in the sample to be merged.
         nfkc: fold characters to their compatibility form first: lossy, ，１² become ,12.
-        words: pattern of the pieces that merges may not cross while training; None trains on whole
-            runs of letters.
+        words: pattern of pieces that merges may not cross; None trains on whole runs of letters.
         sample_bytes: size of the sample in UTF-8; a smaller corpus is taken whole. 1 GB of verse,
             in which nearly every line is new, takes 2.4 GB of memory.
 
@@ -79,7 +84,10 @@ def train_tokenizer(
     pieces = count_pieces(map(fold, even_sample(texts, sample_bytes)), words)
     if not pieces:
         raise ValueError("train_tokenizer got no text: an empty file, or a used-up iterator?")
-    _warn_of_memory(pieces)
+    need = BYTES_A_BYTE * sum(len(piece.encode()) for piece in pieces)
+    size = sum(len(piece.encode()) * count for piece, count in pieces.items())
+    advice = f"pass sample_bytes={int(allowed_memory() / need * size):_}"
+    warn_of_memory(need, "Training on this text needs", advice)
     pieces.update(dict.fromkeys(ROLES, ROLE_COUNT))  # in no document, but in every message's header
     tokenizer = Tokenizer(models.BPE())
     tokenizer.decoder = decoders.ByteLevel()
@@ -150,13 +158,12 @@ def even_sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
 def count_pieces(
     texts: Iterable[str], words: str | None, max_pieces: int = MAX_PIECES
 ) -> Counter[str]:
-    """How often each piece that merges may not cross stands in the texts.
+    """How often each piece that merges may not cross, and that is all they see, is in the texts.
 
     `words` cuts out its own, if given; then all is cut as GPT-2 does, and after `MAX_RUN`
-    characters. Pieces are all that training looks at, and it keeps every different one: verse takes
-    64 bytes of memory for a byte of text. So where more than `max_pieces` of either kind are
-    found, the rarest are cut in two, again and again, which costs next to nothing (verse, 45 MB,
-    400,000 instead of 2 million pieces: a sixth of the memory, 0.1% more tokens).
+    characters. Training keeps every different piece, of verse 64 bytes for a byte of text. So where
+    there are more than `max_pieces` of either kind, the rarest are cut in two, again and again
+    (verse, 45 MB, 400,000 instead of 2 million: a sixth of the memory, 0.1% more tokens).
     """
     pattern = regex.compile(f"({words or '(?!)'})", regex.V1)  # (?!) is found nowhere
     if pattern.groups > 1:
@@ -189,18 +196,6 @@ def _halve_rare(counts: Counter[str], keep: int) -> None:
             counts[piece[:middle]] += count
             counts[piece[middle:]] += count
         rare *= 2
-
-
-def _warn_of_memory(pieces: Counter[str]) -> None:
-    need = BYTES_A_BYTE * sum(len(piece.encode()) for piece in pieces)
-    if need > (have := allowed_memory()):
-        size = sum(len(piece.encode()) * count for piece, count in pieces.items())
-        warnings.warn(
-            f"Training on this text needs {need / 1e9:.1f} GB of memory by estimate, and this"
-            f" process may use {have / 1e9:.1f} GB: if it ends without a word, or with memory"
-            f" allocation failed, pass sample_bytes={int(have / need * size):_}.",
-            stacklevel=3,
-        )
 
 
 def in_lines(counts: Counter[str]) -> Iterator[str]:
