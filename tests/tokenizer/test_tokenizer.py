@@ -27,7 +27,6 @@ from tinyllm_lib.tokenizer import (
     encode_chat,
     encode_chats,
     encode_text,
-    encode_texts,
     eval_tokenizer,
     load_tokenizer,
     marked_template,
@@ -41,7 +40,7 @@ from tinyllm_lib.tokenizer import (
     tokenizer_hash,
     train_tokenizer,
 )
-from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE
+from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE, encode_texts
 from tinyllm_lib.tokenizer.training import (
     FUNCTION_WORDS,
     MAX_HAN,

@@ -16,8 +16,8 @@ Read `tokens.py` (on disk), `packed.py` and `order.py` (what trains), `padded.py
     BATCH_DOCUMENTS: how many documents are encoded at once
 """
 
-from tinyllm_lib.dataset.order import DataOrder, collate
-from tinyllm_lib.dataset.packed import PackedDataset, PackedRow
+from tinyllm_lib.dataset.order import DataOrder
+from tinyllm_lib.dataset.packed import PackedDataset, PackedRow, collate
 from tinyllm_lib.dataset.padded import PretrainDataset, SFTDataset, shift_and_pad
 from tinyllm_lib.dataset.tokens import (
     BATCH_DOCUMENTS,

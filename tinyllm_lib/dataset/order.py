@@ -1,11 +1,8 @@
-"""The order of the rows, and a batch of them."""
+"""The order in which rows are trained on."""
 
 from functools import lru_cache
 
 import numpy as np
-import torch
-
-from tinyllm_lib.dataset.packed import PackedRow
 
 
 class DataOrder:
@@ -21,8 +18,3 @@ class DataOrder:
         """The rows of the global batch of `step`, which may run on into the next epoch."""
         places = (divmod(i, self.rows) for i in range(step * batch_size, (step + 1) * batch_size))
         return [int(self._order(epoch)[within]) for epoch, within in places]
-
-
-def collate(rows: list[PackedRow]) -> PackedRow:
-    """Stacks rows to a batch (B, context)."""
-    return PackedRow(*(torch.stack(parts) for parts in zip(*rows, strict=True)))

@@ -164,6 +164,11 @@ class PackedDataset(Dataset):
             raise ValueError(f"{problem}. Delete the folder and write the shards again.")
 
 
+def collate(rows: list[PackedRow]) -> PackedRow:
+    """Stacks rows to a batch (B, context)."""
+    return PackedRow(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+
 def best_fit(pieces: np.ndarray, context: int) -> list[Row]:
     """Longest piece first, into the row with the least room that holds it; O(N log context)."""
     rows: list[Row] = []
@@ -194,9 +199,7 @@ class Stream:
         self.pieces, self.context = pieces, context
         self.ends = np.cumsum(pieces[:, 2])
         positions = int(pieces[:, 2].sum())
-        self.rows = min(
-            positions, max(1, positions // context)
-        )  # an unfinished last one is dropped
+        self.rows = min(positions, max(1, positions // context))  # a torn last row is dropped
 
     def __len__(self) -> int:
         return self.rows

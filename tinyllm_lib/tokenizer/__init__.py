@@ -9,7 +9,6 @@ Read `training.py`, `folder.py` (what lies on disk, and its checks), `encoding.p
     tokenizer_hash: SHA-256 of everything that decides the ids
     check_size: passes a tokenizer that fits a model's vocabulary
     encode_text: ids of a text alone, in which special tokens are text
-    encode_texts: `encode_text` of each text, on all cores at once
     encode_documents: samples of texts, each with what begins and ends a document
     Sample: ids and loss mask of a document or a dialogue, and what was left out of it
     encode_chat: ids and loss mask of a dialogue, built together, message by message
@@ -42,7 +41,6 @@ from tinyllm_lib.tokenizer.encoding import (
     encode_chats,
     encode_documents,
     encode_text,
-    encode_texts,
     marked_template,
     plain_template,
     stop_ids,
@@ -75,7 +73,6 @@ __all__ = [
     "encode_chats",
     "encode_documents",
     "encode_text",
-    "encode_texts",
     "eval_tokenizer",
     "load_tokenizer",
     "marked_template",

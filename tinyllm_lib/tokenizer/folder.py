@@ -68,14 +68,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 def check_size(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> None:
     """Passes a tokenizer as large as a model's vocabulary, or smaller by what is rounded up.
 
-    Raises:
-        ValueError: a token that the model does not know, or so few that it must be another's.
+    Any other is a ValueError: it is not the one that the model was trained with.
     """
     if not (1 - ROUNDED_UP) * vocab_size <= len(tokenizer) <= vocab_size:
         raise ValueError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens, the model was made for"
-            f" {vocab_size}. It works with the tokenizer it was trained with only: take that one"
-            " (in training: leave tokenizer_path empty)."
+            f" {vocab_size} with another: take that one (in training: leave tokenizer_path empty)."
         )
 
 
