@@ -61,7 +61,8 @@ def encode_texts(
     try:
         chars = sum(map(len, texts))
         doing = f"Encoding {chars:,} characters at once, from text {first} on, takes about"
-        warn_of_memory(ENCODING_BYTES * chars, doing, "cut the longest documents (split_text)")
+        advice = "cut the longest documents before (split_text)"
+        warn_of_memory(ENCODING_BYTES * chars, allowed_memory(), doing, advice)
         encodings = text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
     except TypeError:
         reasons = ((number, why_no_bytes(text)) for number, text in enumerate(texts, first))
@@ -70,9 +71,9 @@ def encode_texts(
     return [encoding.ids for encoding in encodings]
 
 
-def warn_of_memory(need: float, doing: str, advice: str) -> None:
+def warn_of_memory(need: float, have: float, doing: str, advice: str) -> None:
     """Warns before a work that needs more bytes than this process may use."""
-    if need > (have := allowed_memory()):
+    if need > have:
         sizes = f"{need / 1e9:.1f} GB of memory by estimate, and there are {have / 1e9:.1f} GB"
         warnings.warn(f"{doing} {sizes}: if it ends without a word, {advice}.", stacklevel=3)
 

@@ -84,10 +84,10 @@ def train_tokenizer(
     pieces = count_pieces(map(fold, even_sample(texts, sample_bytes)), words)
     if not pieces:
         raise ValueError("train_tokenizer got no text: an empty file, or a used-up iterator?")
-    need = BYTES_A_BYTE * sum(len(piece.encode()) for piece in pieces)
+    need, have = BYTES_A_BYTE * sum(len(piece.encode()) for piece in pieces), allowed_memory()
     size = sum(len(piece.encode()) * count for piece, count in pieces.items())
-    advice = f"pass sample_bytes={int(allowed_memory() / need * size):_}"
-    warn_of_memory(need, "Training on this text needs", advice)
+    advice = f"pass sample_bytes={int(have / need * size):_}"
+    warn_of_memory(need, have, "Training on this text needs", advice)
     pieces.update(dict.fromkeys(ROLES, ROLE_COUNT))  # in no document, but in every message's header
     tokenizer = Tokenizer(models.BPE())
     tokenizer.decoder = decoders.ByteLevel()
