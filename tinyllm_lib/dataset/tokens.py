@@ -34,7 +34,7 @@ Messages = list[dict[str, str]]
 
 
 class Batch(NamedTuple):
-    """Batch items of the source."""
+    """Items of the source, encoded."""
 
     items: int  # read, also those of which there is nothing to learn
     samples: list[Sample]
