@@ -3,7 +3,7 @@
 import json
 import pickle
 import random
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_only_replies_of_a_dialogue_are_learned_with_their_end(tokenizer, index,
 
 
 def test_every_reply_ends_with_a_learned_end_token(tokenizer):
-    X, Y, loss_mask = SFTDataset([dialogue("你好", "好。", "再见", "")], tokenizer, 128)[0]
+    _, Y, loss_mask = SFTDataset([dialogue("你好", "好。", "再见", "")], tokenizer, 128)[0]
     assert ((Y == IM_END) & (loss_mask == 1)).sum() == 2
     assert ((Y == IM_END) & (loss_mask == 0)).sum() == 3  # those of system and user
 
@@ -144,7 +144,7 @@ def test_every_pair_of_neighbours_is_learned_exactly_once(packed_texts, tokenize
     pairs = []
     for text in unlike_texts:
         ids = [*encode_text(tokenizer, text), IM_END]
-        pairs += zip(ids, ids[1:], strict=False)
+        pairs += pairwise(ids)
     for context in (5, 32, 64):  # with 5, nearly every document is split
         assert pairs_learned(PackedDataset(packed_texts, context)) == sorted(pairs)
 
@@ -155,7 +155,7 @@ def test_a_stream_covers_the_tape_in_order_but_for_the_last_unfinished_row(
     tape = []
     for text in unlike_texts:
         ids = [*encode_text(tokenizer, text), IM_END]
-        tape += zip(ids, ids[1:], strict=False)
+        tape += pairwise(ids)
     dataset = PackedDataset(packed_texts, 32, packing="stream")
     assert len(dataset) == len(tape) // 32
     found = [pair for row in dataset for pair in zip(row.X.tolist(), row.Y.tolist(), strict=True)]
@@ -296,7 +296,7 @@ def test_where_every_row_has_something_to_learn_none_is_left_out_and_the_order_i
 ):
     write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=128)
     data = PackedDataset(tmp_path, 128, packing=packing)
-    monkeypatch.setattr(PackedDataset, "_leave_out_rows_without_a_target", lambda self: 0)
+    monkeypatch.setattr(PackedDataset, "_has_target", lambda self, row: True)
     as_it_was = PackedDataset(tmp_path, 128, packing=packing)
     assert (
         data.left_out == 0

@@ -15,7 +15,7 @@ import pytest
 from helpers import write_tokens
 from helpers.tiny import DIALOGUES, SYSTEM, TEXTS, dialogue, start_python, wait_until
 
-import tinyllm_lib.tokenizer.tokenizer
+import tinyllm_lib.tokenizer.encoding
 from tinyllm_lib.dataset import (
     PackedDataset,
     read_manifest,
@@ -38,7 +38,7 @@ pytest_plugins = ["helpers.tiny_fixtures"]
 
 
 def documents_on_disk(folder):
-    """The ids and masks of each document, read as the docstring of the module describes the files."""
+    """The ids and masks of each document, read as the module's docstring describes the files."""
     ids, masks = [], []
     for shard in read_manifest(folder)["shards"]:
         tape = np.fromfile(folder / f"{shard['name']}.bin", np.uint16).tolist()
@@ -331,7 +331,7 @@ def test_a_run_without_a_name_that_was_stopped_begins_anew_for_its_texts_may_be_
 def test_a_document_too_large_for_the_memory_is_said_before_it_is_encoded(
     tokenizer, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tinyllm_lib.tokenizer.tokenizer, "allowed_memory", lambda: 1_000_000)
+    monkeypatch.setattr(tinyllm_lib.tokenizer.encoding, "allowed_memory", lambda: 1_000_000)
     with pytest.warns(
         UserWarning,
         match=r"Encoding 9,000 characters at once, from text 1 on, takes about .*split_text",

@@ -13,7 +13,7 @@ from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import Transformer
 from tinyllm_lib.share import import_checkpoint, to_adjacent_pairs, to_half_split
 from tinyllm_lib.tokenizer import encode_text, train_tokenizer
-from tinyllm_lib.tokenizer.tokenizer import CHAT_TEMPLATE
+from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE
 
 HEADS = {"n_heads": 8, "n_kv_heads": 2}
 

@@ -16,7 +16,7 @@ from test_training_text import LONG_RUNS
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import tinyllm_lib.tokenizer.tokenizer
+import tinyllm_lib.tokenizer.training
 from tinyllm_lib.course.world import write_sample_corpus
 from tinyllm_lib.data import atomic_path, read_dialogues, read_texts
 from tinyllm_lib.dataset import write_pretrain_tokens
@@ -27,7 +27,6 @@ from tinyllm_lib.tokenizer import (
     encode_chat,
     encode_chats,
     encode_text,
-    encode_texts,
     eval_tokenizer,
     load_tokenizer,
     marked_template,
@@ -41,14 +40,14 @@ from tinyllm_lib.tokenizer import (
     tokenizer_hash,
     train_tokenizer,
 )
-from tinyllm_lib.tokenizer.tokenizer import (
-    CHAT_TEMPLATE,
+from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE, encode_texts
+from tinyllm_lib.tokenizer.training import (
     FUNCTION_WORDS,
     MAX_HAN,
     NUMERALS,
     ROLE_COUNT,
+    even_sample,
 )
-from tinyllm_lib.tokenizer.training_text import even_sample
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -306,7 +305,7 @@ def test_a_few_documents_give_a_smaller_tokenizer_that_works_and_say_so(document
 
 
 def test_too_little_memory_is_said_before_training_with_a_sample_that_fits(tmp_path, monkeypatch):
-    monkeypatch.setattr(tinyllm_lib.tokenizer.tokenizer, "allowed_memory", lambda: 40_000)
+    monkeypatch.setattr(tinyllm_lib.tokenizer.training, "allowed_memory", lambda: 40_000)
     with pytest.warns(
         UserWarning, match=r"needs 0.0 GB of memory by estimate.* pass sample_bytes=[\d_]+"
     ) as caught:
@@ -326,9 +325,9 @@ def test_a_stop_while_the_folder_is_written_leaves_none_that_passes_for_finished
         tokenizer.backend_tokenizer.save(f"{folder}/tokenizer.json")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    (tmp_path / "half").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(PreTrainedTokenizerFast, "save_pretrained", write_half)
-        (tmp_path / "half").mkdir()
         train_tokenizer(TEXTS, tmp_path / "half", vocab_size=400)
     with pytest.raises(FileNotFoundError, match="has no tokenizer.json"):
         load_tokenizer(tmp_path / "half")
@@ -343,7 +342,7 @@ def test_the_file_that_makes_a_folder_a_tokenizer_comes_last(written, tmp_path, 
     def stops(path):
         return atomic_path(path) if next(moved, None) is not None else interrupted()
 
-    monkeypatch.setattr(tinyllm_lib.tokenizer.tokenizer, "atomic_path", stops)
+    monkeypatch.setattr(tinyllm_lib.tokenizer.training, "atomic_path", stops)
     with pytest.raises(KeyboardInterrupt):
         train_tokenizer(TEXTS, tmp_path, vocab_size=400)
     assert tokenizer_hash(load_tokenizer(tmp_path)) == before
@@ -499,7 +498,8 @@ def test_transformers_4_gives_the_same_ids(tokenizer, tokenizer_folder):
         folder, texts, dialogues = json.load(sys.stdin)
         assert transformers.__version__.startswith("4.")
         t = transformers.AutoTokenizer.from_pretrained(folder)
-        json.dump([*(t(text)["input_ids"] for text in texts), *map(t.apply_chat_template, dialogues)], sys.stdout)"""
+        ids = [*(t(text)["input_ids"] for text in texts), *map(t.apply_chat_template, dialogues)]
+        json.dump(ids, sys.stdout)"""
     given = json.dumps([str(tokenizer_folder), TEXTS, DIALOGUES])
     done = subprocess.run(
         [python, "-c", program],
@@ -533,13 +533,16 @@ def test_the_template_that_is_handed_on_renders_in_plain_jinja(marked, tokenizer
 
 
 @pytest.mark.parametrize(
-    "open_, close", [("{%- ", " -%}"), ("{%", "%}"), ("{%- ", " %}"), ("{% ", "-%}")]
+    ("open_", "close"), [("{%- ", " -%}"), ("{%", "%}"), ("{%- ", " %}"), ("{% ", "-%}")]
 )
 def test_a_template_without_marks_renders_the_same_line_ends(open_, close, tokenizer):
     template = (
-        "{% for m in messages %}\n  {{ m['role'] }}\n  MARK\n {{ m['content'] }} ENDMARK\n{% endfor %} ."
-        .replace("ENDMARK", f"{open_}endgeneration{close}").replace("MARK", f"{open_}generation{close}")
-    )  # fmt: skip
+        "{% for m in messages %}\n  {{ m['role'] }}\n  "
+        + f"{open_}generation{close}"
+        + "\n {{ m['content'] }} "
+        + f"{open_}endgeneration{close}"
+        + "\n{% endfor %} ."
+    )
     plain = plain_template(template)
     assert "generation -%}" not in plain and "{%" + open_[2:] + "gen" not in plain
     texts = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllm_lib.tokenizer import WORDS
-from tinyllm_lib.tokenizer.training_text import (
+from tinyllm_lib.tokenizer.training import (
     BORDER,
     MAX_RUN,
     PIECES_A_LINE,

@@ -1,32 +1,24 @@
 """Notebook 03: ids become token shards on disk, and those packed rows `(X, Y, loss_mask)`.
 
-collate: stacks rows to a batch (B, context)
-DataOrder: which rows make up a step
-PackedDataset: token shards as rows of `context` positions
-PackedRow: one row of a packed batch (or, stacked, the batch)
-PretrainDataset: one text a sample, padded
-read_manifest: the manifest of a finished folder of shards
-SFTDataset: one dialogue a sample, padded
-shards_fingerprint: what decides the tokens of a folder of shards, every shard of it, as 16
-    hex digits
-shift_and_pad: ids and mask of one sample -> X, Y, loss_mask, each int64 (max_length-1,),
-    padded with `PAD_ID`, mask 0 there
-write_pretrain_tokens: encodes documents on all cores and writes them, each followed by
-    `<|im_end|>` (the eos token), as shards
-write_sft_tokens: encodes dialogues with their loss masks on all cores and writes them as
-    shards
-BATCH_DOCUMENTS: how many documents are encoded at once
+Read `tokens.py` (on disk), `packed.py` and `order.py` (what trains), `padded.py` (to look at).
+
+    write_pretrain_tokens: encodes documents on all cores and writes them as shards
+    write_sft_tokens: encodes dialogues with their loss masks and writes them as shards
+    read_manifest: what a finished folder of shards holds
+    shards_fingerprint: what decides the tokens of a folder of shards, as 16 hex digits
+    shift_and_pad: ids and mask of one sample -> X, Y and loss_mask, padded at the end
+    PretrainDataset: the padded view of documents, one a row
+    SFTDataset: the padded view of dialogues, of which only the replies are learned
+    PackedDataset: what trains: shards as rows of `context` positions, several documents in each
+    PackedRow: one row of a packed batch, or, stacked, the batch
+    collate: stacks rows to a batch (B, context)
+    DataOrder: which rows make up a step, from the seed and the step alone
+    BATCH_DOCUMENTS: how many documents are encoded at once
 """
 
-from tinyllm_lib.dataset.datasets import (
-    DataOrder,
-    PackedDataset,
-    PackedRow,
-    PretrainDataset,
-    SFTDataset,
-    collate,
-    shift_and_pad,
-)
+from tinyllm_lib.dataset.order import DataOrder
+from tinyllm_lib.dataset.packed import PackedDataset, PackedRow, collate
+from tinyllm_lib.dataset.padded import PretrainDataset, SFTDataset, shift_and_pad
 from tinyllm_lib.dataset.tokens import (
     BATCH_DOCUMENTS,
     read_manifest,

@@ -1,68 +1,63 @@
-"""Notebook 02: documents become a tokenizer folder; text becomes ids and back; a dialogue becomes
-ids and a loss mask.
+"""Notebook 02: documents become a tokenizer folder; text and dialogues become ids and back.
 
-    check_size: passes a tokenizer that fits a model's vocabulary
-    encode_chat: ids and loss mask of a dialogue, built together in one pass, message by message
-    encode_chats: `encode_chat` of each dialogue, on all cores at once
-    encode_text: ids of `text` alone
-    encode_texts: ids of each text as `encode_text` gives them, on all cores at once
-    eval_tokenizer: prints what a tokenizer folder holds and whether it gives text back unchanged
-    load_tokenizer: loads a tokenizer folder for a library that speaks ChatML and knows tokens as
-        bytes
-    marked_template: the way back
-    plain_template: A chat template whose `{% generation %}` tags, which only transformers knows,
-        are comments
-    save_tokenizer: writes a tokenizer folder that transformers 4 and 5 load alike, with a chat
-        template that any Jinja renders
-    stop_ids: the ids that end what a model writes
-    text_encoder: the Rust tokenizer behind `encode_text`
-    text_end: the id after every text
-    text_start: what a tokenizer puts before every text by itself, as Llama's do with `<s>`
-    token_byte_lengths: bytes of text per token id, 0 for special tokens
-    token_bytes: the raw bytes of one token, which may be a part of a character
-    token_ids: what `config.json` says of the tokenizer
+Read `training.py`, `folder.py` (what lies on disk, and its checks), `encoding.py` (ids).
+
+    train_tokenizer: learns a byte-level BPE from documents and saves it as a folder
+    load_tokenizer: loads such a folder, or a checkpoint's, and checks that it speaks ChatML
+    save_tokenizer: writes a folder that transformers 4 and 5 load alike
+    eval_tokenizer: prints what a folder holds and whether text comes back unchanged
     tokenizer_hash: SHA-256 of everything that decides the ids
-    train_tokenizer: learns a byte-level BPE from `texts` (streamed, read once) and saves it as a
-        Hugging Face tokenizer folder
+    check_size: passes a tokenizer that fits a model's vocabulary
+    encode_text: ids of a text alone, in which special tokens are text
+    encode_documents: samples of texts, each with what begins and ends a document
+    Sample: ids and loss mask of a document or a dialogue, and what was left out of it
+    encode_chat: ids and loss mask of a dialogue, built together, message by message
+    encode_chats: `encode_chat` of each dialogue, on all cores at once
+    plain_template: a chat template that any Jinja renders, its `{% generation %}` as comments
+    marked_template: the way back, for a mask that transformers makes
+    text_start: what a tokenizer puts before every text by itself, as Llama's do with `<s>`
+    stop_ids: the ids that end what a model writes
+    token_ids: what a model's `config.json` says of its tokenizer
+    token_bytes: the bytes of one token, which may be a part of a character
+    token_byte_lengths: bytes of text per token id, 0 for special tokens
     why_no_bytes: why a text cannot be encoded, or None where it can
-    EOS_TEXT_ID: the id of `</s>`, the end of a document
-    IM_END_ID: the id of `<|im_end|>`, the end of a message
+    SPECIAL_TOKENS: the first five tokens, by id
+    EOS_TEXT_ID: the id of `</s>`, the end of a document elsewhere
+    IM_END_ID: the id of `<|im_end|>`, the end of a message and of a document
     PAD_ID: the id that fills a row up; padding is masked by position
     ROLES: who can speak in a dialogue
-    SAMPLE_BYTES: of text to train on: more would hardly change the merges
-    SPECIAL_TOKENS: the first five tokens, by id
-    WORDS: the pattern by which text is cut before merges are counted
+    SAMPLE_BYTES: of text to train on; more would hardly change the merges
+    WORDS: the pattern by which text is cut before merges are learned
 """
 
-from tinyllm_lib.tokenizer.tokenizer import (
+from tinyllm_lib.tokenizer.encoding import (
     EOS_TEXT_ID,
     IM_END_ID,
     PAD_ID,
     ROLES,
-    SAMPLE_BYTES,
     SPECIAL_TOKENS,
-    WORDS,
-    check_size,
+    Sample,
     encode_chat,
     encode_chats,
+    encode_documents,
     encode_text,
-    encode_texts,
-    eval_tokenizer,
-    load_tokenizer,
     marked_template,
     plain_template,
-    save_tokenizer,
     stop_ids,
-    text_encoder,
-    text_end,
     text_start,
     token_byte_lengths,
     token_bytes,
     token_ids,
-    tokenizer_hash,
-    train_tokenizer,
+    why_no_bytes,
 )
-from tinyllm_lib.tokenizer.training_text import why_no_bytes
+from tinyllm_lib.tokenizer.folder import (
+    check_size,
+    eval_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_hash,
+)
+from tinyllm_lib.tokenizer.training import SAMPLE_BYTES, WORDS, train_tokenizer
 
 __all__ = [
     "EOS_TEXT_ID",
@@ -72,19 +67,18 @@ __all__ = [
     "SAMPLE_BYTES",
     "SPECIAL_TOKENS",
     "WORDS",
+    "Sample",
     "check_size",
     "encode_chat",
     "encode_chats",
+    "encode_documents",
     "encode_text",
-    "encode_texts",
     "eval_tokenizer",
     "load_tokenizer",
     "marked_template",
     "plain_template",
     "save_tokenizer",
     "stop_ids",
-    "text_encoder",
-    "text_end",
     "text_start",
     "token_byte_lengths",
     "token_bytes",

@@ -27,7 +27,6 @@ from tinyllm_lib.tokenizer import (
     WORDS,
     load_tokenizer,
     marked_template,
-    text_encoder,
     train_tokenizer,
 )
 from tools.bench.harness import Case, main
@@ -153,7 +152,8 @@ def encode_ours(path: Path, tokenizer_folder: Path) -> Work:
 
 
 def encode_bare(path: Path, tokenizer_folder: Path) -> Work:
-    texts, encoder = texts_of(path, ENCODE_CHARS), text_encoder(load_tokenizer(tokenizer_folder))
+    texts = texts_of(path, ENCODE_CHARS)
+    encoder = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
 
     def work() -> float:
         for start in range(0, len(texts), BATCH_DOCUMENTS):

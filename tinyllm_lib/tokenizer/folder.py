@@ -1,0 +1,112 @@
+"""The tokenizer's folder: written so that other programs read it, checked when it is read."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from tokenizers import decoders
+from transformers import PreTrainedTokenizerFast
+
+from tinyllm_lib.data import read_json
+from tinyllm_lib.tokenizer.encoding import (
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    check_chatml,
+    encode_chat,
+    encode_text,
+    plain_template,
+)
+
+ROUNDED_UP = 0.02  # of a vocabulary may have no token: some models round theirs up
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
+    """Writes a folder that transformers 4 and 5 load alike; its template renders in any Jinja."""
+    tokenizer.save_pretrained(str(folder))
+    file = Path(folder) / "tokenizer_config.json"
+    config = read_json(file)
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # 4 knows neither 5's class nor its field
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    for how_it_was_loaded_here in ("is_local", "local_files_only"):
+        config.pop(how_it_was_loaded_here, None)
+    file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    for file in Path(folder).glob("**/*.jinja"):
+        template = plain_template(file.read_text(encoding="utf-8"))
+        file.write_text(template, encoding="utf-8", newline="")
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Loads a tokenizer that speaks ChatML and knows tokens as bytes, trained here or elsewhere.
+
+    Without a chat template it gets `CHAT_TEMPLATE`, without an end token `<|im_end|>`.
+
+    Raises:
+        FileNotFoundError: no tokenizer.json there.
+        ValueError: a damaged file, another kind of tokenizer, or what `check_chatml` refuses.
+    """
+    if not (Path(folder) / "tokenizer.json").is_file():
+        advice = "train one with train_tokenizer (notebook 02), or pass a checkpoint's folder"
+        raise FileNotFoundError(f"{folder} has no tokenizer.json: {advice}.")
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # tokenizers raises bare ones
+        problem = f"the tokenizer's files are damaged ({error}); copy them from another checkpoint"
+        raise ValueError(f"{folder}: {problem}.") from error
+    check_chatml(tokenizer, f"{folder}: ")
+    decoder = tokenizer.backend_tokenizer.decoder
+    if not isinstance(decoder, decoders.ByteLevel):
+        raise ValueError(
+            f"{folder}: the tokenizer's decoder is {type(decoder).__name__}, expected ByteLevel:"
+            " tokens are read as bytes. Its model can be trained on with a tokenizer of ours only."
+        )
+    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
+    tokenizer.eos_token = tokenizer.eos_token or "<|im_end|>"
+    return tokenizer
+
+
+def check_size(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> None:
+    """Passes a tokenizer as large as a model's vocabulary, or smaller by what is rounded up.
+
+    Any other is a ValueError: it is not the one that the model was trained with.
+    """
+    if not (1 - ROUNDED_UP) * vocab_size <= len(tokenizer) <= vocab_size:
+        raise ValueError(
+            f"{where}: the tokenizer has {len(tokenizer)} tokens, the model was made for"
+            f" {vocab_size} with another: take that one (in training: leave tokenizer_path empty)."
+        )
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of everything that decides the ids; shards and checkpoints carry it."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def eval_tokenizer(folder: str | Path) -> dict[str, object]:
+    """Prints what a tokenizer folder holds and whether text comes back unchanged; returns both."""
+    tokenizer = load_tokenizer(folder)
+    messages = [
+        {"role": "system", "content": "你是一个AI助手"},
+        {"role": "user", "content": "How are you?"},
+        {"role": "assistant", "content": "我很好，谢谢！"},
+    ]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    template_ids = tokenizer.apply_chat_template(messages, return_dict=False)
+    text = "天地玄黄，宇宙洪荒。１² ＡＢＣ\u3000e\u0301 👩‍🚀\n\n<|im_end|> 也只是文字。"
+    special = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    report = {
+        "vocab_size": len(tokenizer),
+        "special_tokens": special,
+        "chat_template": rendered,
+        "round_trip": tokenizer.decode(encode_text(tokenizer, text)) == text,
+        "special_tokens_round_trip": tokenizer.decode(tokenizer(rendered)["input_ids"]) == rendered,
+        "chat_agrees": encode_chat(tokenizer, messages).ids == template_ids,
+    }
+    print(f"vocabulary: {len(tokenizer)} tokens")
+    print("special tokens:", ", ".join(f"{token} = {i}" for token, i in special.items()))
+    print("chat template:", json.dumps(rendered, ensure_ascii=False), sep="\n")
+    print("text -> ids -> text is unchanged:", report["round_trip"])
+    unchanged = report["special_tokens_round_trip"]
+    print("special tokens -> ids -> special tokens are unchanged:", unchanged)
+    print("encode_chat gives the chat template's ids:", report["chat_agrees"])
+    return report
