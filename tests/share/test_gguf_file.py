@@ -15,7 +15,7 @@ from tinyllm_lib.generate import generate
 from tinyllm_lib.model import ModelConfig, Transformer, model_folder, save_checkpoint
 from tinyllm_lib.model.transformer import Llama3Rope
 from tinyllm_lib.share import check_tokenizer, export_gguf, modelfile_path, to_half_split
-from tinyllm_lib.share.gguf_file import modelfile, write_unless_edited
+from tinyllm_lib.share.modelfile import write_modelfile
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, train_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: make setup")
@@ -170,10 +170,9 @@ def test_a_model_of_other_widths_a_longer_rope_and_unused_rows(tokenizer_folder,
     assert ids == [None, 58, 60, 56, None]
 
 
-def test_a_modelfile_for_ollama_lies_beside_it(run, tokenizer, tmp_path):
+def test_a_modelfile_for_ollama_lies_beside_it(run, tmp_path):
     export_gguf(run, tmp_path / "我的 模型" / "chat f16.gguf")
     text = (tmp_path / "我的 模型" / "chat f16.Modelfile").read_text(encoding="utf-8")
-    assert text.startswith(modelfile("chat f16.gguf", 128, tokenizer))
     for line in ('# ollama create NAME -f "chat f16.Modelfile", then ollama run NAME', "FROM ./chat f16.gguf", "PARAMETER stop <|im_end|>",
                  "PARAMETER stop </s>", "PARAMETER num_ctx 128"):  # fmt: skip
         assert line in text.splitlines()
@@ -208,9 +207,7 @@ def test_an_edited_modelfile_is_never_replaced(run, tokenizer, tmp_path, capsys)
     ]
     assert "temperature 0.2" in first.read_text(encoding="utf-8")
     assert (tmp_path / "c.Modelfile").read_text(encoding="utf-8") == "FROM ./c.gguf\n"
-    write_unless_edited(
-        second, modelfile("b.gguf", 64, tokenizer)
-    )  # not edited: ours to renew, without a word
+    write_modelfile(two, 64, tokenizer)  # not edited: ours to renew, without a word
     assert "num_ctx 64\n" in second.read_text(encoding="utf-8") and capsys.readouterr().out == ""
 
 

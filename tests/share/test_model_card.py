@@ -23,9 +23,10 @@ from tinyllm_lib.model import (
     weights_fingerprint,
 )
 from tinyllm_lib.share import export_gguf, model_card, publish, serve
-from tinyllm_lib.share.card import FILES, PublishError, read_stages
 from tinyllm_lib.share.gguf_file import other_weights
+from tinyllm_lib.share.hub import FILES, PublishError
 from tinyllm_lib.share.server import ServeError
+from tinyllm_lib.share.stages import read_stages
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.train import train
 
@@ -98,7 +99,7 @@ def test_the_numbers_are_those_of_the_run_s_files(trained):
 
 def test_the_exam_and_a_wrong_answer_are_shown(trained):
     card = model_card(trained)
-    assert "| `greeting` | 1/1 | 100% | 21% to 100% | the format of a dialogue is learnt |" in card
+    assert "| `greeting` | 1/1 | 100% | 21% to 100% |" in card
     assert "| 法国的首都？ | 巴黎 | a\\|b ⏎ c |" in card
     assert "weakest class in the exam is `fact_seen`: 0% right" in card
 
