@@ -1,7 +1,7 @@
-"""A run -> a model card.
+"""A run -> a model card: `card.md`, filled in with what the run left.
 
-Everything in it is read from what the run left: configs, token manifests, metrics, exam. What is
-not there is said to be missing; nothing is filled in. Paths of this machine stay out.
+Configs, token manifests, metrics and exam; what is not there is said to be missing. Paths of this
+machine stay out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,17 +15,10 @@ from tinyllm_lib.model import ModelConfig, Transformer, model_folder, weights_fi
 from tinyllm_lib.share.stages import Stage, read_stages, run_of
 from tinyllm_lib.tokenizer import load_tokenizer
 
-CURVE_ROWS = 8
+TEMPLATE = Path(__file__).with_name("card.md")
 OPTIONS = (
-    "optimizer",
-    "learning_rate",
-    "warmup_steps",
-    "weight_decay",
-    "batch_size",
-    "max_seq_len",
-    "packing",
-    "separate_documents",
-    "seed",
+    "optimizer learning_rate warmup_steps weight_decay batch_size max_seq_len packing"
+    " separate_documents seed"
 )
 MEASURED = {
     "steps": "step",
@@ -33,77 +26,7 @@ MEASURED = {
     "validation loss, nats": "val_loss",
     "bits per byte": "val_bits_per_byte",
 }
-CARD = """\
----
-language: zh
-library_name: transformers
-pipeline_tag: text-generation
-tags: [tinyllm, llama]{license}
----
-
-# {title}
-
-A small Chinese language model of {parameters:,} parameters, trained from nothing with the course \
-tinyllm. It is a Llama in
-architecture, and was written to learn from, not to rely on.
-
-## Use
-
-```python
-from transformers import pipeline
-
-chat = pipeline("text-generation", "{name}")
-messages = [{{"role": "system", "content": "{system}"}}, {{"role": "user", "content": "你好呀"}}]
-print(chat(messages, max_new_tokens=64, return_full_text=False)[0]["generated_text"])
-```
-
-Messages are written as ChatML, `<|im_start|>role`, a line end, the text, `<|im_end|>`, a line \
-end; the chat template does it. Keep
-the system message: dialogues in training began with it. A reply ends with `<|im_end|>`.
-
-## Model
-
-| what | value |
-| --- | --- |
-| parameters | {parameters:,} |
-| width, layers | {c.dim}, {c.n_layers} |
-| heads, key/value heads | {c.n_heads}, {c.n_kv_heads} |
-| SwiGLU width | {c.hidden_dim} |
-| context | {c.max_seq_len} tokens |
-| vocabulary | {vocabulary:,} tokens, byte-level BPE |
-| first, last and padding token (id) | {ends} |
-| embedding and head | {tied} |
-| RoPE base, RMSNorm eps | {c.rope_base:g}, {c.norm_eps:g} |
-| weights | float32 |
-| checkpoint | {checkpoint} |
-| fingerprint of the weights | `{fingerprint}` |
-
-## Data
-
-{data}
-
-## Training
-
-{training}
-
-## Curve
-
-{curve}
-
-## Exam
-
-{exam}
-
-## Limits
-
-* It reads {c.max_seq_len} tokens at the most; what is longer must be cut.
-* It states falsehoods as fluently as truths. Nothing in its training makes it careful, safe or \
-impartial.
-{limits}
-
-This card was written by `tinyllm_lib.model_card` from the files of the run. No number in it was \
-typed by hand.
-"""
+CURVE_ROWS = 8
 
 
 def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = None) -> str:
@@ -112,8 +35,7 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     Args:
         folder: a run (its newest checkpoint) or a checkpoint folder.
         repo_id: owner/name on the hub, as it stands in the example; default: the run's name.
-        license: of the weights, as the hub spells it, e.g. "apache-2.0"; only you can choose one,
-            so without it none is named.
+        license: of the weights, as the hub spells it, e.g. "apache-2.0"; only you can choose one.
 
     Raises:
         FileNotFoundError: no checkpoint there.
@@ -122,31 +44,33 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     config = ModelConfig.from_hf(read_json(folder / "config.json"), str(folder))
     with torch.device("meta"):  # counted without allocating them
         parameters = Transformer(config).num_parameters()
-    tokenizer, stages = load_tokenizer(folder), read_stages(folder)
-    ends = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
-    ids = (f"`{x}` ({tokenizer.convert_tokens_to_ids(x)})" if x else "none" for x in ends)
+    t, stages = load_tokenizer(folder), read_stages(folder)
+    ends = [
+        f"`{token}` ({t.convert_tokens_to_ids(token)})" if token else "none"
+        for token in (t.bos_token, t.eos_token, t.pad_token)
+    ]
     name = repo_id or (run_of(folder) or folder).name
+    no_run = "Not recorded: this folder is a model without the run that made it."
     exam, limits = _exam(folder)
-    return CARD.format(
+    if not license:
+        limits += "\n* No licence was chosen for the weights."
+    return TEMPLATE.read_text(encoding="utf-8").format(
         license=f"\nlicense: {license}" if license else "",
         title=name.split("/")[-1],
         name=name,
         system=SYSTEM_PROMPT,
-        c=config,
+        config=config,
         parameters=parameters,
-        vocabulary=len(tokenizer),
-        ends=_cell(", ".join(ids)),
+        vocabulary=len(t),
+        ends=_cell(", ".join(ends)),
         tied="tied" if config.tie_embeddings else "separate",
         checkpoint=folder.name,
         fingerprint=weights_fingerprint(folder),
-        data="\n\n".join(map(_data, stages))
-        or "Not recorded: this folder is a model without the run that made it.",
-        training=_training(stages),
+        data="\n\n".join(map(_data, stages)) or no_run,
+        training=_training(stages) if stages else "Not recorded.",
         curve="\n\n".join(filter(None, map(_curve, stages))) or "Not recorded.",
         exam=exam,
-        limits="\n".join(
-            limits if license else [*limits, "* No licence was chosen for the weights."]
-        ),
+        limits=limits,
     )
 
 
@@ -169,26 +93,21 @@ def _data(stage: Stage) -> str:
     )
     for corpus in (SEQ_MONKEY, BELLE):
         if corpus.name in m["source"]:
-            text += (
-                f"\n\n`{corpus.name}` is the dataset {corpus.dataset} on {corpus.hub}; its terms of"
-                " use are told there."
-            )
+            where = f"the dataset {corpus.dataset} on {corpus.hub}"
+            text += f"\n\n`{corpus.name}` is {where}; its terms of use are told there."
     return text
 
 
 def _training(stages: list[Stage]) -> str:
-    if not stages:
-        return "Not recorded."
-    columns = []
+    options = OPTIONS.split()
+    columns = [["", *(name.replace("_", " ") for name in options), "number format", *MEASURED]]
     for stage in stages:
         last = stage.metrics[-1] if stage.metrics else {}
-        format_ = stage.config.get("resolved", {}).get("dtype", "-")
-        measured = (f"{last[key]:,}" if key in last else "-" for key in MEASURED.values())
-        columns.append(
-            [stage.title, *(stage.config.get(n, "-") for n in OPTIONS), format_, *measured]
-        )
-    names = ["", *(name.replace("_", " ") for name in OPTIONS), "number format", *MEASURED]
-    return _table(zip(names, *columns, strict=True)) + (
+        dtype = stage.config.get("resolved", {}).get("dtype", "-")
+        measured = [f"{last[key]:,}" if key in last else "-" for key in MEASURED.values()]
+        chosen = [stage.config.get(name, "-") for name in options]
+        columns.append([stage.title, *chosen, dtype, *measured])
+    return _table(zip(*columns, strict=True)) + (
         "\n\nLoss and bits per byte are those of held-out documents; in fine-tuning, of the"
         " assistant's replies alone."
     )
@@ -196,35 +115,35 @@ def _training(stages: list[Stage]) -> str:
 
 def _curve(stage: Stage) -> str:
     rows = [row for row in stage.metrics if "loss" in row]  # an evaluation may have its own line
-    places = sorted({round(i * (len(rows) - 1) / (CURVE_ROWS - 1)) for i in range(CURVE_ROWS)})
-    cells = [
-        (rows[i]["step"], f"{rows[i]['tokens']:,}", f"{rows[i]['loss']:.3f}")
-        for i in places
-        if rows
-    ]
+    if not rows:
+        return ""
+    places = {round(i * (len(rows) - 1) / (CURVE_ROWS - 1)) for i in range(CURVE_ROWS)}
+    shown = [rows[i] for i in sorted(places)]
+    cells = [(row["step"], f"{row['tokens']:,}", f"{row['loss']:.3f}") for row in shown]
     head = f"**{stage.title}**, training loss in nats per token:\n\n"
-    return head + _table([("step", "tokens", "loss"), *cells]) if rows else ""
+    return head + _table([("step", "tokens", "loss"), *cells])
 
 
-def _exam(folder: Path) -> tuple[str, list[str]]:
+def _exam(folder: Path) -> tuple[str, str]:
     """The exam of these weights, and what it says of their limits."""
     try:
         exam = exam_of(folder)
     except (FileNotFoundError, ValueError) as error:
         why = f": {error}" if isinstance(error, ValueError) else "."
-        return f"This checkpoint has not sat an exam{why}", ["* It was not tested beyond its loss."]
-    rows = [("class", "right", "share", "95% interval")]
+        return f"This checkpoint has not sat an exam{why}", "* It was not tested beyond its loss."
+    scores = [(f"`{s.class_name}`", *s.cells) for s in exam.classes]
     text = (
         f"Questions of `{exam.exam}`, one right answer each, answered greedily by the {exam.kind}"
-        " model:\n\n"
-    ) + _table([*rows, *((f"`{s.class_name}`", *s.cells) for s in exam.classes)])
-    if wrong := {a.class_name: a for a in reversed(exam.wrong)}:
-        first = [wrong[s.class_name] for s in exam.classes if s.class_name in wrong]
-        cells = [[_cell(x) for x in (a.question, a.expected, a.got)] for a in first]
+        f" model:\n\n{_table([('class', 'right', 'share', '95% interval'), *scores])}"
+    )
+    first = {a.class_name: a for a in reversed(exam.wrong)}
+    wrong = [first[s.class_name] for s in exam.classes if s.class_name in first]
+    if wrong:
+        cells = [[_cell(x) for x in (a.question, a.expected, a.got)] for a in wrong]
         text += "\n\nA wrong answer of each class that has one:\n\n"
         text += _table([("question", "expected", "got"), *cells])
     worst = min(exam.classes, key=lambda s: s.share)
-    return text, [
-        "* It was tested with the exam above and with nothing else.",
-        f"* Its weakest class in the exam is `{worst.class_name}`: {worst.share:.0%} right.",
-    ]
+    return text, (
+        "* It was tested with the exam above and with nothing else.\n"
+        f"* Its weakest class in the exam is `{worst.class_name}`: {worst.share:.0%} right."
+    )

@@ -28,14 +28,9 @@ DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": 
 Q8_BLOCK = 32  # numbers that share a scale in q8_0
 WEIGHTS_KEY = "tinyllm.weights"  # of the metadata: whose weights these are
 PRE_TOKENIZER = "gpt-2"  # the name of ByteLevel's own pattern
-SWITCHES = (
-    "dropout",
-    "unk_token",
-    "continuing_subword_prefix",
-    "end_of_word_suffix",
-    "byte_fallback",
-    "ignore_merges",
-)  # of a BPE model, which llama.cpp does not have
+# What a BPE model may have and llama.cpp's has not.
+AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
+SWITCHES = ("dropout", "unk_token", *AFFIXES, "byte_fallback", "ignore_merges")
 
 
 def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path:
@@ -47,10 +42,8 @@ def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path
             scale for each 32 numbers). Norms stay f32.
 
     Raises:
-        ImportError: the gguf library is missing.
-        FileNotFoundError: no checkpoint there.
-        ValueError: an unknown dtype, a width that q8_0 cannot cut into blocks, or a tokenizer that
-            llama.cpp cannot express.
+        ImportError: the gguf library is missing.  FileNotFoundError: no checkpoint there.
+        ValueError: a dtype, width or tokenizer that llama.cpp does not have.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}.")
@@ -129,18 +122,15 @@ def gguf_tensors(model: Transformer) -> dict[str, Tensor]:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
-    """Passes a tokenizer whose ids llama.cpp gives too.
-
-    Raises:
-        ValueError: anything that a GGUF file cannot say, all of it at once; `where` begins it.
+    """Passes a tokenizer whose ids llama.cpp gives too; a ValueError, beginning with `where`, tells
+    all that a GGUF file cannot say.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, before, added = spec["model"], spec["pre_tokenizer"] or {}, spec["added_tokens"]
-    plain = {"type": "ByteLevel", "use_regex": True, "add_prefix_space": False}
+    byte_level = before.get("type") == "ByteLevel" and before.get("use_regex", True)
     switches = ", ".join(name for name in SWITCHES if model.get(name))
-    swallow = ("lstrip", "rstrip", "single_word")
-    sloppy = ", ".join(t["content"] for t in added if any(t[name] for name in swallow))
-    unknown = ", ".join(t["content"] for t in added if not t["special"])
+    sloppy = [t["content"] for t in added if t["lstrip"] or t["rstrip"] or t["single_word"]]
+    unknown = [t["content"] for t in added if not t["special"]]
     alone = tokenizer("a", add_special_tokens=False)["input_ids"]
     problems = {
         f"the normalizer {_kind(spec['normalizer'])}, and llama.cpp reads text as it stands"
@@ -148,13 +138,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
         f"a {model['type']} model (only BPE)": model["type"] != "BPE",
         f"BPE with {switches}": switches,
         f"the pre-tokenizer {_kind(before)}, and llama.cpp knows pre-tokenizers by name only;"
-        f" {PRE_TOKENIZER} is ByteLevel alone, with its own pattern and no space put in front": {
-            name: {"use_regex": True, "add_prefix_space": True, **before}.get(name)
-            for name in plain
-        }
-        != plain,
-        f"tokens that swallow the spaces beside them: {sloppy}": sloppy,
-        f"added tokens that are not special: {unknown}": unknown,
+        f" {PRE_TOKENIZER} is ByteLevel alone, with its own pattern and no space put in front": not byte_level
+        or before.get("add_prefix_space", True),
+        f"tokens that swallow the spaces beside them: {', '.join(sloppy)}": sloppy,
+        f"added tokens that are not special: {', '.join(unknown)}": unknown,
         "tokens put around every text": tokenizer("a")["input_ids"] != alone,
         "more than one chat template": not isinstance(tokenizer.chat_template, str),
     }

@@ -47,8 +47,7 @@ def publish(
         extra_files: more files to put beside, for example a GGUF and its Modelfile.
 
     Raises:
-        ValueError: an unknown hub, a repo_id that is not owner/name, a GGUF file of other weights.
-        FileNotFoundError: no checkpoint, or no such extra file.
+        FileNotFoundError; ValueError: another hub or kind of name, a GGUF file of other weights.
         PublishError: no library, no key, no network, or the hub said no.
     """
     if hub not in HUBS:
@@ -99,7 +98,6 @@ def _to_modelscope(staged: str, repo_id: str, private: bool, license: str | None
     # Its library writes Apache-2.0 where none is given, and nobody but the owner can choose that.
     options = {"visibility": "private" if private else "public", "license": license or "Other"}
     api.create_repo(repo_id, exist_ok=True, **options)
-    # From the staged folder alone: a cache of its own would lie in there too.
     api.upload_folder(repo_id=repo_id, folder_path=staged, commit_message=MESSAGE, use_cache=False)
     return f"{api.endpoint}/models/{repo_id}"
 

@@ -138,10 +138,11 @@ def _renamed(old: dict[str, Tensor], model: Transformer, where: str) -> dict[str
     names = {f"{a}.weight": f"{b}.weight" for a, b in OUTSIDE.items()}
     for i in range(c.n_layers):
         names |= {
-            f"layers.{i}.{a}.weight": f"model.layers.{i}.{b}.weight" for a, b in IN_LAYER.items()
+            f"layers.{i}.{a}.weight": f"model.layers.{i}.{IN_LAYER[a]}.weight" for a in IN_LAYER
         }
     wanted = {name: model.state_dict()[ours].shape for name, ours in names.items()}
     optional = {"output.weight"} if c.tie_embeddings else set()
+    floats = {n: t for n, t in old.items() if t.is_floating_point()}
     problems = {
         "missing": [n for n in names if n not in old and n not in optional],
         "left over": [n for n in old if n not in names],
@@ -150,12 +151,8 @@ def _renamed(old: dict[str, Tensor], model: Transformer, where: str) -> dict[str
             for n, t in old.items()
             if n in wanted and t.shape != wanted[n]
         ],
-        "not floating point": [
-            f"{n} ({t.dtype})" for n, t in old.items() if not t.is_floating_point()
-        ],
-        "not finite": [
-            n for n, t in old.items() if t.is_floating_point() and not t.isfinite().all()
-        ],
+        "not floating point": [n for n in old if n not in floats],
+        "not finite": [n for n, t in floats.items() if not t.isfinite().all()],
     }
     if found := [f"{len(of)} {what}, first {of[0]}" for what, of in problems.items() if of]:
         size = f"{c.n_layers} layers and width {c.dim}"
@@ -163,8 +160,7 @@ def _renamed(old: dict[str, Tensor], model: Transformer, where: str) -> dict[str
     heads = {"wq": c.n_heads, "wk": c.n_kv_heads}
     state = {}
     for name, tensor in old.items():
-        matrix = name.split(".")[-2]
-        rows = tensor.float()
+        rows, matrix = tensor.float(), name.split(".")[-2]
         state[names[name]] = to_half_split(rows, heads[matrix]) if matrix in heads else rows
     if c.tie_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]

@@ -22,16 +22,10 @@ from tinyllm_lib.model import model_folder, step_folders
 from tinyllm_lib.share.gguf_file import other_weights
 
 HOST = "127.0.0.1"
+WEB = ("fastapi", "uvicorn")
 NEEDS = {  # what each program imports that the course does not
-    "transformers": ("fastapi", "uvicorn", "openai", "accelerate"),
-    "llama_cpp": (
-        "llama_cpp",
-        "fastapi",
-        "uvicorn",
-        "sse_starlette",
-        "starlette_context",
-        "pydantic_settings",
-    ),
+    "transformers": (*WEB, "openai", "accelerate"),
+    "llama_cpp": (*WEB, "llama_cpp", "sse_starlette", "starlette_context", "pydantic_settings"),
 }
 EXTRAS = {"transformers": "serve", "llama_cpp": "llama"}
 
@@ -69,15 +63,13 @@ def serve(
     """Starts a server for `model` on this machine alone; it is stopped when the block ends.
 
     Args:
-        model: for "transformers" a run or checkpoint folder, for "llama_cpp" a GGUF file.
-        program: "transformers" (`transformers serve`) or "llama_cpp" (its Python server).
+        model: for "transformers" (`transformers serve`) a run or checkpoint folder, for
+            "llama_cpp" (its Python server) a GGUF file.
         port: 0 takes a free one.
         timeout: seconds until it must answer.
 
     Raises:
-        ValueError: another program.
-        ServeError: a package is missing, the port is taken, or the server ended or kept silent;
-            its last lines are shown.
+        ServeError: a package is missing, the port is taken, or the server ended or kept silent.
     """
     if program not in NEEDS:
         raise ValueError(f"program is {program!r}, expected one of {', '.join(NEEDS)}.")
@@ -86,42 +78,30 @@ def serve(
     path = (model_folder(model) if program == "transformers" else Path(model)).resolve()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: export_gguf writes such a file.")
-    # Named as in the folder where the server is started, so that the name is the model's own.
+    name = path.name  # as seen from its folder, where the server is started
     if program == "transformers":
-        command = ["transformers.cli.transformers", "serve", path.name]
+        command = ["transformers.cli.transformers", "serve", name]
     else:
-        command = [
-            "llama_cpp.server",
-            "--model",
-            path.name,
-            "--model_alias",
-            path.name,
-            "--n_ctx",
-            "0",
-        ]
+        command = ["llama_cpp.server", "--model", name, "--model_alias", name, "--n_ctx", "0"]
         if step_folders(path.parent) and (reason := other_weights(path, path.parent)):
             print(reason, flush=True)  # beside a run that was trained on since, or anew
     port = free_port(port)
     url = f"http://{HOST}:{port}/v1"
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as cache:
-        environment = {
-            "NO_PROXY": "*",  # it has no business elsewhere, and a SOCKS proxy alone may stop it
-            "no_proxy": "*",
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_CACHE": cache,  # transformers lists it at /v1/models, and fails without one
-            "PYTHONUNBUFFERED": "1",
-        }
+        # It has no business elsewhere, and a SOCKS proxy alone may stop it. transformers lists the
+        # hub's cache at /v1/models, and fails where there is none.
+        direct = {"NO_PROXY": "*", "no_proxy": "*", "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": cache}
         process = subprocess.Popen(
             [sys.executable, "-m", *command, "--host", HOST, "--port", str(port)],
             cwd=path.parent,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | environment,
+            env={**os.environ, **direct, "PYTHONUNBUFFERED": "1"},
         )
         try:
             _wait_until_ready(process, f"{url}/models", timeout, log)
-            yield Server(url, path.name, process.pid)
+            yield Server(url, name, process.pid)
         finally:
             process.terminate()
             try:
