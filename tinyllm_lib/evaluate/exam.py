@@ -29,10 +29,8 @@ def load_exam(exam: str | Path | Sequence[dict]) -> list[dict]:
     """The rows of an exam, from a file with a JSON object a line or from a list, checked.
 
     {"question": …, "answer": …} and if you like "class" (default "own"), "history" (earlier
-    messages) and "completion" (a text that a base model goes on with the answer).
-
-    Raises:
-        FileNotFoundError; ValueError that says where the first wrong row is.
+    messages) and "completion" (a text that a base model goes on with the answer). A missing file
+    is a FileNotFoundError, the first wrong row a ValueError.
     """
     if isinstance(exam, str | Path):
         numbered = _json_lines(Path(exam))
@@ -80,14 +78,14 @@ def _problem(row: object) -> str | None:
             return f'"{name}": {reason}'
     if not normalise(row["answer"]):
         return f'"answer" is {row["answer"]!r}, expected a letter or a digit in it.'
-    history = row.get("history", [])
-    if not isinstance(history, list) or not all(map(_is_message, history)):
-        return f'"history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.'
+    for m in row.get("history", []) if isinstance(row.get("history", []), list) else [None]:
+        if (
+            not isinstance(m, dict)
+            or m.get("role") not in ROLES
+            or type(m.get("content")) is not str
+        ):
+            return f'"history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.'
     return None
-
-
-def _is_message(m: object) -> bool:
-    return isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str)
 
 
 def run_exam(

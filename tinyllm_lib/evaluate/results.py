@@ -80,11 +80,6 @@ class ExamResult:
         """The answers to look at."""
         return [answer for answer in self.answers if not answer.right]
 
-    @property
-    def model(self) -> str:
-        """Who sat it: "chat model step_000500"."""
-        return f"{self.kind} model {self.checkpoint}".rstrip()
-
     def table(self, meaning: Mapping[str, str] | None = None) -> str:
         """The result as text; `meaning` adds a column: what each class shows."""
         rows: list[tuple[str, ...]] = [("class", "right", "share", "95% interval")]
@@ -92,7 +87,8 @@ class ExamResult:
         if meaning:
             shown = {**meaning, "class": "what it shows"}
             rows = [(*row, shown.get(row[0], "")) for row in rows]
-        title = f"{self.exam}, answered by the {self.model} in {self.seconds:.1f} s\n"
+        model = f"{self.kind} model {self.checkpoint}".rstrip()
+        title = f"{self.exam}, answered by the {model} in {self.seconds:.1f} s\n"
         unlike = [(s.right - s.exact, s.class_name) for s in self.classes if s.right > s.exact]
         note = "\nright only when normalised (case, width, spaces): "
         note += ", ".join(f"{n} in {name}" for n, name in unlike)
@@ -117,6 +113,40 @@ class ExamResult:
         content = read_json(path)
         del content["classes"]  # they follow from the answers
         return cls(**content | {"answers": [Answer(**a) for a in content["answers"]]})
+
+
+class ExamComparison(NamedTuple):
+    """What changed, as pairs of answers to the same question, and a table of both exams."""
+
+    gained: list[tuple[Answer, Answer]]
+    lost: list[tuple[Answer, Answer]]
+    table: str
+
+
+def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> ExamComparison:
+    """Two results side by side, class by class and answer by answer."""
+    unpaired: dict[tuple[str, str, str], list[Answer]] = {}
+    for y in b.answers:
+        unpaired.setdefault((y.class_name, y.question, y.expected), []).append(y)
+    found = ((x, unpaired.get((x.class_name, x.question, x.expected))) for x in a.answers)
+    pairs = [(x, same.pop(0)) for x, same in found if same]
+    gained = [(x, y) for x, y in pairs if y.right and not x.right]
+    lost = [(x, y) for x, y in pairs if x.right and not y.right]
+    rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost")]
+    scores = [{s.class_name: s for s in r.classes} for r in (a, b)]
+    for name in scores[0] | scores[1]:
+        found_in = (of.get(name) for of in scores)
+        shares = (f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found_in)
+        changed = (sum(x.class_name == name for x, _ in of) for of in (gained, lost))
+        rows.append((name, *shares, *map(str, changed)))
+    table = format_table(rows, align="<>>>>")
+    if apart := len(a.answers) + len(b.answers) - 2 * len(pairs):
+        table += (
+            f"\n{apart} questions stand in only one of the two exams: only the shares count them"
+        )
+    if print_table:
+        print(table, flush=True)
+    return ExamComparison(gained, lost, table)
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
