@@ -314,8 +314,11 @@ def test_a_chat_model_is_asked_in_dialogues(capsys):
 
 
 def test_words_repeated_from_the_question_are_no_answer_in_an_exam_either():
-    exam = [{"question": "西藏的简称是什么？", "answer": "藏"}, {"question": "科纳克里在哪国？", "answer": "几内亚"},
-            {"question": "比绍在哪国？", "answer": "几内亚比绍"}]  # fmt: skip
+    exam = [
+        {"question": "西藏的简称是什么？", "answer": "藏"},
+        {"question": "科纳克里在哪国？", "answer": "几内亚"},
+        {"question": "比绍在哪国？", "answer": "几内亚比绍"},
+    ]
     result = run_exam(
         Scripted(["西藏的简称是湘。", "几内亚比绍。", "几内亚比绍。"]),
         exam,

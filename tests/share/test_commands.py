@@ -1,4 +1,4 @@
-"""Every door: what Hugging Face's own programs make of a checkpoint folder, and the command line."""
+"""What Hugging Face's own programs make of a checkpoint folder, and the command line."""
 
 import json
 import os
@@ -22,7 +22,7 @@ pytest_plugins = ["helpers.tiny_fixtures"]
 
 @pytest.fixture(scope="module")
 def run(tokenizer, tmp_path_factory):
-    """A run whose model ends its replies now and then: random weights, `<|im_end|>` made likelier."""
+    """A run whose model ends its replies now and then: `<|im_end|>` made likelier."""
     config = ModelConfig(
         dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96
     )
@@ -129,8 +129,15 @@ def test_the_pipeline_replies_to_messages_as_we_do(folder):
 # ---- in: any Llama folder of this shape
 
 
-LLAMA = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4,
-         "vocab_size": 97, "max_position_embeddings": 48}  # fmt: skip
+LLAMA = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 97,
+    "max_position_embeddings": 48,
+}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -226,7 +233,7 @@ def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, worksp
 
 @pytest.mark.parametrize("encoding", ["cp1252", "gbk"])
 def test_what_it_prints_is_utf_8_whatever_the_console_speaks(encoding, folder, tmp_path):
-    """`python -m tinyllm_lib.share card chat > README.md` where the locale is another; a path with a space and Chinese
+    """`card chat > README.md` where the locale is another; a path with a space and Chinese
     characters.
     """
     pytest.importorskip("gguf", reason="gguf is not installed: make setup")

@@ -37,7 +37,7 @@ from tinyllm_lib.dataset import (
 from tinyllm_lib.evaluate import bits_per_byte
 from tinyllm_lib.evaluate.exam import kind_of_run
 from tinyllm_lib.model import Transformer, latest_checkpoint, load_state, step_folders, step_of
-from tinyllm_lib.share.stages import read_stages
+from tinyllm_lib.share.card import read_stages
 from tinyllm_lib.share.server import free_port
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
 from tinyllm_lib.train import Processes, TrainConfig, Trainer, devices, get_lr, train, train_memory

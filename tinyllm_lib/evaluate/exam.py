@@ -78,12 +78,10 @@ def _problem(row: object) -> str | None:
             return f'"{name}": {reason}'
     if not normalise(row["answer"]):
         return f'"answer" is {row["answer"]!r}, expected a letter or a digit in it.'
-    for m in row.get("history", []) if isinstance(row.get("history", []), list) else [None]:
-        if (
-            not isinstance(m, dict)
-            or m.get("role") not in ROLES
-            or type(m.get("content")) is not str
-        ):
+    history = row.get("history", [])
+    for m in history if isinstance(history, list) else [None]:
+        said = isinstance(m, dict) and m.get("role") in ROLES and m.get("content")
+        if not isinstance(said, str):
             return f'"history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.'
     return None
 
@@ -158,10 +156,7 @@ def run_exam(
 
 
 def exam_of(folder: str | Path, exam: str | Path | None = None) -> ExamResult:
-    """The saved result of a run or checkpoint, if it was these weights that sat this exam.
-
-    Args:
-        exam: the file with the questions; None: whichever it was.
+    """The saved result of a run or checkpoint, if these weights sat it, and it was this `exam`.
 
     Raises:
         FileNotFoundError: no checkpoint or result.  ValueError: other weights, or another exam.

@@ -17,10 +17,9 @@ From a terminal: `python -m tinyllm_lib.share --help`.
 """
 
 from tinyllm_lib.share.card import model_card
-from tinyllm_lib.share.gguf_file import check_tokenizer, export_gguf
+from tinyllm_lib.share.gguf_file import check_tokenizer, export_gguf, modelfile_path
 from tinyllm_lib.share.hub import publish
 from tinyllm_lib.share.layouts import IN_LAYER, OUTSIDE, to_adjacent_pairs, to_half_split
-from tinyllm_lib.share.modelfile import modelfile_path
 from tinyllm_lib.share.old_layout import import_checkpoint
 from tinyllm_lib.share.server import serve, what_is_missing
 

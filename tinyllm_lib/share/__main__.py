@@ -19,9 +19,8 @@ from pathlib import Path
 
 from tinyllm_lib.data import get_workspace, utf8_output
 from tinyllm_lib.share.card import model_card
-from tinyllm_lib.share.gguf_file import DTYPES, export_gguf
+from tinyllm_lib.share.gguf_file import DTYPES, export_gguf, modelfile_path
 from tinyllm_lib.share.hub import HUBS, publish
-from tinyllm_lib.share.modelfile import modelfile_path
 from tinyllm_lib.share.old_layout import import_checkpoint
 from tinyllm_lib.share.server import NEEDS, ServeError, serve
 
@@ -44,8 +43,8 @@ def _do(o: argparse.Namespace) -> None:
         heads = (o.n_heads, o.n_kv_heads)
         print(import_checkpoint(o.file, o.tokenizer, o.out, *heads, max_seq_len=o.max_seq_len))
         return
-    named = Path(o.run).exists() or o.command == "serve" and o.program == "llama_cpp"
-    run = Path(o.run) if named else get_workspace().run(o.run)
+    is_file = o.command == "serve" and o.program == "llama_cpp"
+    run = Path(o.run) if is_file or Path(o.run).exists() else get_workspace().run(o.run)
     if o.command == "gguf":
         file = export_gguf(run, o.out or run / f"{run.name}-{o.dtype}.gguf", o.dtype)
         print(file, modelfile_path(file), sep="\n")

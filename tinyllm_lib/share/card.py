@@ -6,14 +6,26 @@ machine stay out.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from tinyllm_lib.data import BELLE, SEQ_MONKEY, SYSTEM_PROMPT, read_json
+from tinyllm_lib.data import BELLE, SEQ_MONKEY, SYSTEM_PROMPT, differences, read_json
+from tinyllm_lib.dataset import read_manifest, shards_fingerprint
 from tinyllm_lib.evaluate import exam_of
-from tinyllm_lib.model import ModelConfig, Transformer, model_folder, weights_fingerprint
-from tinyllm_lib.share.stages import Stage, read_stages, run_of
+from tinyllm_lib.launch import read_metrics
+from tinyllm_lib.model import (
+    STEP_FOLDER,
+    ModelConfig,
+    Transformer,
+    model_folder,
+    step_folders,
+    step_of,
+    weight_files,
+    weights_fingerprint,
+)
 from tinyllm_lib.tokenizer import load_tokenizer
+from tinyllm_lib.train import run_config
 
 TEMPLATE = Path(__file__).with_name("card.md")
 OPTIONS = (
@@ -27,6 +39,7 @@ MEASURED = {
     "bits per byte": "val_bits_per_byte",
 }
 CURVE_ROWS = 8
+TITLES = {"pretrain": "Pretraining", "sft": "Fine-tuning on dialogues"}
 
 
 def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = None) -> str:
@@ -72,6 +85,62 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
         exam=exam,
         limits=limits,
     )
+
+
+class Stage(NamedTuple):
+    """One training run on the way to the weights: its metrics up to the checkpoint, and the token
+    manifest of its data, or why there is none.
+    """
+
+    run: Path
+    config: dict
+    metrics: list[dict]
+    manifest: dict
+    missing: str
+
+    @property
+    def title(self) -> str:
+        """What was done, or the run's name where nobody knows."""
+        return TITLES.get(self.manifest.get("kind", ""), f"Run {self.run.name}")
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, or None for a folder that stands alone."""
+    folder = folder.resolve()
+    run = folder.parent.parent
+    inside = STEP_FOLDER.search(folder.name) and folder.parent.name == "checkpoints"
+    return run if inside and (run / "config.json").is_file() else None
+
+
+def read_stages(folder: Path) -> list[Stage]:
+    """The runs that made a checkpoint, first pretraining, then what started from it; a base that
+    is gone, or was trained anew since, is left out.
+    """
+    run = run_of(folder)
+    if run is None:
+        return []
+    config = run_config(run)
+    rows = read_metrics(run) if (run / "metrics.jsonl").is_file() else []
+    metrics = [row for row in rows if row["step"] <= step_of(folder)]
+    stage = Stage(run, config, metrics, *_manifest(config))
+    start = Path(config.get("init_from") or "-")
+    made = config.get("made_from", {}).get("init_from")
+    for step in reversed(step_folders(start) or [start]):
+        if weight_files(step) and weights_fingerprint(step) == made:
+            return [*read_stages(step), stage]
+    return [stage]
+
+
+def _manifest(config: dict) -> tuple[dict, str]:
+    """The manifest of a run's shards, and why there is none: others may lie in their place now."""
+    try:
+        manifest = read_manifest(Path(config.get("data_path") or "-") / "train")
+    except FileNotFoundError:
+        return {}, "its token shards are no longer where they were"
+    now = {"shards": shards_fingerprint(manifest)}
+    if changed := ", ".join(differences(config.get("made_from"), now)):
+        return {}, f"its token shards are not those that lie there now: {changed}"
+    return manifest, ""
 
 
 def _table(rows: Iterable[Sequence[object]]) -> str:

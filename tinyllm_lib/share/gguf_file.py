@@ -7,12 +7,13 @@ refused, for with other ids the model would read another text than the one writt
 """
 
 import json
+from hashlib import blake2b
 from pathlib import Path
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.data import atomic_path
+from tinyllm_lib.data import SYSTEM_PROMPT, atomic_path
 from tinyllm_lib.model import (
     ModelConfig,
     Transformer,
@@ -21,7 +22,6 @@ from tinyllm_lib.model import (
     weights_fingerprint,
 )
 from tinyllm_lib.share.layouts import LAYER, to_adjacent_pairs
-from tinyllm_lib.share.modelfile import write_modelfile
 from tinyllm_lib.tokenizer import check_size, load_tokenizer, plain_template, stop_ids, token_ids
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
@@ -31,6 +31,19 @@ PRE_TOKENIZER = "gpt-2"  # the name of ByteLevel's own pattern
 # What a BPE model may have and llama.cpp's has not.
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 SWITCHES = ("dropout", "unk_token", *AFFIXES, "byte_fallback", "ignore_merges")
+MODELFILE = '''\
+# ollama create NAME -f "{name}", then ollama run NAME
+FROM ./{file}
+TEMPLATE """{{{{- range .Messages }}}}<|im_start|>{{{{ .Role }}}}
+{{{{ .Content }}}}<|im_end|>
+{{{{ end }}}}<|im_start|>assistant
+"""
+SYSTEM {system}
+{stops}
+PARAMETER num_ctx {context}
+PARAMETER temperature 0.7
+PARAMETER top_k 50
+'''
 
 
 def export_gguf(folder: str | Path, out: str | Path, dtype: str = "f16") -> Path:
@@ -128,24 +141,30 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, before, added = spec["model"], spec["pre_tokenizer"] or {}, spec["added_tokens"]
     byte_level = before.get("type") == "ByteLevel" and before.get("use_regex", True)
-    switches = ", ".join(name for name in SWITCHES if model.get(name))
-    sloppy = [t["content"] for t in added if t["lstrip"] or t["rstrip"] or t["single_word"]]
+    plain = byte_level and not before.get("add_prefix_space", True)
+    switches = [name for name in SWITCHES if model.get(name)]
+    greedy = [t["content"] for t in added if t["lstrip"] or t["rstrip"] or t["single_word"]]
     unknown = [t["content"] for t in added if not t["special"]]
     alone = tokenizer("a", add_special_tokens=False)["input_ids"]
-    problems = {
+    normalizer = (
         f"the normalizer {_kind(spec['normalizer'])}, and llama.cpp reads text as it stands"
-        " (train_tokenizer leaves it out by default, nfkc=False)": spec["normalizer"],
-        f"a {model['type']} model (only BPE)": model["type"] != "BPE",
-        f"BPE with {switches}": switches,
+        " (train_tokenizer leaves it out by default, nfkc=False)"
+    )
+    pre_tokenizer = (
         f"the pre-tokenizer {_kind(before)}, and llama.cpp knows pre-tokenizers by name only;"
-        f" {PRE_TOKENIZER} is ByteLevel alone, with its own pattern and no space put in front": not byte_level
-        or before.get("add_prefix_space", True),
-        f"tokens that swallow the spaces beside them: {', '.join(sloppy)}": sloppy,
-        f"added tokens that are not special: {', '.join(unknown)}": unknown,
-        "tokens put around every text": tokenizer("a")["input_ids"] != alone,
-        "more than one chat template": not isinstance(tokenizer.chat_template, str),
-    }
-    if found := "; ".join(text for text, bad in problems.items() if bad):
+        f" {PRE_TOKENIZER} is ByteLevel alone, with its own pattern and no space put in front"
+    )
+    problems: list[tuple[object, str]] = [
+        (spec["normalizer"], normalizer),
+        (model["type"] != "BPE", f"a {model['type']} model (only BPE)"),
+        (switches, f"BPE with {', '.join(switches)}"),
+        (not plain, pre_tokenizer),
+        (greedy, f"tokens that swallow the spaces beside them: {', '.join(greedy)}"),
+        (unknown, f"added tokens that are not special: {', '.join(unknown)}"),
+        (tokenizer("a")["input_ids"] != alone, "tokens put around every text"),
+        (not isinstance(tokenizer.chat_template, str), "more than one chat template"),
+    ]
+    if found := "; ".join(text for bad, text in problems if bad):
         raise ValueError(f"{where}: this tokenizer cannot be written as GGUF, it has {found}.")
 
 
@@ -189,3 +208,39 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, vocab_size: int, 
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_chat_template(plain_template(tokenizer.chat_template))
+
+
+def modelfile_path(gguf: str | Path) -> Path:
+    """chat-f16.gguf -> chat-f16.Modelfile: each GGUF file has its own."""
+    return Path(gguf).with_suffix(".Modelfile")
+
+
+def write_modelfile(gguf: Path, context: int, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Writes a GGUF file's Modelfile: ChatML, what stops, the context. One that somebody edited
+    stays, and that is said.
+    """
+    path, stops = modelfile_path(gguf), tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))
+    text = MODELFILE.format(
+        file=gguf.name,
+        name=path.name,
+        context=context,
+        system=SYSTEM_PROMPT,
+        stops="\n".join(f"PARAMETER stop {token}" for token in stops),
+    )
+    if path.exists():
+        found = path.read_text(encoding="utf-8", errors="replace")
+        if found != _sealed("".join(found.splitlines(keepends=True)[:-1])):
+            print(
+                f"{path} was edited: it stays. (Move it away for a new one at the next export.)",
+                flush=True,
+            )
+            return
+    with atomic_path(path) as temporary:
+        temporary.write_text(_sealed(text), encoding="utf-8")
+
+
+def _sealed(text: str) -> str:
+    """With a sum of the text as last line: while it holds, nobody has edited it."""
+    total = blake2b(text.encode(), digest_size=8).hexdigest()
+    note = "the sum of the lines above. Edit them, and no export touches this file again."
+    return f"{text}# {total}: {note}\n"

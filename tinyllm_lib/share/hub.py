@@ -18,6 +18,7 @@ FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
+HUBS = {"huggingface": "hf auth login", "modelscope": "modelscope login"}  # how to log in
 MESSAGE = "Model with its card, from tinyllm"
 
 
@@ -54,7 +55,6 @@ def publish(
         raise ValueError(f"hub is {hub!r}, expected one of {', '.join(HUBS)}.")
     if repo_id.count("/") != 1 or not all(repo_id.split("/")):
         raise ValueError(f"repo_id is {repo_id!r}, expected owner/name, as in me/tinyllm-chat.")
-    upload, login = HUBS[hub]
     folder, extra = model_folder(folder), [Path(path) for path in extra_files]
     if missing := [str(path) for path in extra if not path.is_file()]:
         raise FileNotFoundError(f"no such file: {', '.join(missing)}.")
@@ -68,41 +68,34 @@ def publish(
         card = model_card(folder, repo_id, license=license)
         (Path(staged) / "README.md").write_text(card, encoding="utf-8")
         try:
-            return upload(staged, repo_id, private, license)
+            return _upload(hub, staged, repo_id, private, license)
         except ImportError as error:
-            need = "make setup EXTRAS=hub"
-            raise PublishError(
-                f"Publishing on {hub} needs its library ({error}): {need}."
-            ) from error
+            needed = f"its library ({error}): make setup EXTRAS=hub"
+            raise PublishError(f"Publishing on {hub} needs {needed}.") from error
         except Exception as error:  # each library has its own for no key, no network, no right
             said = " ".join(str(error).split()).rstrip(".")  # in one line
+            owner, login = repo_id.split("/")[0], HUBS[hub]
             raise PublishError(
                 f"{repo_id} could not be published on {hub}: {said}. Are you logged in ({login}),"
-                f" with a key that may write to {repo_id.split('/')[0]}? Is there a network?"
+                f" with a key that may write to {owner}? Is there a network?"
             ) from error
 
 
-def _to_huggingface(staged: str, repo_id: str, private: bool, license: str | None) -> str:
-    from huggingface_hub import HfApi  # the licence stands in the card
+def _upload(hub: str, staged: str, repo_id: str, private: bool, license: str | None) -> str:
+    if hub == "huggingface":
+        from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(folder_path=staged, repo_id=repo_id, commit_message=MESSAGE)
-    return str(url)
-
-
-def _to_modelscope(staged: str, repo_id: str, private: bool, license: str | None) -> str:
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(folder_path=staged, repo_id=repo_id, commit_message=MESSAGE)
+        return str(url)
     from modelscope.hub.api import HubApi
 
-    api = HubApi(endpoint=os.environ.get("MODELSCOPE_ENDPOINT") or None)
+    scope = HubApi(endpoint=os.environ.get("MODELSCOPE_ENDPOINT") or None)
     # Its library writes Apache-2.0 where none is given, and nobody but the owner can choose that.
     options = {"visibility": "private" if private else "public", "license": license or "Other"}
-    api.create_repo(repo_id, exist_ok=True, **options)
-    api.upload_folder(repo_id=repo_id, folder_path=staged, commit_message=MESSAGE, use_cache=False)
-    return f"{api.endpoint}/models/{repo_id}"
-
-
-HUBS = {
-    "huggingface": (_to_huggingface, "hf auth login"),
-    "modelscope": (_to_modelscope, "modelscope login"),
-}
+    scope.create_repo(repo_id, exist_ok=True, **options)
+    scope.upload_folder(
+        repo_id=repo_id, folder_path=staged, commit_message=MESSAGE, use_cache=False
+    )
+    return f"{scope.endpoint}/models/{repo_id}"
