@@ -113,15 +113,12 @@ def serve(
 
 def free_port(wanted: int = 0) -> int:
     """`wanted`, or with 0 any port, if nobody listens there; else a `ServeError`."""
-    with socket.socket() as probe:
-        # A server that has just gone is no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, wanted))
-        except OSError as error:
-            what = f"port {wanted} cannot be had ({error.strerror})"
-            raise ServeError(f"{what}: name another one, or 0 for any.") from error
-        return probe.getsockname()[1]
+    try:
+        with socket.create_server((HOST, wanted)) as probe:
+            return probe.getsockname()[1]
+    except OSError as error:
+        what = f"port {wanted} cannot be had ({error.strerror})"
+        raise ServeError(f"{what}: name another one, or 0 for any.") from error
 
 
 def _wait_until_ready(process: subprocess.Popen, url: str, timeout: float, log: IO[bytes]) -> None:
