@@ -28,10 +28,8 @@ from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.train import run_config
 
 TEMPLATE = Path(__file__).with_name("card.md")
-OPTIONS = (
-    "optimizer learning_rate warmup_steps weight_decay batch_size max_seq_len packing"
-    " separate_documents seed"
-)
+OPTIONS: tuple[str, ...] = ("optimizer", "learning_rate", "warmup_steps", "weight_decay")
+OPTIONS += ("batch_size", "max_seq_len", "packing", "separate_documents", "seed")
 MEASURED = {
     "steps": "step",
     "tokens seen": "tokens",
@@ -168,13 +166,12 @@ def _data(stage: Stage) -> str:
 
 
 def _training(stages: list[Stage]) -> str:
-    options = OPTIONS.split()
-    columns = [["", *(name.replace("_", " ") for name in options), "number format", *MEASURED]]
+    columns = [["", *(name.replace("_", " ") for name in OPTIONS), "number format", *MEASURED]]
     for stage in stages:
         last = stage.metrics[-1] if stage.metrics else {}
         dtype = stage.config.get("resolved", {}).get("dtype", "-")
         measured = [f"{last[key]:,}" if key in last else "-" for key in MEASURED.values()]
-        chosen = [stage.config.get(name, "-") for name in options]
+        chosen = [stage.config.get(name, "-") for name in OPTIONS]
         columns.append([stage.title, *chosen, dtype, *measured])
     return _table(zip(*columns, strict=True)) + (
         "\n\nLoss and bits per byte are those of held-out documents; in fine-tuning, of the"

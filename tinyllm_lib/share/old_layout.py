@@ -35,10 +35,9 @@ def import_checkpoint(
         out_dir: a new folder; `TextGenerator`, `TrainConfig.init_from` and transformers load it.
 
     Raises:
-        FileNotFoundError: no such file, or no tokenizer.
-        FileExistsError: `out_dir` has something in it.
-        ValueError: a file that wants to run code, a key missing or left over, a shape or a
-            tokenizer that does not fit.
+        FileNotFoundError: no such file, or no tokenizer.  FileExistsError: `out_dir` is not empty.
+        ValueError: code in the file, a key missing or left over, a shape or tokenizer that does
+            not fit.
     """
     path, out_dir = Path(path), Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
@@ -61,11 +60,7 @@ def import_checkpoint(
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file, prefixes taken off; nothing in the file is executed.
-
-    Raises:
-        FileNotFoundError; ValueError: code in the file, a damaged file, or no state dict.
-    """
+    """The tensors of a `.pth` file, prefixes taken off; nothing in the file is executed."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: expected the .pth file of an old script.")
     try:
@@ -137,10 +132,10 @@ def _renamed(old: dict[str, Tensor], model: Transformer, where: str) -> dict[str
     c = model.config
     names = {f"{a}.weight": f"{b}.weight" for a, b in OUTSIDE.items()}
     for i in range(c.n_layers):
-        names |= {
-            f"layers.{i}.{a}.weight": f"model.layers.{i}.{IN_LAYER[a]}.weight" for a in IN_LAYER
-        }
-    wanted = {name: model.state_dict()[ours].shape for name, ours in names.items()}
+        for a, b in IN_LAYER.items():
+            names[f"layers.{i}.{a}.weight"] = f"model.layers.{i}.{b}.weight"
+    expected = model.state_dict()
+    wanted = {name: expected[ours].shape for name, ours in names.items()}
     optional = {"output.weight"} if c.tie_embeddings else set()
     floats = {n: t for n, t in old.items() if t.is_floating_point()}
     problems = {
