@@ -200,7 +200,7 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, vocab_size: int, 
     writer.add_tokenizer_pre(PRE_TOKENIZER)
     writer.add_token_list([*names, *(f"[unused {i}]" for i in unused)])
     writer.add_token_types(types + [kinds.UNUSED] * len(unused))
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    writer.add_token_merges([" ".join(pair) for pair in merges])
     ids = {"unk_token_id": tokenizer.unk_token_id, "eot_token_id": stop_ids(tokenizer)[0]}
     for name, token_id in (token_ids(tokenizer) | ids).items():
         if token_id is not None:
