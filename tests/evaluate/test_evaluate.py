@@ -21,8 +21,10 @@ from tinyllm_lib.evaluate import (
     run_exam,
     wilson,
 )
-from tinyllm_lib.evaluate.evaluation import kind_of_run, main
-from tinyllm_lib.evaluate.exam import goes_on_with, normalise, text_width
+from tinyllm_lib.evaluate.__main__ import main
+from tinyllm_lib.evaluate.exam import kind_of_run
+from tinyllm_lib.evaluate.grading import goes_on_with, normalise
+from tinyllm_lib.evaluate.table import text_width
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import ModelConfig, Transformer, score
 from tinyllm_lib.model.out_of_memory import OutOfMemory
@@ -264,6 +266,9 @@ def test_exams_that_are_not_there(tmp_path):
     (tmp_path / "exam.jsonl").write_text("\n")
     with pytest.raises(ValueError, match="holds no question"):
         load_exam(tmp_path / "exam.jsonl")
+    marked = b"\xef\xbb\xbf" + json.dumps(EXAM[0]).encode() + b"\n\x1a"  # as old editors leave it
+    (tmp_path / "exam.jsonl").write_bytes(marked)
+    assert load_exam(tmp_path / "exam.jsonl") == EXAM[:1]
     (tmp_path / "exam.jsonl").write_bytes("你好".encode("gb18030"))
     with pytest.raises(ValueError, match="line 1: not a line of JSON in UTF-8"):
         load_exam(tmp_path / "exam.jsonl")
@@ -309,8 +314,11 @@ def test_a_chat_model_is_asked_in_dialogues(capsys):
 
 
 def test_words_repeated_from_the_question_are_no_answer_in_an_exam_either():
-    exam = [{"question": "西藏的简称是什么？", "answer": "藏"}, {"question": "科纳克里在哪国？", "answer": "几内亚"},
-            {"question": "比绍在哪国？", "answer": "几内亚比绍"}]  # fmt: skip
+    exam = [
+        {"question": "西藏的简称是什么？", "answer": "藏"},
+        {"question": "科纳克里在哪国？", "answer": "几内亚"},
+        {"question": "比绍在哪国？", "answer": "几内亚比绍"},
+    ]
     result = run_exam(
         Scripted(["西藏的简称是湘。", "几内亚比绍。", "几内亚比绍。"]),
         exam,
@@ -430,17 +438,17 @@ def test_comparing_two_exams(tmp_path, capsys):
         )
 
     result(True, False, False).save(tmp_path / "exam.json")
-    comparison = compare_exams(tmp_path / "exam.json", result(False, True, False))
+    saved = ExamResult.load(tmp_path / "exam.json")
+    comparison = compare_exams(saved, result(False, True, False))
     assert [x.question for x, _ in comparison.gained] == ["二"]
     assert [x.question for x, _ in comparison.lost] == ["一"]
     assert "33% (1/3)" in capsys.readouterr().out
     shorter = compare_exams(result(False, True), result(True), print_table=False)
     assert [x.question for x, _ in shorter.gained] == ["一"] and not shorter.lost
-    assert "\n1 questions stand in only one of the two exams" in str(
-        shorter
-    ) and "only one" not in str(comparison)
+    assert "\n1 questions stand in only one of the two exams" in shorter.table
+    assert "only one" not in comparison.table
     with pytest.raises(FileNotFoundError, match="run_exam writes it"):
-        compare_exams(tmp_path / "nothing", tmp_path)
+        ExamResult.load(tmp_path / "nothing")
 
 
 def test_tables_stay_aligned_with_chinese_in_them():
@@ -466,9 +474,6 @@ def test_bits_per_byte_by_hand(generator, tokenizer):
     for batch_size in (1, 2, 16):
         found = bits_per_byte(generator.model, tokenizer, TEXTS[:3], batch_size=batch_size)
         assert found == pytest.approx(total_bits / total_bytes, rel=1e-4)
-    assert bits_per_byte(generator.model, tokenizer, TEXTS, max_documents=3) == pytest.approx(
-        found, rel=1e-4
-    )
 
 
 def test_a_text_past_the_context_counts_each_byte_once(generator, tokenizer):
@@ -500,28 +505,12 @@ def test_a_later_window_is_read_with_half_a_context_before_it(generator, tokeniz
     assert found == pytest.approx(nats / math.log(2) / 399, rel=1e-5)
 
 
-def test_bits_per_byte_of_files(generator, tokenizer, tmp_path):
-    expected = bits_per_byte(generator.model, tokenizer, [TEXTS[0]])
-    (tmp_path / "a.txt").write_text(TEXTS[0], encoding="utf-8")
-    lines = write_lines(tmp_path / "a.jsonl", [{"text": TEXTS[0]}])
-    for path in (tmp_path / "a.txt", str(lines)):
-        assert bits_per_byte(generator.model, tokenizer, path) == pytest.approx(expected)
-    for text in (TEXTS[0], TEXTS[0] * 100):  # a file name may have 255 bytes
-        with pytest.raises(FileNotFoundError, match=r"pass it in a list: \[text\]"):
-            bits_per_byte(generator.model, tokenizer, text)
-    (tmp_path / "a.txt").write_text(TEXTS[0], encoding="utf-8-sig")
-    assert bits_per_byte(generator.model, tokenizer, tmp_path / "a.txt") == pytest.approx(expected)
-    (tmp_path / "a.txt").write_bytes(TEXTS[0].encode("gbk"))
-    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 from byte 1 on"):
-        bits_per_byte(generator.model, tokenizer, tmp_path / "a.txt")
-    lines.write_bytes(b'{"text": "x"}\n{"text": "\\ud83d"}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl line 2: character 1"):
-        bits_per_byte(generator.model, tokenizer, lines)
+def test_bits_per_byte_takes_texts_and_says_so(generator, tokenizer, tmp_path):
+    for one in (TEXTS[0], tmp_path / "a.jsonl"):
+        with pytest.raises(TypeError, match=r"expected texts, found .*: pass \[text\]"):
+            bits_per_byte(generator.model, tokenizer, one)
     with pytest.raises(ValueError, match="no text of two tokens"):
         bits_per_byte(generator.model, tokenizer, ["", "a"])
-    write_lines(tmp_path / "a.jsonl", [{"text": "x"}, {"title": "y"}])
-    with pytest.raises(ValueError, match=r'a\.jsonl line 2: no "text" field \(found: title\)'):
-        bits_per_byte(generator.model, tokenizer, lines)
 
 
 def test_what_has_no_bytes_counts_on_neither_side_of_bits_per_byte(generator, tokenizer):

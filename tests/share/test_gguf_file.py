@@ -15,7 +15,7 @@ from tinyllm_lib.generate import generate
 from tinyllm_lib.model import ModelConfig, Transformer, model_folder, save_checkpoint
 from tinyllm_lib.model.config import Llama3Rope
 from tinyllm_lib.share import check_tokenizer, export_gguf, modelfile_path, to_half_split
-from tinyllm_lib.share.gguf_file import modelfile, write_unless_edited
+from tinyllm_lib.share.gguf_file import write_modelfile
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, train_tokenizer
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed: make setup")
@@ -170,12 +170,16 @@ def test_a_model_of_other_widths_a_longer_rope_and_unused_rows(tokenizer_folder,
     assert ids == [None, 58, 60, 56, None]
 
 
-def test_a_modelfile_for_ollama_lies_beside_it(run, tokenizer, tmp_path):
+def test_a_modelfile_for_ollama_lies_beside_it(run, tmp_path):
     export_gguf(run, tmp_path / "我的 模型" / "chat f16.gguf")
     text = (tmp_path / "我的 模型" / "chat f16.Modelfile").read_text(encoding="utf-8")
-    assert text.startswith(modelfile("chat f16.gguf", 128, tokenizer))
-    for line in ('# ollama create NAME -f "chat f16.Modelfile", then ollama run NAME', "FROM ./chat f16.gguf", "PARAMETER stop <|im_end|>",
-                 "PARAMETER stop </s>", "PARAMETER num_ctx 128"):  # fmt: skip
+    for line in (
+        '# ollama create NAME -f "chat f16.Modelfile", then ollama run NAME',
+        "FROM ./chat f16.gguf",
+        "PARAMETER stop <|im_end|>",
+        "PARAMETER stop </s>",
+        "PARAMETER num_ctx 128",
+    ):
         assert line in text.splitlines()
     # Ollama's template language, carried out by hand for one message and the generation prompt
     template = text.split('TEMPLATE """')[1].split('"""')[0]
@@ -208,9 +212,7 @@ def test_an_edited_modelfile_is_never_replaced(run, tokenizer, tmp_path, capsys)
     ]
     assert "temperature 0.2" in first.read_text(encoding="utf-8")
     assert (tmp_path / "c.Modelfile").read_text(encoding="utf-8") == "FROM ./c.gguf\n"
-    write_unless_edited(
-        second, modelfile("b.gguf", 64, tokenizer)
-    )  # not edited: ours to renew, without a word
+    write_modelfile(two, 64, tokenizer)  # not edited: ours to renew, without a word
     assert "num_ctx 64\n" in second.read_text(encoding="utf-8") and capsys.readouterr().out == ""
 
 
@@ -265,17 +267,39 @@ def altered(folder, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: setattr(t, "normalizer", normalizers.NFKC()), "the normalizer NFKC, and llama.cpp reads text as it stands"),
-        (lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLevel()])),
-         "the pre-tokenizer Sequence of Digits, ByteLevel"),
-        (lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)), "no space put in front"),
-        (lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)), "ByteLevel alone"),
+        (
+            lambda t: setattr(t, "normalizer", normalizers.NFKC()),
+            "the normalizer NFKC, and llama.cpp reads text as it stands",
+        ),
+        (
+            lambda t: setattr(
+                t,
+                "pre_tokenizer",
+                pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLevel()]),
+            ),
+            "the pre-tokenizer Sequence of Digits, ByteLevel",
+        ),
+        (
+            lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
+            "no space put in front",
+        ),
+        (
+            lambda t: setattr(
+                t,
+                "pre_tokenizer",
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ),
+            "ByteLevel alone",
+        ),
         (lambda t: setattr(t.model, "dropout", 0.1), "BPE with dropout"),
         (lambda t: setattr(t.model, "ignore_merges", True), "BPE with ignore_merges"),
         (lambda t: t.add_tokens(["词"]), "added tokens that are not special: 词"),
-        (lambda t: t.add_special_tokens([AddedToken("<x>", lstrip=True)]), "swallow the spaces beside them: <x>"),
+        (
+            lambda t: t.add_special_tokens([AddedToken("<x>", lstrip=True)]),
+            "swallow the spaces beside them: <x>",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_tokenizer_that_llama_cpp_cannot_express_is_refused_by_name(
     change, message, tokenizer_folder
 ):
@@ -341,8 +365,18 @@ def test_llama_cpp_gives_the_same_ids(llama_cpp, real, real_texts, tmp_path):
         str(export_gguf(real, tmp_path / "m.gguf")), vocab_only=True, verbose=False
     )
     assert len(real_texts) == 1000
-    odd = ["", " ", "  a", "a  b", "\n\n a\n", "don't we'll I'd 's", "<|im_end|> 也只是文字", "１² ＡＢＣ\u3000e\u0301", "👩‍🚀😀",
-           "\u200b\u00a0\x85"]  # fmt: skip
+    odd = [
+        "",
+        " ",
+        "  a",
+        "a  b",
+        "\n\n a\n",
+        "don't we'll I'd 's",
+        "<|im_end|> 也只是文字",
+        "１² ＡＢＣ\u3000e\u0301",
+        "👩‍🚀😀",
+        "\u200b\u00a0\x85",
+    ]
     for text in real_texts + odd:
         assert llama.tokenize(text.encode(), add_bos=True, special=False) == encode_text(
             tokenizer, text
@@ -382,7 +416,7 @@ def test_llama_cpp_writes_the_same_greedy_tokens(llama_cpp, real, real_texts, tm
     ("dtype", "error"), [("f32", 1e-3), ("f16", 1e-2), ("bf16", 5e-2), ("q8_0", 5e-2)]
 )
 def test_llama_cpp_reads_every_dtype_and_both_kinds_of_head(dtype, error, llama_cpp, run, tmp_path):
-    """Its logits are ours but for the rounding of the weights; the error is relative, in the mean."""
+    """Its logits are ours but for the rounding of the weights; the error is relative."""
     ids = encode_text(load_tokenizer(model_folder(run)), TEXTS[0])[:32]
     with torch.no_grad():
         ours = Transformer.from_pretrained(model_folder(run))(torch.tensor([ids]))[0]

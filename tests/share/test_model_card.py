@@ -23,8 +23,9 @@ from tinyllm_lib.model import (
     weights_fingerprint,
 )
 from tinyllm_lib.share import export_gguf, model_card, publish, serve
-from tinyllm_lib.share.card import FILES, PublishError, read_stages
+from tinyllm_lib.share.card import read_stages
 from tinyllm_lib.share.gguf_file import other_weights
+from tinyllm_lib.share.hub import FILES, PublishError
 from tinyllm_lib.share.server import ServeError
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.train import train
@@ -98,7 +99,7 @@ def test_the_numbers_are_those_of_the_run_s_files(trained):
 
 def test_the_exam_and_a_wrong_answer_are_shown(trained):
     card = model_card(trained)
-    assert "| `greeting` | 1/1 | 100% | 21% to 100% | the format of a dialogue is learnt |" in card
+    assert "| `greeting` | 1/1 | 100% | 21% to 100% |" in card
     assert "| 法国的首都？ | 巴黎 | a\\|b ⏎ c |" in card
     assert "weakest class in the exam is `fact_seen`: 0% right" in card
 
@@ -108,8 +109,13 @@ def test_the_metadata_is_what_a_hub_reads(trained):
 
     for license in (None, "apache-2.0"):
         head = yaml.safe_load(model_card(trained, license=license).split("---")[1])
-        assert head == {"language": "zh", "library_name": "transformers", "pipeline_tag": "text-generation",
-                        "tags": ["tinyllm", "llama"], **({"license": license} if license else {})}  # fmt: skip
+        assert head == {
+            "language": "zh",
+            "library_name": "transformers",
+            "pipeline_tag": "text-generation",
+            "tags": ["tinyllm", "llama"],
+            **({"license": license} if license else {}),
+        }
     assert "No licence was chosen" in model_card(trained)
     assert "No licence was chosen" not in model_card(trained, license="mit")
 
@@ -283,8 +289,10 @@ def test_publish_uploads_the_model_with_its_card_and_keeps_the_trainer_s_state(
     )
     assert url.endswith("/me/my-model")
     assert {key: hub.repository[key] for key in ("organization", "name", "visibility")} == {
-        "organization": "me", "name": "my-model", "visibility": "private"
-    }  # fmt: skip
+        "organization": "me",
+        "name": "my-model",
+        "visibility": "private",
+    }
     assert set(hub.files) == {*FILES, "README.md", "chat.gguf"}
     assert hub.files["README.md"].decode() == model_card(
         trained, "me/my-model", license="apache-2.0"

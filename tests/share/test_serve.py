@@ -87,8 +87,10 @@ def test_the_way_to_a_server_of_this_machine_leads_through_no_proxy(
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, proxy)
     if importlib.util.find_spec("openai") is None:  # its ways with httpx are enough for this
-        made = types.SimpleNamespace(OpenAI=lambda **options: types.SimpleNamespace(_client=options["http_client"]),
-                                     DefaultHttpxClient=httpx.Client)  # fmt: skip
+        made = types.SimpleNamespace(
+            OpenAI=lambda **options: types.SimpleNamespace(_client=options["http_client"]),
+            DefaultHttpxClient=httpx.Client,
+        )
         monkeypatch.setitem(sys.modules, "openai", made)
 
     class Answer(HubHandler):
@@ -131,7 +133,7 @@ def asked(server, messages):
 
 def assert_gone(server):
     assert not psutil.pid_exists(server.pid)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="refused"):
         socket.create_connection(
             ("127.0.0.1", int(server.url.split(":")[2].split("/")[0])), timeout=2
         )
@@ -142,9 +144,16 @@ def test_transformers_serves_our_greedy_reply_and_goes(run):
     if missing := what_is_missing("transformers"):
         pytest.skip(missing)
     messages = DIALOGUES[0][:2]
-    with pytest.raises(KeyboardInterrupt), serve(run) as server:
-        reply, streamed = asked(server, messages)
-        raise KeyboardInterrupt
+    said = []
+
+    def interrupted():
+        with serve(run) as server:
+            said.extend([server, *asked(server, messages)])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    server, reply, streamed = said
     assert server.model == "step_000005"
     assert reply == streamed == TextGenerator(run).replies([messages], max_new_tokens=24)[0]
     assert_gone(server)

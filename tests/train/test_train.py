@@ -35,7 +35,7 @@ from tinyllm_lib.dataset import (
     write_sft_tokens,
 )
 from tinyllm_lib.evaluate import bits_per_byte
-from tinyllm_lib.evaluate.evaluation import kind_of_run
+from tinyllm_lib.evaluate.exam import kind_of_run
 from tinyllm_lib.model import Transformer, latest_checkpoint, load_state, step_folders, step_of
 from tinyllm_lib.share.card import read_stages
 from tinyllm_lib.share.server import free_port

@@ -290,7 +290,8 @@ def exam_result(workspace: Workspace, run: str):
 
 def exam_table(base, chat) -> str:
     """Two `ExamResult`s as one table: class, share of right answers of each, what the class shows."""
-    from tinyllm_lib.evaluate import CLASS_MEANING, format_table
+    from tinyllm_lib.course.world import CLASS_MEANING
+    from tinyllm_lib.evaluate import format_table
 
     scores = [{score.class_name: score for score in result.classes} for result in (base, chat)]
     rows = [("class", "base model", "chat model", "what it shows")]

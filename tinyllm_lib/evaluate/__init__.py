@@ -1,35 +1,26 @@
-"""Notebook 07: a run becomes bits per byte and exam results. `python -m tinyllm_lib.evaluate RUN`
+"""Notebook 07: a run becomes bits per byte and an exam's result.
 
-Answer: one question, what was expected and what the model said (`got`)
-bits_per_byte: how many bits the model needs for one byte of text, on average
-compare_exams: two results, or run folders with an `exam.json` of their weights, side by side
-exam_of: the saved result of a run (its newest checkpoint) or of a checkpoint, if it was these
-    weights that sat this exam
-ExamResult: an exam that was taken
-format_table: rows as aligned columns, the first row underlined
-is_right: whether a reply, usually a sentence, gives the answer
-load_exam: the rows of an exam file
-run_exam: asks all questions, greedily and in batches, and grades the replies with `is_right`
-wilson: the interval (95% by default) in which the true share lies, seen from `right` of
-    `total` (Wilson 1927)
-CLASS_MEANING: in words, what the classes of the sample's exam ask
+From a terminal: `python -m tinyllm_lib.evaluate RUN`.
+
+    Answer: one question of an exam, what was expected and what the model said
+    ExamResult: an exam that was taken: scores by class, all answers, a table, a file
+    bits_per_byte: how many bits a model needs for one byte of text, on average
+    compare_exams: two results side by side, with what was gained and lost
+    exam_of: the saved result of a run, if these weights sat this exam
+    format_table: rows as aligned columns, the first underlined, Chinese counted as two wide
+    is_right: whether a reply, usually a sentence, gives the answer
+    load_exam: the rows of an exam file, checked
+    run_exam: asks a model all questions and grades its replies
+    wilson: the interval in which a share truly lies, seen from so many right of so many
 """
 
-from tinyllm_lib.evaluate.evaluation import bits_per_byte, run_exam
-from tinyllm_lib.evaluate.exam import (
-    CLASS_MEANING,
-    Answer,
-    ExamResult,
-    compare_exams,
-    exam_of,
-    format_table,
-    is_right,
-    load_exam,
-    wilson,
-)
+from tinyllm_lib.evaluate.bits import bits_per_byte
+from tinyllm_lib.evaluate.exam import exam_of, load_exam, run_exam
+from tinyllm_lib.evaluate.grading import is_right
+from tinyllm_lib.evaluate.results import Answer, ExamResult, compare_exams, wilson
+from tinyllm_lib.evaluate.table import format_table
 
 __all__ = [
-    "CLASS_MEANING",
     "Answer",
     "ExamResult",
     "bits_per_byte",

@@ -1,490 +1,216 @@
-"""The exam: reading one, grading a reply, and the result with its table.
-
-An exam is a file of questions with one right answer each; `evaluate.run_exam` asks them. A result
-knows its classes, their shares and its wrong answers, is saved as `exam.json`, and can be compared
-with another.
-"""
-
-from __future__ import annotations
+"""An exam of questions with one right answer: read, asked as a model's kind can answer, graded."""
 
 import json
-import math
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tinyllm_lib.data import (
     MAX_LINE_BYTES,
     content_fingerprint,
     differences,
+    get_workspace,
     read_json,
     read_lines,
-    write_json,
 )
+from tinyllm_lib.evaluate.grading import goes_on_with, is_right, normalise
+from tinyllm_lib.evaluate.results import Answer, ExamResult
+from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import model_folder, run_folder, weights_fingerprint
 from tinyllm_lib.tokenizer import ROLES, why_no_bytes
+from tinyllm_lib.train import run_config
 
-# What each class of the sample corpus's exam shows; an exam of your own may have other classes.
-CLASS_MEANING = {
-    "greeting": "the format of a dialogue is learnt",
-    "fact_seen": "memory: asked in SFT, in these words",
-    "fact_rephrased": "understanding: asked in SFT, in other words",
-    "fact_named": "never asked in SFT, though its subject is named there",
-    "fact_unnamed": "never asked in SFT, nor its subject named",
-    "sum_unseen": "a rule, not a table: sums shown nowhere",
-    "follow_up": "context: a second turn",
-}
+BASE_TOKENS = 24  # enough for an answer; a base model does not stop by itself
+MARKS = {"user": "问：", "assistant": "答："}  # as documents write questions and answers
 
 
-# ---- reading an exam
-
-
-def load_exam(path: str | Path) -> list[dict]:
-    """The rows of an exam file: one JSON object a line, of the sample corpus or your own.
+def load_exam(exam: str | Path | Sequence[dict]) -> list[dict]:
+    """The rows of an exam, from a file with a JSON object a line or from a list, checked.
 
     {"question": …, "answer": …} and if you like "class" (default "own"), "history" (earlier
-    messages) and "completion" (a text that a base model goes on with the answer).
-
-    Raises:
-        FileNotFoundError; ValueError with file and line of the first row that is wrong.
+    messages) and "completion" (a text that a base model goes on with the answer). A missing file
+    is a FileNotFoundError, the first wrong row a ValueError.
     """
-    path = Path(path)
+    if isinstance(exam, str | Path):
+        numbered = _json_lines(Path(exam))
+    else:
+        numbered = ((f"exam row {number}", row) for number, row in enumerate(exam, 1))
+    rows = []
+    for where, row in numbered:
+        if problem := _problem(row):
+            raise ValueError(f"{where}: {problem}")
+        rows.append({"class": "own", **row})
+    if not rows:
+        raise ValueError(f"{exam or 'the exam'} holds no question.")
+    return rows
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """("file line N", value) for each line that is not blank."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: an exam is written with the sample corpus (notebook 01), or by"
-            " you, "
-            f'as lines of {{"question": …, "answer": …, "class": …}}.'
+            ' you, as lines of {"question": …, "answer": …, "class": …}.'
         )
-    return checked_rows(json_lines(path), str(path))
-
-
-def checked_rows(rows: Iterable[tuple[str, dict]], exam: str) -> list[dict]:
-    """The rows of (where, row) pairs, each with a class; the errors of `load_exam`."""
-    checked = []
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected an object {{…}}, found {type(row).__name__}.")
-        for name in ("question", "answer", "class", "completion"):
-            if name in ("question", "answer") and name not in row:
-                raise ValueError(
-                    f'{where}: no "{name}" field (found: {", ".join(row) or "nothing"}).'
-                )
-            value = row.get(name, "-")
-            if not isinstance(value, str) or not value.strip():
-                raise ValueError(
-                    f'{where}: "{name}" is {value!r}, expected some text (numbers in quotes, too).'
-                )
-            if reason := why_no_bytes(value):
-                raise ValueError(f'{where}: "{name}": {reason}')
-        if not normalise(row["answer"]):
-            raise ValueError(
-                f'{where}: "answer" is {row["answer"]!r}, expected a letter or a digit in it.'
-            )
-        history = row.get("history", [])
-        if not isinstance(history, list) or not all(
-            isinstance(m, dict) and m.get("role") in ROLES and isinstance(m.get("content"), str)
-            for m in history
-        ):
-            raise ValueError(
-                f'{where}: "history" is not a list of {{"role": {" | ".join(ROLES)}, "content":'
-                " text}."
-            )
-        checked.append({"class": "own", **row})
-    if not checked:
-        raise ValueError(f"{exam} holds no question.")
-    return checked
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, dict]]:
-    """("file line N", object) for each line that is not blank.
-
-    Raises:
-        ValueError: a line that is no object in UTF-8, or longer than any question or document.
-    """
     for line in read_lines(path, MAX_LINE_BYTES, lambda skipped: None):
         where = f"{line.source} line {line.number}"
-        if line.problem:
-            raise ValueError(f"{where}: {line.problem}.")
-        if not line.raw.strip():
-            continue
         try:
-            row = json.loads(line.raw.decode("utf-8"))
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # not UTF-8, not JSON, or brackets without end
+            if line.problem:
+                raise line.problem
+            if line.raw.strip():
+                yield where, json.loads(line.raw.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not a line of JSON in UTF-8 ({error}).") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected an object {{…}}, found {type(row).__name__}.")
-        yield where, row
 
 
-# ---- grading
+def _problem(row: object) -> str | None:
+    """What is wrong with a row, or None."""
+    if not isinstance(row, dict):
+        return f"expected an object {{…}}, found {type(row).__name__}."
+    for name in ("question", "answer", "class", "completion"):
+        if name not in row and name in ("question", "answer"):
+            return f'no "{name}" field (found: {", ".join(row) or "nothing"}).'
+        value = row.get(name, "-")
+        if not isinstance(value, str) or not value.strip():
+            return f'"{name}" is {value!r}, expected some text (numbers in quotes, too).'
+        if reason := why_no_bytes(value):
+            return f'"{name}": {reason}'
+    if not normalise(row["answer"]):
+        return f'"answer" is {row["answer"]!r}, expected a letter or a digit in it.'
+    history = row.get("history", [])
+    for m in history if isinstance(history, list) else [None]:
+        said = isinstance(m, dict) and m.get("role") in ROLES and m.get("content")
+        if not isinstance(said, str):
+            return f'"history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.'
+    return None
 
 
-def normalise(text: str) -> str:
-    """NFKC, lower case, no spaces, no punctuation at either end: what two answers may differ in."""
-    text = "".join(unicodedata.normalize("NFKC", text).lower().split()).replace("−", "-")
-    kept = [i for i, c in enumerate(text) if unicodedata.category(c)[0] not in "PS"]
-    if not kept:
-        return ""
-    start = kept[0]
-    minus = start and text[start - 1] == "-" and text[start].isdigit()
-    return text[start - 1 if minus else start : kept[-1] + 1]
+def run_exam(
+    generator: TextGenerator | str | Path,
+    exam: str | Path | Sequence[dict] | None = None,
+    *,
+    kind: str = "auto",
+    limit: int | None = None,
+    print_table: bool = True,
+    save: bool = True,
+    max_new_tokens: int = 48,
+) -> ExamResult:
+    """Asks all questions, greedily and in batches, and grades the replies with `is_right`.
 
-
-NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
-
-
-def is_right(
-    reply: str, answer: str, question: str = "", other_answers: Iterable[str] = ()
-) -> bool:
-    """Whether a reply, usually a sentence, gives the answer.
-
-    * Spaces, outer punctuation, case and full width do not matter.
-    * A number: the last number of the reply must equal it.
-    * Otherwise the answer must stand in the reply, but not merely in words repeated from the
-      question (西藏的简称是湘 does not give 藏), nor as a part of a longer answer of the same exam (几内亚比绍
-      does not give 几内亚).
+    A chat model is asked in a dialogue. A base model goes on with the row's "completion", where
+    there is one, and is right if it goes on with the answer; other questions it gets as 问：… 答：…
+    after three answered ones of the class.
 
     Args:
-        other_answers: all answers of the exam; those that do not contain `answer` play no role.
+        generator: a generator, or the folder of a run or checkpoint.
+        exam: file, or rows; default: the exam of the workspace.
+        kind: "chat", "base", or "auto": base if the run learned from documents, else chat.
+        limit: ask at most so many questions of each class, spread over it.
+        save: write `exam.json` into the run folder, if there is one and no `limit`.
+
+    Raises:
+        ValueError: a row that is wrong or does not fit the context, no row, or a limit below 1.
     """
-    said, wanted = normalise(reply), normalise(answer)
-    if not wanted:
-        raise ValueError(
-            f"the answer {answer!r} holds neither a letter nor a digit: nothing to compare a reply"
-            " with."
-        )
-    if said == wanted:
-        return True
-    if NUMBER.fullmatch(wanted):
-        numbers = NUMBER.findall(said)
-        return bool(numbers) and float(numbers[-1]) == float(wanted)
-    repeated = _repeated(said, question)
-    longer = [
-        other for other in map(normalise, other_answers) if wanted in other and wanted != other
-    ]
-    covered = [span for other in longer for span in _spans(other, said)]
-    return any(
-        end > repeated and not any(a <= start and end <= b for a, b in covered)
-        for start, end in _spans(wanted, said)
-    )
-
-
-def _repeated(said: str, question: str) -> int:
-    """How many characters at the reply's beginning merely repeat the question's.
-
-    None if they make up a sentence of their own: 你好！ and 你好呀！ are replies to 你好.
-    """
-    asked = normalise(question)
-    n = 0
-    while n < min(len(said), len(asked)) and said[n] == asked[n]:
-        n += 1
-    whole_question = n == len(asked) and question.rstrip().endswith(("?", "？"))
-    own_sentence = n == len(said) or said[n] in "。.!！,，;；~呀啊"
-    return 0 if own_sentence and not whole_question else n
-
-
-def _spans(part: str, text: str) -> list[tuple[int, int]]:
-    return [(m.start(), m.start() + len(part)) for m in re.finditer(f"(?={re.escape(part)})", text)]
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval (95% by default) in which the true share lies, seen from `right` of `total`
-    (Wilson 1927).
-
-    Unlike share ± z·sqrt(share·(1-share)/total) it stays within 0 to 1 and is honest near both
-    ends.
-    """
-    if not total:
-        return 0.0, 1.0
-    share, zz = right / total, z * z / total
-    middle = (share + zz / 2) / (1 + zz)
-    half = z / (1 + zz) * math.sqrt(share * (1 - share) / total + zz / (4 * total))
-    return max(0.0, min(share, middle - half)), min(
-        1.0, max(share, middle + half)
-    )  # rounding must not shut the share out
-
-
-def goes_on_with(text: str, answer: str, longer: Iterable[str] = ()) -> bool:
-    """Whether a base model's text begins with the answer, and not with a longer one or a longer
-    number.
-    """
-    text, answer = normalise(text), normalise(answer)
-    if NUMBER.fullmatch(answer):
-        number = NUMBER.match(text)
-        return bool(number) and float(number[0]) == float(answer)
-    return text.startswith(answer) and not any(
-        text.startswith(other) for other in map(normalise, longer) if other != answer
-    )
-
-
-# ---- results
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One question, what was expected and what the model said (`got`)."""
-
-    class_name: str
-    question: str
-    expected: str
-    got: str
-    right: bool
-
-    @property
-    def exact(self) -> bool:
-        """Right, and the expected text stands in the reply character by character (`right` allows
-        for `normalise`).
-        """
-        number = NUMBER.fullmatch(self.expected)
-        return self.right and self.expected in (NUMBER.findall(self.got) if number else self.got)
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """The result of one class: `right` answers, of which `exact` as written; `low` and `high` bound
-    the share (Wilson, 95%).
-    """
-
-    class_name: str
-    right: int
-    total: int
-    share: float
-    low: float
-    high: float
-    exact: int
-
-
-@dataclass
-class ExamResult:
-    """An exam that was taken. `print(result)` shows the table; saved as `exam.json` it is this
-    object's fields:
-
-    {"kind": "chat" | "base", "checkpoint": "step_000500", "exam": "exam.jsonl", "seconds": 4.1,
-     "made_from": {"weights": fingerprint, "exam": fingerprint},
-     "classes": [{"class_name", "right", "total", "share", "low", "high", "exact"}, …],
-     "answers": [{"class_name", "question", "expected", "got", "right"}, …]}
-    """
-
-    kind: str
-    checkpoint: str
-    exam: str
-    seconds: float
-    answers: list[Answer] = field(repr=False)
-    made_from: dict[str, str] | None = (
-        None  # fingerprints of the weights and of the questions; None where nobody knows
-    )
-
-    @cached_property
-    def classes(self) -> list[ClassScore]:
-        """One score for each class, in the order of the exam file."""
-        scores = []
-        for name in dict.fromkeys(a.class_name for a in self.answers):
-            of_class = [a for a in self.answers if a.class_name == name]
-            right, exact, total = (
-                sum(a.right for a in of_class),
-                sum(a.exact for a in of_class),
-                len(of_class),
-            )
-            scores.append(
-                ClassScore(name, right, total, right / total, *wilson(right, total), exact)
-            )
-        return scores
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Class -> share of right answers, 0 to 1."""
-        return {score.class_name: score.share for score in self.classes}
-
-    @property
-    def wrong(self) -> list[Answer]:
-        """The answers to look at."""
-        return [answer for answer in self.answers if not answer.right]
-
-    def __str__(self) -> str:
-        rows = [("class", "right", "share", "95% interval", "what it shows")]
-        rows += [
-            (
-                s.class_name,
-                f"{s.right}/{s.total}",
-                f"{s.share:.0%}",
-                f"{s.low:.0%} to {s.high:.0%}",
-                CLASS_MEANING.get(s.class_name, ""),
-            )
-            for s in self.classes
-        ]
-        title = (
-            f"{self.exam}, answered by the {self.kind} model {self.checkpoint} in"
-            f" {self.seconds:.1f} s".replace("  ", " ")
-        )
-        unlike = {s.class_name: s.right - s.exact for s in self.classes if s.right > s.exact}
-        note = (
-            "\nright only when normalised (case, width, spaces):"
-            f" {', '.join(f'{n} in {c}' for c, n in unlike.items())}"
-        )
-        return title + "\n" + format_table(rows, align="<>>><") + (note if unlike else "")
-
-    def save(self, path: str | Path) -> None:
-        """Writes the JSON file described above."""
-        content = {
-            "kind": self.kind,
-            "checkpoint": self.checkpoint,
-            "exam": self.exam,
-            "seconds": round(self.seconds, 2),
-            "made_from": self.made_from,
-            "classes": [asdict(s) for s in self.classes],
-            "answers": [asdict(a) for a in self.answers],
-        }
-        write_json(path, content)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ExamResult:
-        """Reads an `exam.json`, or that of a run folder."""
-        path = Path(path)
-        path = path / "exam.json" if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing: run_exam writes it when it has asked the whole exam."
-            )
-        content = read_json(path)
-        return cls(
-            content["kind"],
-            content["checkpoint"],
-            content["exam"],
-            content["seconds"],
-            [Answer(**a) for a in content["answers"]],
-            content.get("made_from"),
-        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}, expected 1 or more; None asks every question.")
+    if kind not in ("chat", "base", "auto"):
+        raise ValueError(f"kind is {kind!r}, expected 'chat', 'base' or 'auto'.")
+    if not isinstance(generator, TextGenerator):
+        generator = TextGenerator(generator)
+    if exam is None:
+        exam = get_workspace().raw / "exam.jsonl"
+    name = Path(exam).name if isinstance(exam, str | Path) else "exam"
+    rows, folder = load_exam(exam), generator.folder
+    if kind == "auto":
+        kind = kind_of_run(folder)
+    asked, start = _spread(rows, limit), time.perf_counter()
+    if kind == "chat":
+        dialogues = [_dialogue(rows[i])[:-1] for i in asked]
+        replies = generator.replies(dialogues, max_new_tokens=max_new_tokens)
+    else:
+        tokens = min(max_new_tokens, BASE_TOKENS)
+        room = generator.context - tokens
+        prompts = [rows[i].get("completion") or _few_shot(rows, i, generator, room) for i in asked]
+        written = generator.completions(prompts, max_new_tokens=tokens, stop=["\n"])
+        replies = [reply.text for reply in written]
+    seconds = time.perf_counter() - start
+    expected = {row["answer"] for row in rows}
+    answers = []
+    for i, reply in zip(asked, replies, strict=True):
+        group, question, answer = (rows[i][name] for name in ("class", "question", "answer"))
+        if kind == "base" and "completion" in rows[i]:
+            right = goes_on_with(reply, answer, expected)
+        else:
+            right = is_right(reply, answer, question, expected)
+        answers.append(Answer(group, question, answer, reply, right))
+    result = ExamResult(kind, folder.name if folder else "", name, seconds, answers)
+    if folder:
+        weights = weights_fingerprint(folder)
+        result.made_from = {"weights": weights, "exam": content_fingerprint(rows)}
+        if save and limit is None:
+            result.save(run_folder(folder) / "exam.json")
+    if print_table:
+        print(result, flush=True)
+    return result
 
 
 def exam_of(folder: str | Path, exam: str | Path | None = None) -> ExamResult:
-    """The saved result of a run (its newest checkpoint) or of a checkpoint, if it was these weights
-    that sat this exam.
-
-    Args:
-        exam: the file with the questions; None: whichever it was.
+    """The saved result of a run or checkpoint, if these weights sat it, and it was this `exam`.
 
     Raises:
-        FileNotFoundError: no checkpoint, or no result.  ValueError: it is of other weights or
-            another exam.
+        FileNotFoundError: no checkpoint or result.  ValueError: other weights, or another exam.
     """
     folder = model_folder(folder)
-    path = run_folder(folder) / "exam.json"
-    result = ExamResult.load(path)
-    now = {"weights": weights_fingerprint(folder)} | (
-        {"exam": content_fingerprint(load_exam(exam))} if exam else {}
-    )
-    if changed := differences(result.made_from, now):
+    run = run_folder(folder)
+    result = ExamResult.load(run / "exam.json")
+    now = {"weights": weights_fingerprint(folder)}
+    if exam:
+        now["exam"] = content_fingerprint(load_exam(exam))
+    if changed := ", ".join(differences(result.made_from, now)):
         raise ValueError(
-            f"{path.parent.name}/{path.name} is not the exam of these weights,"
-            f" {', '.join(changed)}: run_exam takes it again."
+            f"{run.name}/exam.json is not the exam of these weights, {changed}: run_exam takes it"
+            " again."
         )
     return result
 
 
-# ---- two exams side by side
+def kind_of_run(folder: Path | None) -> str:
+    """Base if the run's token shards were made of documents, else chat."""
+    data = Path((folder and run_config(run_folder(folder)).get("data_path")) or "-")
+    manifest = data / "train" / "manifest.json"
+    kind = read_json(manifest)["kind"] if manifest.is_file() else data.name
+    return "base" if "pretrain" in kind else "chat"
 
 
-@dataclass(frozen=True)
-class ExamComparison:
-    """What changed from exam `a` to exam `b`; `print(comparison)` shows it."""
-
-    a: ExamResult
-    b: ExamResult
-
-    @property
-    def gained(self) -> list[tuple[Answer, Answer]]:
-        """(answer of a, answer of b) where a was wrong and b is right."""
-        return [(x, y) for x, y in self._pairs() if y.right and not x.right]
-
-    @property
-    def lost(self) -> list[tuple[Answer, Answer]]:
-        """(answer of a, answer of b) where a was right and b is wrong."""
-        return [(x, y) for x, y in self._pairs() if x.right and not y.right]
-
-    def _pairs(self) -> list[tuple[Answer, Answer]]:
-        second: dict[tuple[str, str, str], list[Answer]] = {}
-        for y in self.b.answers:
-            second.setdefault((y.class_name, y.question, y.expected), []).append(y)
-        return [
-            (x, found.pop(0))
-            for x in self.a.answers
-            if (found := second.get((x.class_name, x.question, x.expected)))
-        ]
-
-    def __str__(self) -> str:
-        names = [f"{r.kind} {r.checkpoint}".strip() for r in (self.a, self.b)]
-        a, b = ({s.class_name: s for s in r.classes} for r in (self.a, self.b))
-        gained, lost = ([x.class_name for x, _ in pairs] for pairs in (self.gained, self.lost))
-        rows = [("class", *names, "gained", "lost")]
-        for name in dict.fromkeys([*a, *b]):
-            shares = [
-                f"{s[name].share:.0%} ({s[name].right}/{s[name].total})" if name in s else "-"
-                for s in (a, b)
-            ]
-            rows.append((name, *shares, str(gained.count(name)), str(lost.count(name))))
-        apart = len(self.a.answers) + len(self.b.answers) - 2 * len(self._pairs())
-        note = (
-            f"\n{apart} questions stand in only one of the two exams: the shares count them, gained"
-            " and lost do not"
-        )
-        return format_table(rows, align="<>>>>") + (note if apart else "")
+def _spread(rows: Sequence[dict], limit: int | None) -> list[int]:
+    """The numbers of at most `limit` rows of each class, evenly spread over it, in order."""
+    kept = []
+    for name in {row["class"] for row in rows}:
+        of_class = [i for i, row in enumerate(rows) if row["class"] == name]
+        n = min(limit or len(of_class), len(of_class))
+        kept += [of_class[k * len(of_class) // n] for k in range(n)]
+    return sorted(kept)
 
 
-def compare_exams(
-    a: ExamResult | str | Path, b: ExamResult | str | Path, *, print_table: bool = True
-) -> ExamComparison:
-    """Two results, or run folders with an `exam.json` of their weights, side by side; `.gained` and
-    `.lost` hold what changed.
+def _dialogue(row: dict) -> list[dict[str, str]]:
+    question = {"role": "user", "content": row["question"]}
+    return [*row.get("history", []), question, {"role": "assistant", "content": row["answer"]}]
+
+
+def _few_shot(rows: list[dict], i: int, generator: TextGenerator, room: int) -> str:
+    """Question i after answered ones of its class, the next in the file: three, or as many as
+    leave the prompt within `room` tokens.
     """
-    comparison = ExamComparison(
-        *(
-            (
-                r
-                if isinstance(r, ExamResult)
-                else exam_of(r)
-                if Path(r).is_dir()
-                else ExamResult.load(r)
-            )
-            for r in (a, b)
-        )
-    )
-    if print_table:
-        print(comparison, flush=True)
-    return comparison
-
-
-def format_table(rows: Sequence[Sequence[str]], align: str) -> str:
-    """Rows as aligned columns, the first row underlined; a Chinese character counts as two columns.
-
-    Args:
-        align: "<" or ">" for each column.
-    """
-    widths = [max(text_width(row[i]) for row in rows) for i in range(len(align))]
-    lines = []
-    for row in rows:
-        cells = [
-            (cell, " " * (width - text_width(cell)))
-            for cell, width in zip(row, widths, strict=True)
-        ]
-        lines.append(
-            "  ".join(
-                cell + gap if side == "<" else gap + cell
-                for (cell, gap), side in zip(cells, align, strict=True)
-            )
-        )
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def text_width(text: str) -> int:
-    """Columns that a text takes in a terminal: two for a wide character, none for a combining one."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    others = [
+        row
+        for row in rows[i + 1 :] + rows[:i]
+        if row["class"] == rows[i]["class"] and row["answer"] != rows[i]["answer"]
+    ]
+    for shots in (3, 2, 1, 0):
+        messages = [m for row in (*others[:shots], rows[i]) for m in _dialogue(row)]
+        text = "\n".join(MARKS.get(m["role"], "") + m["content"] for m in messages)
+        prompt = text.removesuffix(rows[i]["answer"])
+        if generator.length(prompt) <= room:
+            break
+    return prompt

@@ -1,33 +1,26 @@
-"""Notebook 08: a run becomes what other programs read, and old checkpoints come in. `python -m
-tinyllm_lib.share --help`
+"""Notebook 08: a run becomes what other programs read, and old checkpoints come in.
 
+From a terminal: `python -m tinyllm_lib.share --help`.
+
+    IN_LAYER: old scripts' names within a layer -> ours, which are transformers'
+    OUTSIDE: old scripts' names outside of the layers -> ours
     check_tokenizer: passes a tokenizer whose ids llama.cpp gives too
-    export_gguf: writes `out` (….gguf) for llama.cpp from a run or checkpoint folder, and Ollama's
-        Modelfile beside it (`modelfile_path`)
-    import_checkpoint: writes a checkpoint folder from an old `.pth` state dict and the tokenizer
-        it was trained with
-    model_card: the README.md of a published model, in Markdown with the hub's metadata at its
-        head
-    modelfile_path: chat-f16.gguf -> chat-f16.Modelfile
+    export_gguf: writes a GGUF file for llama.cpp, and Ollama's Modelfile beside it
+    import_checkpoint: writes a checkpoint folder from an old `.pth` state dict
+    model_card: the README.md of a published model, every number read from the run's files
+    modelfile_path: where the Modelfile of a GGUF file lies
     publish: uploads a checkpoint with its model card
-    serve: starts a server for `model` on this machine alone (127.0.0.1)
-    to_adjacent_pairs: the way back
-    to_half_split: rows of a query or key matrix from adjacent pairs to half-split
-    what_is_missing: "" if `serve` can start this program, else a sentence that says what to
-        install
-    IN_LAYER: names of the old layout within a layer
-    OUTSIDE: names of the old layout outside of the layers
+    serve: starts an OpenAI-compatible server for a model on this machine
+    to_adjacent_pairs: rows of a query or key matrix as old scripts and llama.cpp have them
+    to_half_split: rows of a query or key matrix as transformers and this library have them
+    what_is_missing: what to install before `serve` can start a program, or ""
 """
 
-from tinyllm_lib.share.card import model_card, publish
+from tinyllm_lib.share.card import model_card
 from tinyllm_lib.share.gguf_file import check_tokenizer, export_gguf, modelfile_path
-from tinyllm_lib.share.old_layout import (
-    IN_LAYER,
-    OUTSIDE,
-    import_checkpoint,
-    to_adjacent_pairs,
-    to_half_split,
-)
+from tinyllm_lib.share.hub import publish
+from tinyllm_lib.share.layouts import IN_LAYER, OUTSIDE, to_adjacent_pairs, to_half_split
+from tinyllm_lib.share.old_layout import import_checkpoint
 from tinyllm_lib.share.server import serve, what_is_missing
 
 __all__ = [

@@ -1,12 +1,4 @@
-"""Old checkpoints in: a `.pth` state dict of the earlier scripts -> an ordinary checkpoint folder.
-
-The earlier scripts named their tensors as llama2.c does and rotated **adjacent** pairs of numbers,
-(0, 1), (2, 3), … of each head. This library, as transformers does, rotates number i with number i +
-d/2. Both are the same model: only the order of the rows of `wq` and `wk` differs, so importing
-moves rows about and changes no number.
-"""
-
-from __future__ import annotations
+"""Old checkpoints in: a `.pth` state dict of the earlier scripts -> a checkpoint folder."""
 
 import pickle
 import re
@@ -17,34 +9,10 @@ from torch import Tensor
 
 from tinyllm_lib.data import atomic_path
 from tinyllm_lib.model import ModelConfig, Transformer, seal, write_model
+from tinyllm_lib.share.layouts import IN_LAYER, OUTSIDE, to_half_split
 from tinyllm_lib.tokenizer import check_size, load_tokenizer
 
-PREFIX = re.compile(
-    r"^(?:_orig_mod\.|module\.)+"
-)  # left by torch.compile and by DistributedDataParallel
-OUTSIDE = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
-IN_LAYER = {
-    "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-}  # fmt: skip
-
-
-def to_half_split(weight: Tensor, n_heads: int) -> Tensor:
-    """Rows of a query or key matrix from adjacent pairs to half-split: in each head row 2i goes to
-    i, row 2i+1 to i + d/2.
-
-    Args:
-        weight: (n_heads * d, dim), d even.
-    """
-    return weight.view(n_heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-
-
-def to_adjacent_pairs(weight: Tensor, n_heads: int) -> Tensor:
-    """The way back: rows from half-split to adjacent pairs, which is also how llama.cpp rotates a
-    Llama.
-    """
-    return weight.view(n_heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")  # of torch.compile, DistributedDataParallel
 
 
 def import_checkpoint(
@@ -56,44 +24,33 @@ def import_checkpoint(
     *,
     max_seq_len: int = 512,
 ) -> Path:
-    """Writes a checkpoint folder from an old `.pth` state dict and the tokenizer it was trained
-    with.
+    """Writes a checkpoint folder from an old `.pth` state dict and its tokenizer, and returns it.
 
-    Width, depth and vocabulary are read off the shapes. What shapes cannot tell is asked for: the
-    head counts and the context. RMSNorm's eps is 1e-5 and RoPE's base 10000, as all of these models
-    had. fp16 and bf16 become fp32, exactly.
+    Width, depth and vocabulary are read off the shapes; head counts and context cannot be. eps is
+    1e-5 and RoPE's base 10000, as in all of these models. fp16 and bf16 become fp32, exactly.
 
     Args:
-        path: names as in `OUTSIDE` and `IN_LAYER`, with or without `_orig_mod.` and `module.`
-            before them. `output.weight` may be missing or equal to the embedding (the two are tied)
-            or be a matrix of its own.
+        path: names as in `OUTSIDE` and `IN_LAYER`, perhaps after `_orig_mod.` or `module.`; without
+            `output.weight`, or with one equal to the embedding, the two are tied.
         out_dir: a new folder; `TextGenerator`, `TrainConfig.init_from` and transformers load it.
 
-    Returns:
-        The folder.
-
     Raises:
-        FileNotFoundError: no such file, or no tokenizer.  FileExistsError: `out_dir` has something
-            in it.
-        ValueError: a file that wants to run code, a key missing or left over, a shape or a
-            tokenizer that does not fit.
+        FileNotFoundError: no such file, or no tokenizer.  FileExistsError: `out_dir` is not empty.
+        ValueError: code in the file, a key missing or left over, a shape or tokenizer that does
+            not fit.
     """
     path, out_dir = Path(path), Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(
-            f"{out_dir} exists already: name a new folder, or remove that one first."
-        )
+        raise FileExistsError(f"{out_dir} exists already: name a new folder, or remove that first.")
     old = read_state_dict(path)
-    config = config_of(old, n_heads, n_kv_heads, max_seq_len, path.name)
-    state = renamed(old, config, path.name)
-    tokenizer = load_tokenizer(tokenizer_dir)
-    check_size(tokenizer, config.vocab_size, tokenizer_dir)
-
+    config = _config(old, n_heads, n_kv_heads, max_seq_len, path.name)
     with torch.device("meta"):
         model = Transformer(config)
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(_renamed(old, model, path.name), assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
+    tokenizer = load_tokenizer(tokenizer_dir)
+    check_size(tokenizer, config.vocab_size, tokenizer_dir)
     if tokenizer.pad_token == "<|im_end|>":  # then other programs would never learn it
         tokenizer.pad_token = tokenizer.unk_token
     with atomic_path(out_dir) as temporary:
@@ -102,152 +59,104 @@ def import_checkpoint(
     return out_dir
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file, prefixes taken off; nothing in the file is executed.
-
-    Raises:
-        FileNotFoundError; ValueError: code in the file, a damaged file, or no state dict.
-    """
-    path = Path(path)
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` file, prefixes taken off; nothing in the file is executed."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: expected the .pth file that the earlier training script wrote."
-        )
+        raise FileNotFoundError(f"{path} does not exist: expected the .pth file of an old script.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"would run {found[1]}" if found else "holds more than tensors"
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"would run {code[1]}" if code else "holds more than tensors"
         raise ValueError(
             f"{path.name} is refused: unpickling it {what}, and a file of weights has no need to"
             " run code. If you trust whoever made it, save the plain weights there:"
             " torch.save(model.state_dict(), 'weights.pth')."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path.name} cannot be read as a .pth file: {error}") from error
+    tensors = content if isinstance(content, dict) else {}
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        found = ", ".join(map(str, list(tensors)[:6])) or type(content).__name__
         raise ValueError(
-            f"{path.name} cannot be read as a .pth file, it is damaged or something else: {error}"
-        ) from error
-    if (
-        not isinstance(content, dict)
-        or not all(isinstance(value, Tensor) for value in content.values())
-        or not content
-    ):
-        found = (
-            ", ".join(map(str, list(content)[:6]))
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
-        raise ValueError(
-            f"{path.name} is no state dict (found: {found or 'nothing'}); expected names with"
-            " tensors, tok_embeddings.weight first. Where the weights lie under a key of their"
-            " own, save them alone: torch.save(torch.load(…)['model'], 'weights.pth')."
+            f"{path.name} is no state dict (found: {found}), names with tensors. Where the weights"
+            " lie under a key, save them alone: torch.save(torch.load(…)['model'], 'weights.pth')."
         )
     state: dict[str, Tensor] = {}
-    for name, tensor in content.items():
+    for name, tensor in tensors.items():
         if (short := PREFIX.sub("", name)) in state:
-            raise ValueError(
-                f"{path.name} holds {short} twice, with and without a prefix: which of the two is"
-                " meant?"
-            )
+            raise ValueError(f"{path.name} holds {short} twice, with and without a prefix.")
         state[short] = tensor
     return state
 
 
-def config_of(
+def _config(
     old: dict[str, Tensor], n_heads: int, n_kv_heads: int, max_seq_len: int, where: str
 ) -> ModelConfig:
-    """The ModelConfig that fits the shapes of an old state dict; `where` begins error messages.
-
-    Raises:
-        ValueError: shapes that contradict each other or the head counts.
-    """
-    for name in (
-        "tok_embeddings.weight",
-        "layers.0.attention.wk.weight",
-        "layers.0.feed_forward.w1.weight",
-    ):
-        if name not in old or old[name].dim() != 2:
-            shape = (
-                f"of shape {tuple(old[name].shape)}, expected a matrix"
-                if name in old
-                else "missing"
-            )
-            raise ValueError(
-                f"{where}: {name} is {shape}. The names found begin with"
-                f" {', '.join(list(old)[:4])}."
-            )
-    vocab_size, dim = old["tok_embeddings.weight"].shape
-    kv_dim = old["layers.0.attention.wk.weight"].shape[0]
-    n_layers = 1 + max(
-        int(found[1]) for name in old if (found := re.match(r"layers\.(\d+)\.", name))
-    )
-    hidden_dim = old["layers.0.feed_forward.w1.weight"].shape[0]
-    output = old.get("output.weight")
-    tied = output is None or torch.equal(output, old["tok_embeddings.weight"])
+    """What the shapes of an old state dict say; `where` begins error messages."""
+    shapes = []
+    for name in ("tok_embeddings", "layers.0.feed_forward.w1", "layers.0.attention.wk"):
+        tensor = old.get(f"{name}.weight")
+        if tensor is None or tensor.dim() != 2:
+            what = "missing" if tensor is None else f"no matrix, but of shape {tuple(tensor.shape)}"
+            names = ", ".join(list(old)[:4])
+            raise ValueError(f"{where}: {name}.weight is {what}. The names begin with {names}.")
+        shapes.append(tensor.shape)
+    (vocab_size, dim), (hidden_dim, _), (kv_dim, _) = shapes
+    layers = [int(found[1]) for name in old if (found := re.match(r"layers\.(\d+)\.", name))]
+    head = old.get("output.weight")
     try:
         config = ModelConfig(
-            dim,
-            n_layers,
-            n_heads,
-            n_kv_heads,
-            vocab_size,
-            max_seq_len,
-            tie_embeddings=tied,
+            dim=dim,
+            n_layers=1 + max(layers),
+            n_heads=n_heads,
+            n_kv_heads=n_kv_heads,
+            vocab_size=vocab_size,
+            max_seq_len=max_seq_len,
+            tie_embeddings=head is None or torch.equal(head, old["tok_embeddings.weight"]),
             hidden_dim=hidden_dim,
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if kv_dim != n_kv_heads * config.head_dim:
-        fits = kv_dim / config.head_dim
-        hint = (
-            f"with {n_heads} heads it has {fits:.0f} key/value heads"
-            if fits.is_integer()
-            else "neither head count may be right"
-        )
         raise ValueError(
-            f"{where}: attention.wk has {kv_dim} rows, but {n_kv_heads} key/value heads of"
-            f" {dim}/{n_heads} = {config.head_dim} numbers make {n_kv_heads * config.head_dim}:"
-            f" {hint}. Shapes cannot tell the head count; pass n_heads and n_kv_heads as the model"
-            " was trained."
+            f"{where}: attention.wk has {kv_dim} rows: with {n_heads} heads it has"
+            f" {kv_dim / config.head_dim:g} key/value heads, not {n_kv_heads}. Shapes cannot tell"
+            " the head count; pass n_heads and n_kv_heads as the model was trained."
         )
     return config
 
 
-def renamed(old: dict[str, Tensor], config: ModelConfig, where: str) -> dict[str, Tensor]:
-    """Old names and row order -> the names and rows of `Transformer`, in fp32, every key and shape
-    checked.
-
-    Raises:
-        ValueError: a key missing, left over, of another shape or of another kind; all of a sort are
-            counted, the first is named.
-    """
+def _renamed(old: dict[str, Tensor], model: Transformer, where: str) -> dict[str, Tensor]:
+    """The names and rows of `model`, in fp32, every key and shape checked."""
+    c = model.config
     names = {f"{a}.weight": f"{b}.weight" for a, b in OUTSIDE.items()}
-    for i in range(config.n_layers):
-        names |= {
-            f"layers.{i}.{a}.weight": f"model.layers.{i}.{b}.weight" for a, b in IN_LAYER.items()
-        }
-    with torch.device("meta"):
-        wanted = {name: tensor.shape for name, tensor in Transformer(config).state_dict().items()}
-    optional = {"output.weight"} if config.tie_embeddings else set()
-    problems = [
-        ("missing", [n for n in names if n not in old and n not in optional]),
-        ("left over", [n for n in old if n not in names]),
-        ("of another shape", [f"{n} {tuple(t.shape)} instead of {tuple(wanted[names[n]])}" for n, t in old.items()
-                              if n in names and t.shape != wanted[names[n]]]),
-        ("not floating point", [f"{n} ({t.dtype})" for n, t in old.items() if not t.is_floating_point()]),
-        ("not finite", [n for n, t in old.items() if t.is_floating_point() and not t.isfinite().all()]),
-    ]  # fmt: skip
-    if found := [f"{len(keys)} {what}, first {keys[0]}" for what, keys in problems if keys]:
-        raise ValueError(
-            f"{where} is not a model of {config.n_layers} layers and width {config.dim}:"
-            f" {'; '.join(found)}."
-        )
-    heads = {"wq": config.n_heads, "wk": config.n_kv_heads}
+    for i in range(c.n_layers):
+        for a, b in IN_LAYER.items():
+            names[f"layers.{i}.{a}.weight"] = f"model.layers.{i}.{b}.weight"
+    expected = model.state_dict()
+    wanted = {name: expected[ours].shape for name, ours in names.items()}
+    optional = {"output.weight"} if c.tie_embeddings else set()
+    floats = {n: t for n, t in old.items() if t.is_floating_point()}
+    problems = {
+        "missing": [n for n in names if n not in old and n not in optional],
+        "left over": [n for n in old if n not in names],
+        "of another shape": [
+            f"{n} {tuple(t.shape)} instead of {tuple(wanted[n])}"
+            for n, t in old.items()
+            if n in wanted and t.shape != wanted[n]
+        ],
+        "not floating point": [n for n in old if n not in floats],
+        "not finite": [n for n, t in floats.items() if not t.isfinite().all()],
+    }
+    if found := [f"{len(of)} {what}, first {of[0]}" for what, of in problems.items() if of]:
+        size = f"{c.n_layers} layers and width {c.dim}"
+        raise ValueError(f"{where} is not a model of {size}: {'; '.join(found)}.")
+    heads = {"wq": c.n_heads, "wk": c.n_kv_heads}
     state = {}
     for name, tensor in old.items():
-        tensor, matrix = tensor.float(), name.split(".")[-2]
-        state[names[name]] = to_half_split(tensor, heads[matrix]) if matrix in heads else tensor
-    state["lm_head.weight"] = (
-        state["model.embed_tokens.weight"] if config.tie_embeddings else state["lm_head.weight"]
-    )
+        rows, matrix = tensor.float(), name.split(".")[-2]
+        state[names[name]] = to_half_split(rows, heads[matrix]) if matrix in heads else rows
+    if c.tie_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
     return state

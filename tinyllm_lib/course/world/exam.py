@@ -24,9 +24,16 @@ from tinyllm_lib.course.world.dialogues import DialogueWriter, more
 from tinyllm_lib.course.world.sums import SUM_QUESTIONS, Sums, ask_sum, working
 from tinyllm_lib.course.world.world import HELD_OUT_RELATIONS, Deck, Question, World
 
-EXAM_CLASSES = (
-    "greeting", "fact_seen", "fact_rephrased", "fact_named", "fact_unnamed", "sum_unseen", "follow_up",
-)  # fmt: skip
+CLASS_MEANING = {  # as tables show it
+    "greeting": "the format of a dialogue is learnt",
+    "fact_seen": "memory: asked in SFT, in these words",
+    "fact_rephrased": "understanding: asked in SFT, in other words",
+    "fact_named": "never asked in SFT, though its subject is named there",
+    "fact_unnamed": "never asked in SFT, nor its subject named",
+    "sum_unseen": "a rule, not a table: sums shown nowhere",
+    "follow_up": "context: a second turn",
+}
+EXAM_CLASSES = tuple(CLASS_MEANING)
 FACT_ROWS = 120
 SUM_ROWS = 120
 FOLLOW_UP_FACTS, FOLLOW_UP_SUMS = 48, 12

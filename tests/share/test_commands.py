@@ -1,4 +1,4 @@
-"""Every door: what Hugging Face's own programs make of a checkpoint folder, and the command line."""
+"""What Hugging Face's own programs make of a checkpoint folder, and the command line."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from tinyllm_lib.generate import TextGenerator, generate
 from tinyllm_lib.model import ModelConfig, Transformer, latest_checkpoint, save_checkpoint
-from tinyllm_lib.share import commands as convert
+from tinyllm_lib.share import __main__ as share
 from tinyllm_lib.tokenizer import encode_chat, encode_text
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -22,7 +22,7 @@ pytest_plugins = ["helpers.tiny_fixtures"]
 
 @pytest.fixture(scope="module")
 def run(tokenizer, tmp_path_factory):
-    """A run whose model ends its replies now and then: random weights, `<|im_end|>` made likelier."""
+    """A run whose model ends its replies now and then: `<|im_end|>` made likelier."""
     config = ModelConfig(
         dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96
     )
@@ -129,8 +129,15 @@ def test_the_pipeline_replies_to_messages_as_we_do(folder):
 # ---- in: any Llama folder of this shape
 
 
-LLAMA = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4,
-         "vocab_size": 97, "max_position_embeddings": 48}  # fmt: skip
+LLAMA = {
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 97,
+    "max_position_embeddings": 48,
+}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -172,19 +179,13 @@ def test_a_llama_of_another_shape_is_refused_by_name(change, message, tmp_path):
 # ---- the command line
 
 
-def test_the_names_that_others_rely_on():
-    assert {"import_checkpoint", "export_gguf", "publish", "model_card", "serve"} <= set(
-        convert.__all__
-    )
-
-
 def test_help_names_every_command(capsys):
     for arguments in (
         ["--help"],
         *([name, "--help"] for name in ("import", "gguf", "card", "publish", "serve")),
     ):
         with pytest.raises(SystemExit) as ended:
-            convert.main(arguments)
+            share.main(arguments)
         assert ended.value.code == 0
     out = capsys.readouterr().out
     for word in (
@@ -208,7 +209,7 @@ def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, worksp
     new = workspace_root / "ci" / "runs" / "旧 old"  # found by its name later
     heads = ["--n-heads", "8", "--n-kv-heads", "2", "--max-seq-len", "64"]
     assert (
-        convert.main(
+        share.main(
             [
                 "import",
                 str(tmp_path / "我的 模型" / "old.pth"),
@@ -220,19 +221,19 @@ def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, worksp
         == 0
     )
     assert capsys.readouterr().out.strip() == str(new)
-    assert convert.main(["gguf", "旧 old", "--dtype", "q8_0"]) == 0
+    assert share.main(["gguf", "旧 old", "--dtype", "q8_0"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         str(new / "旧 old-q8_0.gguf"),
         str(new / "旧 old-q8_0.Modelfile"),
     ]
     assert (new / "旧 old-q8_0.gguf").read_bytes()[:4] == b"GGUF"
-    assert convert.main(["card", "旧 old", "--license", "mit"]) == 0
+    assert share.main(["card", "旧 old", "--license", "mit"]) == 0
     assert "license: mit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "gbk"])
 def test_what_it_prints_is_utf_8_whatever_the_console_speaks(encoding, folder, tmp_path):
-    """`convert card chat > README.md` where the locale is another; a path with a space and Chinese
+    """`card chat > README.md` where the locale is another; a path with a space and Chinese
     characters.
     """
     pytest.importorskip("gguf", reason="gguf is not installed: make setup")
@@ -262,11 +263,10 @@ def test_what_it_prints_is_utf_8_whatever_the_console_speaks(encoding, folder, t
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
     assert (
-        convert.main(["import", str(tmp_path / "no.pth"), str(tmp_path), str(tmp_path / "new")])
-        == 2
+        share.main(["import", str(tmp_path / "no.pth"), str(tmp_path), str(tmp_path / "new")]) == 2
     )
-    assert convert.main(["publish", str(tmp_path), "no-owner"]) == 2
-    assert convert.main(["gguf", "no-such-run"]) == 2
+    assert share.main(["publish", str(tmp_path), "no-owner"]) == 2
+    assert share.main(["gguf", "no-such-run"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and all(line.startswith("error: ") for line in errors)
 

@@ -1,0 +1,164 @@
+"""What an exam gave: scores by class and all answers, kept as `exam.json`, shown as a table."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from tinyllm_lib.data import read_json, write_json
+from tinyllm_lib.evaluate.grading import NUMBER
+from tinyllm_lib.evaluate.table import format_table
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, what was expected and what the model said (`got`)."""
+
+    class_name: str
+    question: str
+    expected: str
+    got: str
+    right: bool
+
+    @property
+    def exact(self) -> bool:
+        """Right, and the expected text stands in the reply character by character."""
+        number = NUMBER.fullmatch(self.expected)
+        return self.right and self.expected in (NUMBER.findall(self.got) if number else self.got)
+
+
+class ClassScore(NamedTuple):
+    """One class: `right` answers, `exact` of them as written; `low` and `high` bound the share."""
+
+    class_name: str
+    right: int
+    total: int
+    share: float
+    low: float
+    high: float
+    exact: int
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """What a table shows as "right", "share" and "95% interval"."""
+        interval = f"{self.low:.0%} to {self.high:.0%}"
+        return f"{self.right}/{self.total}", f"{self.share:.0%}", interval
+
+
+@dataclass
+class ExamResult:
+    """An exam that was taken; `print(result)` shows its table."""
+
+    kind: str  # "chat" or "base"
+    checkpoint: str  # "step_000500"
+    exam: str  # "exam.jsonl"
+    seconds: float
+    answers: list[Answer] = field(repr=False)
+    made_from: dict[str, str] | None = None  # fingerprints of "weights" and "exam", if known
+
+    @cached_property
+    def classes(self) -> list[ClassScore]:
+        """One score for each class, in the order of the exam file."""
+        scores = []
+        for name in dict.fromkeys(a.class_name for a in self.answers):
+            of_class = [a for a in self.answers if a.class_name == name]
+            right, total = sum(a.right for a in of_class), len(of_class)
+            low, high = wilson(right, total)
+            exact = sum(a.exact for a in of_class)
+            scores.append(ClassScore(name, right, total, right / total, low, high, exact))
+        return scores
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Class -> share of right answers, 0 to 1."""
+        return {score.class_name: score.share for score in self.classes}
+
+    @property
+    def wrong(self) -> list[Answer]:
+        """The answers to look at."""
+        return [answer for answer in self.answers if not answer.right]
+
+    def table(self, meaning: Mapping[str, str] | None = None) -> str:
+        """The result as text; `meaning` adds a column: what each class shows."""
+        rows: list[tuple[str, ...]] = [("class", "right", "share", "95% interval")]
+        rows += [(s.class_name, *s.cells) for s in self.classes]
+        if meaning:
+            shown = {**meaning, "class": "what it shows"}
+            rows = [(*row, shown.get(row[0], "")) for row in rows]
+        model = f"{self.kind} model {self.checkpoint}".rstrip()
+        title = f"{self.exam}, answered by the {model} in {self.seconds:.1f} s\n"
+        unlike = [(s.right - s.exact, s.class_name) for s in self.classes if s.right > s.exact]
+        note = "\nright only when normalised (case, width, spaces): "
+        note += ", ".join(f"{n} in {name}" for n, name in unlike)
+        return title + format_table(rows, "<>>><"[: len(rows[0])]) + (note if unlike else "")
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def save(self, path: str | Path) -> None:
+        """Writes it as JSON: its fields, and before the answers the scores of the classes."""
+        content = asdict(self) | {"seconds": round(self.seconds, 2)}
+        answers = content.pop("answers")
+        classes = [score._asdict() for score in self.classes]
+        write_json(path, {**content, "classes": classes, "answers": answers})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ExamResult":
+        """Reads an `exam.json`, or that of a run folder."""
+        path = Path(path) / "exam.json" if Path(path).is_dir() else Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run_exam writes it after a whole exam.")
+        content = read_json(path)
+        del content["classes"]  # they follow from the answers
+        return cls(**content | {"answers": [Answer(**a) for a in content["answers"]]})
+
+
+class ExamComparison(NamedTuple):
+    """What changed, as pairs of answers to the same question, and a table of both exams."""
+
+    gained: list[tuple[Answer, Answer]]
+    lost: list[tuple[Answer, Answer]]
+    table: str
+
+
+def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> ExamComparison:
+    """Two results side by side, class by class and answer by answer."""
+    unpaired: dict[tuple[str, str, str], list[Answer]] = {}
+    for y in b.answers:
+        unpaired.setdefault((y.class_name, y.question, y.expected), []).append(y)
+    found = ((x, unpaired.get((x.class_name, x.question, x.expected))) for x in a.answers)
+    pairs = [(x, same.pop(0)) for x, same in found if same]
+    gained = [(x, y) for x, y in pairs if y.right and not x.right]
+    lost = [(x, y) for x, y in pairs if x.right and not y.right]
+    rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost")]
+    scores = [{s.class_name: s for s in r.classes} for r in (a, b)]
+    for name in scores[0] | scores[1]:
+        found_in = (of.get(name) for of in scores)
+        shares = (f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found_in)
+        changed = (sum(x.class_name == name for x, _ in of) for of in (gained, lost))
+        rows.append((name, *shares, *map(str, changed)))
+    table = format_table(rows, align="<>>>>")
+    if apart := len(a.answers) + len(b.answers) - 2 * len(pairs):
+        table += (
+            f"\n{apart} questions stand in only one of the two exams: only the shares count them"
+        )
+    if print_table:
+        print(table, flush=True)
+    return ExamComparison(gained, lost, table)
+
+
+def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval (95% by default) in which the true share lies, seen from `right` of `total`.
+
+    Unlike share ± z·sqrt(share·(1-share)/total) it stays within 0 to 1 and is honest near both
+    ends (Wilson 1927).
+    """
+    if not total:
+        return 0.0, 1.0
+    share, zz = right / total, z * z / total
+    middle = (share + zz / 2) / (1 + zz)
+    half = z / (1 + zz) * math.sqrt(share * (1 - share) / total + zz / (4 * total))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, low), max(share, high)  # rounding must not shut the share out
