@@ -54,9 +54,18 @@ def tooltips(html):
 
 @pytest.mark.parametrize(
     ("piece", "expected"),
-    [("中".encode(), "中"), (b"\xe4\xb8", "‹E4 B8›"), (b" a\n", "␣a⏎"), (b"", "∅"), (b"<b>&", "&lt;b&gt;&amp;"),
-     ("😀".encode(), "😀"), (b"\x00", "‹00›"), ("\u200d".encode(), "‹E2 80 8D›"), ("好".encode() + b"\xf0\x9f", "好‹F0 9F›")],
-)  # fmt: skip
+    [
+        ("中".encode(), "中"),
+        (b"\xe4\xb8", "‹E4 B8›"),
+        (b" a\n", "␣a⏎"),
+        (b"", "∅"),
+        (b"<b>&", "&lt;b&gt;&amp;"),
+        ("😀".encode(), "😀"),
+        (b"\x00", "‹00›"),
+        ("\u200d".encode(), "‹E2 80 8D›"),
+        ("好".encode() + b"\xf0\x9f", "好‹F0 9F›"),
+    ],
+)
 def test_a_token_for_the_eye(piece, expected):
     assert views.shown(piece) == expected
 

@@ -15,8 +15,8 @@ SETUP = """
 import json
 from hashlib import blake2b
 
+from tinyllm_lib.course.exercises import check_exercise
 from tinyllm_lib.course.world import CorpusMix
-from tinyllm_lib.course.exercises.progress import check_exercise
 """
 
 
@@ -26,12 +26,13 @@ from tinyllm_lib.course.exercises.progress import check_exercise
     minutes=5,
     difficulty="easy",
     task="""
-Line 4 of the dirty file had its text under `"body"`. Write `repair`, which returns a line that `read_texts` accepts if it can be
-saved in this way, and `None` otherwise. The check tries it on bad lines of its own.
+Line 4 of the dirty file had its text under `"body"`. Write `repair`, which returns a line that
+`read_texts` accepts if it can be saved in this way, and `None` otherwise. The check tries it on bad
+lines of its own.
 """,
     hint="""
-`json.loads` raises a `ValueError` for what is no JSON, and for bytes that are no UTF-8. What it returns need not be a dictionary,
-and what stands under `"body"` need not be text.
+`json.loads` raises a `ValueError` for what is no JSON, and for bytes that are no UTF-8. What it
+returns need not be a dictionary, and what stands under `"body"` need not be text.
 """,
     code='''
 def repair(line: bytes) -> bytes | None:
@@ -44,11 +45,11 @@ def repair(line: bytes) -> bytes | None:
     except ValueError:
         return None
     body = row.get("body") if isinstance(row, dict) else None
-    return json.dumps({"text": body}, ensure_ascii=False).encode() if isinstance(body, str) else None
+    return json.dumps({"text": body}).encode() if isinstance(body, str) else None
 ''',
     answer="repair",
 )
-def check_repair(repair) -> str:
+def _check_repair(repair) -> str:
     saved = '{"title": "冬天", "body": "下雪了。"}'.encode()
     done(repair(saved))
     hopeless = [
@@ -84,15 +85,16 @@ def check_repair(repair) -> str:
     minutes=10,
     difficulty="medium",
     task="""
-Write `part(text)` that gives "train", "val" or "test" in the shares 80%, 10%, 10%, from the text alone, and so that every text of
-`is_validation(text, 0.1)` stays in "val".
+Write `part(text)` that gives "train", "val" or "test" in the shares 80%, 10%, 10%, from the text
+alone, and so that every text of `is_validation(text, 0.1)` stays in "val".
 """,
     hint="""
-`is_validation` turns a text into a number, evenly spread from 0 to 2**64. It takes the lowest tenth. Which tenth is still free?
+`is_validation` turns a text into a number, evenly spread from 0 to 2**64. It takes the lowest
+tenth. Which tenth is still free?
 """,
     code='''
 def part(text: str) -> str:
-    """ "train", "val" or "test", always the same for the same text."""
+    """The part, "train", "val" or "test": always the same for the same text."""
     # stub:
     return None  # your turn
     # solution:
@@ -101,7 +103,7 @@ def part(text: str) -> str:
 ''',
     answer="part",
 )
-def check_part(part) -> str:
+def _check_part(part) -> str:
     texts = [f"第{number}篇" for number in range(5000)]
     found = [part(text) for text in texts]
     done(*found)
@@ -144,12 +146,12 @@ def check_part(part) -> str:
     minutes=15,
     difficulty="medium",
     task="""
-`CorpusMix` decides what the corpus is made of. Make a mix in which no entity is unnamed and half of the dialogues are sums
-(`chat_sums`). Which class disappears from the exam?
+`CorpusMix` decides what the corpus is made of. Make a mix in which no entity is unnamed and half of
+the dialogues are sums (`chat_sums`). Which class disappears from the exam?
 """,
     hint="""
-`CorpusMix().shares("chat_")` shows all shares of dialogues. They are relative: a kind has half of the dialogues when its share is
-the sum of all others.
+`CorpusMix().shares("chat_")` shows all shares of dialogues. They are relative: a kind has half of
+the dialogues when its share is the sum of all others.
 """,
     code="""
 # stub:
@@ -160,7 +162,7 @@ my_mix = CorpusMix(unnamed_share=0, chat_sums=others)
 """,
     answer="my_mix",
 )
-def check_mix(mix) -> str:
+def _check_mix(mix) -> str:
     done(mix)
     require(isinstance(mix, CorpusMix), f"a CorpusMix is wanted, not {type(mix).__name__}")
     chat = mix.shares("chat_")

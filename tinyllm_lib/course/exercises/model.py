@@ -10,7 +10,7 @@ from tinyllm_lib.model import ModelConfig, Transformer, apply_rope, rope_angles
 SETUP = """
 import torch
 
-from tinyllm_lib.course.exercises.progress import check_exercise
+from tinyllm_lib.course.exercises import check_exercise
 """
 
 
@@ -20,12 +20,12 @@ from tinyllm_lib.course.exercises.progress import check_exercise
     minutes=5,
     difficulty="easy",
     task="""
-How many parameters has `ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=1000)`? Work it out with pen and paper
-from the shapes (hidden width: 192), then put the number in.
+How many parameters has `ModelConfig(dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=1000)`?
+Work it out with pen and paper from the shapes (hidden width: 192), then put the number in.
 """,
     hint="""
-Embedding: vocabulary times 64, and the head is the same matrix. A layer: q and o are 64 by 64, k and v 64 by 32 (half as many heads),
-three matrices of the MLP, two norms. One more norm at the end.
+Embedding: vocabulary times 64, and the head is the same matrix. A layer: q and o are 64 by 64, k
+and v 64 by 32 (half as many heads), three matrices of the MLP, two norms. One more norm at the end.
 """,
     code="""
 # stub:
@@ -37,7 +37,7 @@ my_count = embedding + 2 * layer + 64
 """,
     answer="my_count",
 )
-def check_count(my_count) -> str:
+def _check_count(my_count) -> str:
     done(my_count)
     with torch.device("meta"):
         model = Transformer(
@@ -68,13 +68,15 @@ def check_count(my_count) -> str:
     minutes=15,
     difficulty="hard",
     task="""
-Some checkpoints pair coordinate $2i$ with its neighbour $2i+1$ ("interleaved"). Their `q_proj` and `k_proj` can be used with
-half-split RoPE if the **rows** of each head are put into another order. Write that function: rows 0, 1, 2, 3, … of a head are pairs
-(0, 1), (2, 3), …; the library wants all first members, then all second members.
+Some checkpoints pair coordinate $2i$ with its neighbour $2i+1$ ("interleaved"). Their `q_proj` and
+`k_proj` can be used with half-split RoPE if the **rows** of each head are put into another order.
+Write that function: rows 0, 1, 2, 3, … of a head are pairs (0, 1), (2, 3), …; the library wants all
+first members, then all second members.
 """,
     hint="""
-For one head of 8 rows the new order is 0, 2, 4, 6, 1, 3, 5, 7. `view` the rows as (heads, pairs, 2, D), swap two of these axes, and go
-back to the old shape. `torch.arange(16.)[:, None]` as weight shows the order.
+For one head of 8 rows the new order is 0, 2, 4, 6, 1, 3, 5, 7. `view` the rows as (heads, pairs, 2,
+D), swap two of these axes, and go back to the old shape. `torch.arange(16.)[:, None]` as weight
+shows the order.
 """,
     code='''
 def to_half_split(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -86,7 +88,7 @@ def to_half_split(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
 ''',
     answer="to_half_split",
 )
-def check_half_split(to_half_split) -> str:
+def _check_half_split(to_half_split) -> str:
     rows = torch.arange(16.0)[:, None]  # two heads of 8
     moved = to_half_split(rows, 8)
     done(moved)
@@ -124,11 +126,13 @@ def check_half_split(to_half_split) -> str:
     minutes=8,
     difficulty="medium",
     task="""
-Some models let a position look back only `window` tokens, itself included, so that cost does not grow with the length. Write the
-mask: a bool tensor (T, T), True where position i (row) may look at position j (column).
+Some models let a position look back only `window` tokens, itself included, so that cost does not
+grow with the length. Write the mask: a bool tensor (T, T), True where position i (row) may look at
+position j (column).
 """,
     hint="""
-`i = torch.arange(T)[:, None]` and `j = torch.arange(T)[None]` make `j <= i` the causal mask, (T, T). One more condition on `i - j`.
+`i = torch.arange(T)[:, None]` and `j = torch.arange(T)[None]` make `j <= i` the causal mask, (T,
+T). One more condition on `i - j`.
 """,
     code='''
 def window_mask(T: int, window: int) -> torch.Tensor:
@@ -141,7 +145,7 @@ def window_mask(T: int, window: int) -> torch.Tensor:
 ''',
     answer="window_mask",
 )
-def check_window(window_mask) -> str:
+def _check_window(window_mask) -> str:
     for T, window in ((5, 2), (6, 1), (4, 9)):
         mask = window_mask(T, window)
         done(mask)

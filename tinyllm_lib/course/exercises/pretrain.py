@@ -14,11 +14,10 @@ SETUP = """
 import math
 from dataclasses import replace
 
-from tinyllm_lib.course import prepare
-from tinyllm_lib.course.exercises.progress import check_exercise
-from tinyllm_lib.train import train_memory
-from tinyllm_lib.course import get_profile
+from tinyllm_lib.course import get_profile, prepare
+from tinyllm_lib.course.exercises import check_exercise
 from tinyllm_lib.data import get_workspace
+from tinyllm_lib.train import train_memory
 
 ws = get_workspace()
 """
@@ -30,8 +29,8 @@ ws = get_workspace()
     minutes=5,
     difficulty="easy",
     task="""
-A model has a loss of 2.9 nats per token on a text of 1,200 tokens and 4,800 bytes. How many bits per byte are that? To how many bytes
-could the text be compressed with it?
+A model has a loss of 2.9 nats per token on a text of 1,200 tokens and 4,800 bytes. How many bits
+per byte are that? To how many bytes could the text be compressed with it?
 """,
     hint="""
 First all nats of the text. A bit is ln 2 nats, a byte 8 bits.
@@ -45,7 +44,7 @@ my_bits_per_byte, my_bytes = bits / 4800, bits / 8
 """,
     answer="my_bits_per_byte, my_bytes",
 )
-def check_bits(my_bits_per_byte, my_bytes) -> str:
+def _check_bits(my_bits_per_byte, my_bytes) -> str:
     done(my_bits_per_byte, my_bytes)
     bits = 2.9 * 1200 / math.log(2)
     slips = {
@@ -67,12 +66,14 @@ def check_bits(my_bits_per_byte, my_bytes) -> str:
     minutes=10,
     difficulty="medium",
     task="""
-Another common schedule keeps the highest rate after the warm-up and lets it fall in a straight line to 0 over the last fifth of the
-steps only (WSD: warm-up, stable, decay). One can then decide late how long to train. Write it for steps counted from 0: the first step
-has `highest / warmup_steps`, the last one, `steps - 1`, still has a rate above 0.
+Another common schedule keeps the highest rate after the warm-up and lets it fall in a straight line
+to 0 over the last fifth of the steps only (WSD: warm-up, stable, decay). One can then decide late
+how long to train. Write it for steps counted from 0: the first step has `highest / warmup_steps`,
+the last one, `steps - 1`, still has a rate above 0.
 """,
     hint="""
-`min(1.0, …)` makes the plateau: of a line that falls to 0 at `steps` and is 1 at four fifths of them.
+`min(1.0, …)` makes the plateau: of a line that falls to 0 at `steps` and is 1 at four fifths of
+them.
 """,
     code='''
 def wsd(step: int, steps: int, warmup_steps: int, highest: float) -> float:
@@ -86,7 +87,7 @@ def wsd(step: int, steps: int, warmup_steps: int, highest: float) -> float:
 ''',
     answer="wsd",
 )
-def check_wsd(wsd) -> str:
+def _check_wsd(wsd) -> str:
     for steps, warmup_steps, highest in ((100, 10, 1.0), (50, 5, 0.02)):
         for step in range(steps):
             found = wsd(step, steps, warmup_steps, highest)
@@ -110,24 +111,27 @@ def check_wsd(wsd) -> str:
     minutes=8,
     difficulty="medium",
     task="""
-You have one GPU with 24 GB and want the 215M model with the numbers of the profile `full`, so 1,024 rows a step. Use `memory` from
-above with `replace(numbers, grad_accumulation_steps=…)`: which is the smallest power of two that needs at most 21 GB?
+You have one GPU with 24 GB and want the 215M model with the numbers of the profile `full`, so 1,024
+rows a step. Use `memory` from above with `replace(numbers, grad_accumulation_steps=…)`: which is
+the smallest power of two that needs at most 21 GB?
 """,
     hint="""
-Print the sum of `memory(…, 1, 6144).values()` for 1, 2, 4, 8, … and look for the first below 21. The parts that do not shrink
-(weights, gradients, optimisers) are the floor.
+Print the sum of `memory(…, 1, 6144).values()` for 1, 2, 4, 8, … and look for the first below 21.
+The parts that do not shrink (weights, gradients, optimisers) are the floor.
 """,
     code="""
 # stub:
 my_accumulation = None  # your number: 1, 2, 4, 8, …
 # solution:
 numbers = prepare.train_config("pretrain", ws, get_profile("full"))
-gigabytes = {n: sum(train_memory(replace(numbers, grad_accumulation_steps=n), 6144).values()) for n in (2**k for k in range(11))}
-my_accumulation = min(n for n, need in gigabytes.items() if need <= 21)
+for my_accumulation in (2**k for k in range(11)):
+    memory = train_memory(replace(numbers, grad_accumulation_steps=my_accumulation), 6144)
+    if sum(memory.values()) <= 21:
+        break
 """,
     answer="my_accumulation",
 )
-def check_accumulation(my_accumulation) -> str:
+def _check_accumulation(my_accumulation) -> str:
     done(my_accumulation)
     require(
         my_accumulation in [2**k for k in range(11)],

@@ -9,7 +9,7 @@ from tinyllm_lib.course.exercises.exercise import close, done, exercise, require
 SETUP = """
 import math
 
-from tinyllm_lib.course.exercises.progress import check_exercise
+from tinyllm_lib.course.exercises import check_exercise
 """
 
 
@@ -19,11 +19,12 @@ from tinyllm_lib.course.exercises.progress import check_exercise
     minutes=5,
     difficulty="easy",
     task="""
-For the five made-up logits of section 2: at which temperature is 巴黎 (*Paris*, logit 4) exactly ten times as likely as 里昂 (*Lyon*,
-logit 2)? Calculate, do not try.
+For the five made-up logits of section 2: at which temperature is 巴黎 (*Paris*, logit 4) exactly ten
+times as likely as 里昂 (*Lyon*, logit 2)? Calculate, do not try.
 """,
     hint="""
-Two logits that differ by d are, at temperature T, e to the power of d / T apart. Set that to 10 and take the logarithm.
+Two logits that differ by d are, at temperature T, e to the power of d / T apart. Set that to 10 and
+take the logarithm.
 """,
     code="""
 # stub:
@@ -33,7 +34,7 @@ my_temperature = (4.0 - 2.0) / math.log(10)
 """,
     answer="my_temperature",
 )
-def check_temperature(my_temperature) -> str:
+def _check_temperature(my_temperature) -> str:
     done(my_temperature)
     require(my_temperature > 0, f"a temperature is above 0, yours is {my_temperature}")
     times = math.exp(min(2 / my_temperature, 700))
@@ -50,12 +51,13 @@ def check_temperature(my_temperature) -> str:
     minutes=15,
     difficulty="hard",
     task="""
-Write `until(pieces, stop)`: it yields the pieces of text up to, and without, the string `stop`. The difficulty: `stop` may be spread
-over two pieces or more, and what has been yielded cannot be taken back.
+Write `until(pieces, stop)`: it yields the pieces of text up to, and without, the string `stop`. The
+difficulty: `stop` may be spread over two pieces or more, and what has been yielded cannot be taken
+back.
 """,
     hint="""
-Keep a text `held`. While its end could be the beginning of `stop` (`stop.startswith(held[-n:])`), hold those n characters back and yield
-the rest.
+Keep a text `held`. While its end could be the beginning of `stop` (`stop.startswith(held[-n:])`),
+hold those n characters back and yield the rest.
 """,
     code='''
 def until(pieces, stop: str):
@@ -76,7 +78,7 @@ def until(pieces, stop: str):
 ''',
     answer="until",
 )
-def check_until(until) -> str:
+def _check_until(until) -> str:
     cases = [
         (["问：a", "答：b", "问：c"], "答", "问：a"),
         (["你好", "。再", "见。"], "再见", "你好。"),
@@ -102,10 +104,10 @@ def check_until(until) -> str:
     minutes=15,
     difficulty="medium",
     task="""
-Fill in `distinct`: the share of different 3-character pieces among all 3-character pieces of a text. Then generate five texts from 从前
-(*once upon a time*) at temperature 0.3 with `repetition_penalty` 1.0, and five with 1.3:
-`bot.complete("从前", temperature=0.3, max_new_tokens=60, seed=seed, repetition_penalty=1.3)`. Does the penalty help? Does it do harm?
-Read the texts.
+Fill in `distinct`: the share of different 3-character pieces among all 3-character pieces of a
+text. Then generate five texts from 从前 (*once upon a time*) at temperature 0.3 with
+`repetition_penalty` 1.0, and five with 1.3: `bot.complete("从前", temperature=0.3, max_new_tokens=60,
+seed=seed, repetition_penalty=1.3)`. Does the penalty help? Does it do harm? Read the texts.
 """,
     hint="""
 A text of length L has L - n + 1 pieces: `text[i : i + n]`. A `set` keeps the different ones.
@@ -121,7 +123,7 @@ def distinct(text: str, n: int = 3) -> float:
 ''',
     answer="distinct",
 )
-def check_distinct(distinct) -> str:
+def _check_distinct(distinct) -> str:
     for text, n, wanted, pieces in (
         ("abcabcabc", 3, 3 / 7, "3 different of 7"),
         ("abcdef", 3, 1.0, "4 different of 4"),

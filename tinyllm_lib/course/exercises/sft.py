@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from tinyllm_lib.course import prepare
 from tinyllm_lib.course.exercises.exercise import close, done, exercise, require
 from tinyllm_lib.data import get_workspace
@@ -11,7 +13,7 @@ from tinyllm_lib.tokenizer import encode_chat
 SETUP = """
 from collections import defaultdict
 
-from tinyllm_lib.course.exercises.progress import check_exercise
+from tinyllm_lib.course.exercises import check_exercise
 """
 
 
@@ -21,15 +23,19 @@ from tinyllm_lib.course.exercises.progress import check_exercise
     minutes=5,
     difficulty="easy",
     task="""
-Change the dialogue to one of your own, with at least four messages. How many of its *messages* have a learned token, and how many of
-its *headers* (`<|im_start|>assistant` and the line end) have one?
+Change the dialogue to one of your own, with at least four messages. How many of its *messages* have
+a learned token, and how many of its *headers* (`<|im_start|>assistant` and the line end) have one?
 """,
     hint="""
-Section 2 has the picture: what the model has to write itself is learned, what somebody else has written is only read.
+Section 2 has the picture: what the model has to write itself is learned, what somebody else has
+written is only read.
 """,
     code="""
 # stub:
-mine = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]  # add messages of your own
+mine = [
+    {"role": "user", "content": "你好"},
+    {"role": "assistant", "content": "你好！"},  # add messages of your own
+]
 my_messages, my_headers = None, None  # two numbers
 # solution:
 mine = [
@@ -43,7 +49,7 @@ my_messages, my_headers = 2, 0
 """,
     answer="mine, my_messages, my_headers",
 )
-def check_learned_messages(mine, my_messages, my_headers) -> str:
+def _check_learned_messages(mine, my_messages, my_headers) -> str:
     done(my_messages, my_headers)
     require(
         len(mine) >= 4,
@@ -52,7 +58,7 @@ def check_learned_messages(mine, my_messages, my_headers) -> str:
     tok = prepare.tokenizer(get_workspace())
     mask = encode_chat(tok, mine).loss_mask
     starts = [len(encode_chat(tok, mine[:n])) if n else 0 for n in range(len(mine) + 1)]
-    learned = [any(mask[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+    learned = [any(mask[a:b]) for a, b in pairwise(starts)]
     headers = [mask[a] for a in starts[:-1]]
     require(
         my_messages == sum(learned),
@@ -72,11 +78,13 @@ def check_learned_messages(mine, my_messages, my_headers) -> str:
     minutes=10,
     difficulty="medium",
     task="""
-One reply has 3 tokens with 2 nats each, another has 30 tokens with 1 nat each. Compute the loss of a batch with both (a) as the trainer
-does, over all learned tokens, (b) as a mean of the two replies' means. Which of the two ways makes short replies count for more?
+One reply has 3 tokens with 2 nats each, another has 30 tokens with 1 nat each. Compute the loss of
+a batch with both (a) as the trainer does, over all learned tokens, (b) as a mean of the two
+replies' means. Which of the two ways makes short replies count for more?
 """,
     hint="""
-(a) all nats, divided by the number of all tokens. (b) first the mean of each reply, then the mean of these two numbers.
+(a) all nats, divided by the number of all tokens. (b) first the mean of each reply, then the mean
+of these two numbers.
 """,
     code="""
 short, long = [2.0] * 3, [1.0] * 30
@@ -88,7 +96,7 @@ over_replies = (sum(short) / len(short) + sum(long) / len(long)) / 2
 """,
     answer="over_tokens, over_replies",
 )
-def check_two_means(over_tokens, over_replies) -> str:
+def _check_two_means(over_tokens, over_replies) -> str:
     done(over_tokens, over_replies)
     require(
         not (close(over_tokens, 1.5, 1e-6) and close(over_replies, 12 / 11, 1e-6)),
@@ -108,13 +116,14 @@ def check_two_means(over_tokens, over_replies) -> str:
     minutes=15,
     difficulty="medium",
     task="""
-Write `hardest(exam, result)`: of the relations (`row["relation"]`, which some rows lack) with at least 10 questions, the one with the
-smallest share of right answers. `result.answers` has the order of `exam`. Then call `hardest(exam, chat_exam)` and read the wrong answers
-of that relation: what do they have in common?
+Write `hardest(exam, result)`: of the relations (`row["relation"]`, which some rows lack) with at
+least 10 questions, the one with the smallest share of right answers. `result.answers` has the order
+of `exam`. Then call `hardest(exam, chat_exam)` and read the wrong answers of that relation: what do
+they have in common?
 """,
     hint="""
-`zip(exam, result.answers)` brings question and answer together. Collect `answer.right` in one list per relation, then take `min` with
-the share as its key.
+`zip(exam, result.answers)` brings question and answer together. Collect `answer.right` in one list
+per relation, then take `min` with the share as its key.
 """,
     code='''
 def hardest(exam: list[dict], result) -> tuple[str, float]:
@@ -132,7 +141,7 @@ def hardest(exam: list[dict], result) -> tuple[str, float]:
 ''',
     answer="hardest",
 )
-def check_hardest(hardest) -> str:
+def _check_hardest(hardest) -> str:
     marks = {
         "capital": [True] * 9 + [False] * 3,
         "currency": [True] * 4 + [False] * 8,

@@ -11,7 +11,7 @@ from tinyllm_lib.data import get_workspace
 SETUP = """
 import torch
 
-from tinyllm_lib.course.exercises.progress import check_exercise
+from tinyllm_lib.course.exercises import check_exercise
 """
 
 DIALOGUE = [
@@ -28,11 +28,12 @@ DIALOGUE = [
     minutes=10,
     difficulty="easy",
     task="""
-`permute` of section 3 puts the even places of a vector first. Write its inverse: from the two halves back to neighbours. It is what
-`export_gguf` does to your query matrices.
+`permute` of section 3 puts the even places of a vector first. Write its inverse: from the two
+halves back to neighbours. It is what `export_gguf` does to your query matrices.
 """,
     hint="""
-`torch.stack` of the two halves along a new last dimension lays members of a pair beside each other; `flatten` does the rest.
+`torch.stack` of the two halves along a new last dimension lays members of a pair beside each other;
+`flatten` does the rest.
 """,
     code='''
 def unpermute(x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +45,7 @@ def unpermute(x: torch.Tensor) -> torch.Tensor:
 ''',
     answer="unpermute",
 )
-def check_unpermute(unpermute) -> str:
+def _check_unpermute(unpermute) -> str:
     for size in (8, 32):
         x = torch.arange(size)
         permuted = torch.cat([x[0::2], x[1::2]])
@@ -69,8 +70,9 @@ def check_unpermute(unpermute) -> str:
     minutes=10,
     difficulty="medium",
     task="""
-In `q8_0`, 32 weights cost 32 bytes and a 2-byte scale. The format `q4_0` keeps half a byte for each of 32 weights, and a 2-byte scale. How
-many bits a weight is that, and how many GB (10⁹ bytes) would the weights of a model of 7 billion parameters take?
+In `q8_0`, 32 weights cost 32 bytes and a 2-byte scale. The format `q4_0` keeps half a byte for each
+of 32 weights, and a 2-byte scale. How many bits a weight is that, and how many GB (10⁹ bytes) would
+the weights of a model of 7 billion parameters take?
 """,
     hint="""
 Count the bytes of one block of 32 weights first. A byte is 8 bits.
@@ -84,7 +86,7 @@ my_gigabytes = 7e9 * my_bits / 8 / 1e9
 """,
     answer="my_bits, my_gigabytes",
 )
-def check_bits(my_bits, my_gigabytes) -> str:
+def _check_bits(my_bits, my_gigabytes) -> str:
     done(my_bits, my_gigabytes)
     require(
         not close(my_bits, 4, 1e-6),
@@ -108,11 +110,12 @@ def check_bits(my_bits, my_gigabytes) -> str:
     minutes=15,
     difficulty="medium",
     task="""
-Write `chatml(messages)`: the text that the chat template makes of messages, ready for a reply. Every program of this notebook does exactly
-this before it sees a single id.
+Write `chatml(messages)`: the text that the chat template makes of messages, ready for a reply.
+Every program of this notebook does exactly this before it sees a single id.
 """,
     hint="""
-Print `their_tok.apply_chat_template(question, tokenize=False, add_generation_prompt=True)` with `repr`, so that you see the line ends.
+Print `their_tok.apply_chat_template(question, tokenize=False, add_generation_prompt=True)` with
+`repr`, so that you see the line ends.
 """,
     code='''
 def chatml(messages: list[dict]) -> str:
@@ -125,7 +128,7 @@ def chatml(messages: list[dict]) -> str:
 ''',
     answer="chatml",
 )
-def check_chatml(chatml) -> str:
+def _check_chatml(chatml) -> str:
     tok = prepare.tokenizer(get_workspace())
     for messages in (DIALOGUE[:2], DIALOGUE):
         found, wanted = (

@@ -12,10 +12,9 @@ import codecs
 from itertools import islice
 
 from tinyllm_lib.course import prepare
-from tinyllm_lib.data import read_texts
-from tinyllm_lib.course.exercises.progress import check_exercise
+from tinyllm_lib.course.exercises import check_exercise
+from tinyllm_lib.data import get_workspace, read_texts
 from tinyllm_lib.tokenizer import encode_text, token_bytes
-from tinyllm_lib.data import get_workspace
 
 ws = get_workspace()
 tok = prepare.tokenizer(ws)
@@ -37,10 +36,12 @@ STRANGE = (
     minutes=5,
     difficulty="easy",
     task="""
-Write `decode_by_hand` with `token_bytes`: ids in, text out. Why can you not decode each token by itself?
+Write `decode_by_hand` with `token_bytes`: ids in, text out. Why can you not decode each token by
+itself?
 """,
     hint="""
-`b"".join(…)` first, `.decode()` afterwards. The bytes of 豆 may lie in two tokens, and neither of them alone is a character.
+`b"".join(…)` first, `.decode()` afterwards. The bytes of 豆 may lie in two tokens, and neither of
+them alone is a character.
 """,
     code='''
 def decode_by_hand(ids: list[int]) -> str:
@@ -52,7 +53,7 @@ def decode_by_hand(ids: list[int]) -> str:
 ''',
     answer="decode_by_hand",
 )
-def check_decode(decode_by_hand) -> str:
+def _check_decode(decode_by_hand) -> str:
     tok = prepare.tokenizer(get_workspace())
     for text in STRANGE:
         found = decode_by_hand(encode_text(tok, text))
@@ -88,7 +89,7 @@ worst = min(held_out, key=lambda text: len(text) / len(encode_text(tok, text)))
 """,
     answer="worst, held_out",
 )
-def check_worst(worst, held_out) -> str:
+def _check_worst(worst, held_out) -> str:
     done(worst)
     require(worst in held_out, f"{worst!r} is no document of held_out")
     tok = prepare.tokenizer(get_workspace())
@@ -107,12 +108,13 @@ def check_worst(worst, held_out) -> str:
     minutes=15,
     difficulty="medium",
     task="""
-A chat program shows tokens as they come. Write `stream_text(ids)`, a generator that yields text as soon as its bytes are complete
-and never before, so that no � appears in between. The pieces joined must be the whole text.
+A chat program shows tokens as they come. Write `stream_text(ids)`, a generator that yields text as
+soon as its bytes are complete and never before, so that no � appears in between. The pieces joined
+must be the whole text.
 """,
     hint="""
-`codecs.getincrementaldecoder("utf-8")()` gives a decoder with a memory: its `decode(data)` returns what is complete and keeps the
-rest for the next call.
+`codecs.getincrementaldecoder("utf-8")()` gives a decoder with a memory: its `decode(data)` returns
+what is complete and keeps the rest for the next call.
 """,
     code='''
 def stream_text(ids):
@@ -127,7 +129,7 @@ def stream_text(ids):
 ''',
     answer="stream_text",
 )
-def check_stream(stream_text) -> str:
+def _check_stream(stream_text) -> str:
     tok = prepare.tokenizer(get_workspace())
     done(next(iter(stream_text(encode_text(tok, STRANGE[0]))), None))
     for text in STRANGE:
