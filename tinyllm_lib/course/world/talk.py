@@ -191,18 +191,7 @@ REFUSALS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 
 # Countries that do not exist; no part of a real name.
-INVENTED_COUNTRIES = [
-    "云朵国",
-    "糖果国",
-    "月亮国",
-    "风车国",
-    "蘑菇国",
-    "玻璃国",
-    "彩虹国",
-    "影子国",
-    "棉花国",
-    "雪人国",
-]
+INVENTED_COUNTRIES = "云朵国 糖果国 月亮国 风车国 蘑菇国 玻璃国 彩虹国 影子国 棉花国 雪人国".split()
 _CITIES = ["北京", "上海", "广州", "成都", "西安", "杭州", "南京", "武汉"]
 
 
