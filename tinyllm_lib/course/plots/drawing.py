@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ft2font import FT2Font
 
@@ -184,7 +183,7 @@ class Sheet:
         self.label(x + width / 2, y + height / 2, text, size, color)
 
     def line(self, x, y, width=1.0, **style) -> None:
-        """A line through the points (x[0], y[0]), (x[1], y[1]), …"""
+        """A line through the points (x[0], y[0]), (x[1], y[1]) and so on."""
         self.axes.plot(x, y, **{"color": INK, "linewidth": width, **style})
 
 

@@ -15,7 +15,7 @@ from html import escape
 
 import numpy as np
 
-from tinyllm_lib.course.plots.strips import shared_characters
+from tinyllm_lib.course.plots.tokens import shared_characters
 from tinyllm_lib.generate import Written
 
 # Translucent fills let the page's background and text colour through.
