@@ -148,8 +148,8 @@ def test_nothing_is_cut_off_at_the_edges(name):
 def test_same_bytes_and_a_silent_stderr_in_a_fresh_process(tmp_path):
     """Fresh: no matplotlib settings, no font cache, no display, another hash seed."""
     code = (
-        "import sys; sys.path.insert(0, 'tests/course'); import test_plots; print(*test_plots.digests(),"
-        " sep='\\n')"
+        "import sys; sys.path.insert(0, 'tests/course'); import test_plots;"
+        " print(*test_plots.digests(), sep='\\n')"
     )
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     done = subprocess.run(

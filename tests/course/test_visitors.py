@@ -166,7 +166,7 @@ def test_it_answers_to_no_other_name(server, host, method):
     assert status(answer) == 403 and b"--allow-host" in answer
 
 
-def test_where_others_can_reach_it_the_machine_s_names_and_addresses_are_its_names_and_those_it_is_given():
+def test_where_others_can_reach_it_it_answers_to_the_machine_s_names_and_those_given():
     machine = socket.gethostname().lower()
     with serving(host="0.0.0.0", allowed=["hub.example.org"]) as server:
         for host in (

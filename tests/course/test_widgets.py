@@ -15,10 +15,10 @@ from helpers.small_model import TEXTS, make_model
 from helpers.tiny import wait_until
 
 from tinyllm_lib.course import plots, widgets
-from tinyllm_lib.course.widgets import views
+from tinyllm_lib.course.views import html as views
+from tinyllm_lib.course.views.steps import Steps, in_words, settings
 from tinyllm_lib.course.widgets.dashboard import Control
-from tinyllm_lib.course.widgets.sampling import Talk, in_words
-from tinyllm_lib.course.widgets.steps import Steps, settings
+from tinyllm_lib.course.widgets.sampling import Talk
 from tinyllm_lib.course.widgets.text import Attention, Ladder, compare_tokenizers
 from tinyllm_lib.generate import Chat, Sampling, TextGenerator, Written, generate
 from tinyllm_lib.generate.sampling import STOP_IDS

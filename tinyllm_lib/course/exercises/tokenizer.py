@@ -123,9 +123,7 @@ def _check_stream(stream_text) -> str:
 
 
 def _late(stream_text, ids: list[int]) -> str | None:
-    """What the reader of a stream could have seen, and did not, before the stream asked for one
-    more token.
-    """
+    """What could have been shown, and was not, before the stream asked for one more token."""
     tok = prepare.tokenizer(get_workspace())
     shown, missing = "", []
 

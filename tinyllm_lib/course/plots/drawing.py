@@ -12,7 +12,7 @@ import functools
 import io
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -196,12 +196,6 @@ def wrap(widths: Sequence[float], limit: float, begins: Collection[int] = ()) ->
             start, used = index, 0.0
         used += width
     return [*rows, range(start, len(widths))] if start < len(widths) else rows
-
-
-def natural(names: Iterable[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c", for alt texts."""
-    names = list(names)
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
 
 
 def short_number(number: float) -> str:

@@ -16,7 +16,6 @@ from tinyllm_lib.course.plots.drawing import (
     INK,
     LINES,
     Sheet,
-    natural,
     new_figure,
     picture,
     text_width,
@@ -130,9 +129,7 @@ def mask_map(
 
 
 def _token_ticks(axes: Axes, names: Sequence[str], size: float, cell: float) -> None:
-    """Names at both edges; below, what is wider than a cell (inches) runs downwards, Chinese as
-    columns.
-    """
+    """Names at both edges; below, what is wider than a cell (inches) runs downwards."""
     axes.set_yticks(range(len(names)), names, size=size)
     wide = [text_width(name, size) > 1.1 * cell for name in names]
     chinese = [all(unicodedata.east_asian_width(char) in "WF" for char in name) for name in names]
@@ -156,7 +153,7 @@ def rope_pairs(
 
     pairs = head_dim // 2
     alt = (
-        f"Clocks of {pairs} pairs at positions {natural(map(str, positions))}: "
+        f"Clocks of {pairs} pairs at positions {', '.join(map(str, positions))}: "
         "the first pair turns by one radian per position, later pairs ever more slowly."
     )
     sheet = Sheet(1.75 + 0.95 * len(positions), 0.45 + 0.95 * pairs, alt)

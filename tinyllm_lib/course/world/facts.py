@@ -100,15 +100,6 @@ def facts(kind: str | None = None) -> tuple[Fact, ...]:
     )
 
 
-def subjects(kind: str) -> tuple[str, ...]:
-    """The names of all subjects of a kind, in the order of their table, each once.
-
-    Raises:
-        ValueError: no table has this kind.
-    """
-    return tuple(subject for table in _tables(kind) for subject in table.rows)
-
-
 def read_table(tsv: Traversable, toml: Traversable) -> Table:
     """Read and check one table and its phrasings.
 

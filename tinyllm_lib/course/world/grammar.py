@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 
 _INNERMOST = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -44,6 +45,12 @@ _SAME = tuple(
         是什么颜色>是哪一种颜色 有几条腿>一共有几条腿 属于哪一类>该归哪一类 是哪一类>算是哪一类
     """.split()
 )
+
+
+def read_lines(name: str) -> list[str]:
+    """The lines of a file in ``texts/``."""
+    path = files("tinyllm_lib.course.world") / "texts" / f"{name}.txt"
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def expand(template: str, slots: Mapping[str, str | Sequence[str]], rng: random.Random) -> str:

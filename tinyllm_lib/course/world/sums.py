@@ -5,7 +5,7 @@ words or as the subtraction that undoes it, stands anywhere in documents or dial
 asks for them, so a right answer shows a rule and not a table. Pairs of two one-digit numbers
 are never held out: they *are* the table from which the rule is built.
 
-Larger sums are always shown with their working, digit by digit: 个位7+5=12，十位3+4+1=8，所以37+45=82.
+Larger sums are always shown with their working: 个位7+5=12，十位3+4+1=8，所以37+45=82.
 A model writes from left to right, so without the working it would have to know the carry before it
 says the first digit; with it, each token needs one entry of a small table. In our trials that was
 the difference between a tenth and nearly all of the sums never shown.
