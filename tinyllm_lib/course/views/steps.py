@@ -13,37 +13,22 @@ from tinyllm_lib.course.views.html import Candidate
 from tinyllm_lib.generate import Sampling, TextGenerator
 from tinyllm_lib.tokenizer import encode_text, token_bytes
 
-SLIDERS = {  # name: label, low, high, step, tooltip; both ends included
-    "temperature": (
-        "Temperature",
-        0.0,
-        2.0,
-        0.05,
-        "0: the likeliest; 1: the model's own; above: flatter",
-    ),
-    "top_k": ("Top-k (0: off)", 0, 100, 1, "keep the k likeliest tokens"),
-    "top_p": (
-        "Top-p (1: off)",
-        0.05,
-        1.0,
-        0.05,
-        "keep the fewest tokens that reach this probability",
-    ),
-    "min_p": (
-        "Min-p (0: off)",
-        0.0,
-        1.0,
-        0.02,
-        "keep what is this many times as likely as the likeliest",
-    ),
-    "repetition_penalty": (
-        "Repetition (1: off)",
-        1.0,
-        2.0,
-        0.05,
-        "what is in the text already gets less likely",
-    ),
+TIPS = {
+    "temperature": "0: always the likeliest; 1: the model's own; above: flatter",
+    "top_k": "keep the k likeliest tokens",
+    "top_p": "keep the fewest tokens that together have this probability",
+    "min_p": "keep tokens at least this many times as likely as the likeliest",
+    "repetition_penalty": "above 1: what stands in the text already gets less likely",
 }
+RANGES = {
+    "temperature": ("Temperature", 0.0, 2.0, 0.05),
+    "top_k": ("Top-k (0: off)", 0, 100, 1),
+    "top_p": ("Top-p (1: off)", 0.05, 1.0, 0.05),
+    "min_p": ("Min-p (0: off)", 0.0, 1.0, 0.02),
+    "repetition_penalty": ("Repetition (1: off)", 1.0, 2.0, 0.05),
+}
+# name: label, low, high, step, tooltip; both ends included
+SLIDERS = {name: (*row, TIPS[name]) for name, row in RANGES.items()}
 CANDIDATES = 10  # next tokens that are shown
 
 

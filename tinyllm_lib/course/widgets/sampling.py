@@ -91,11 +91,11 @@ def sampling_explorer(
         shown[:] = steps.candidates(knobs.sampling, CANDIDATES) if not steps.end else []
         largest = max((max(c.before, c.after) for c in shown), default=1.0)
         for i, (take, bar) in enumerate(rows):
-            take.disabled = i >= len(shown)
-            take.description, bar.value = "\u00a0", ""  # "" would leave the old name on the page
-            if i < len(shown):
-                take.description = unescape(shown[i].name)
-                bar.value = html.frame(html.candidate_bar(shown[i], largest))
+            there = i < len(shown)
+            take.disabled = not there
+            # "" would leave the old name on the page.
+            take.description = unescape(shown[i].name) if there else "\u00a0"
+            bar.value = html.frame(html.candidate_bar(shown[i], largest)) if there else ""
         return steps_html(steps, typed.value, steps.kept(knobs.sampling) if not steps.end else 0)
 
     def go(choose) -> None:

@@ -1,11 +1,13 @@
 """The sample corpus and its exam: a small world of facts, and everything that is written about it.
 
-CorpusMix: what the corpus is made of
-facts: all facts, or those about one kind of subject ("country", "element", …)
-sample_recipe: what the sample files are made from, for their record
-World: all facts, with the role of every entity
-write_sample_corpus: writes pretrain.jsonl, sft.jsonl and exam.jsonl into a folder
-HELD_OUT_RELATIONS: what no dialogue asks about, so that the exam can
+What the rest of the course uses of it:
+
+    CorpusMix: what the corpus is made of
+    facts: all facts, or those about one kind of subject ("country", "element", …)
+    sample_recipe: what the sample files are made from, for their record
+    World: all facts, with the role of every entity
+    write_sample_corpus: writes pretrain.jsonl, sft.jsonl and exam.jsonl into a folder
+    HELD_OUT_RELATIONS: what no dialogue asks about, so that the exam can
 """
 
 from tinyllm_lib.course.world.facts import facts
