@@ -185,7 +185,7 @@ def _run(
 def _go_on(run: _Run, stage: str) -> Path:
     """Trains a run to its end, with its own numbers where it was only stopped, else anew."""
     ws, own = run.ws, {}
-    token_shards(ws, stage, run.profile)
+    token_shards(ws, stage, run.profile)  # first, so that what was missing is compared, too
     if run.begun and not run.changed:
         saved = run_config(run.folder)
         for option, inside in PATHS.items():  # a copied workspace goes on with its own
