@@ -110,7 +110,8 @@ class Steps:
     def take(self, token: int) -> int:
         """Puts this token behind the text."""
         self._check_room()
-        if not 0 <= token < (size := len(self.generator.tokenizer)):
+        size = len(self.generator.tokenizer)
+        if not 0 <= token < size:
             raise ValueError(f"token id {token} is not in the vocabulary of {size}.")
         self.chosen.append(int(token))
         return int(token)
