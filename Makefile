@@ -1,4 +1,4 @@
-# Every target is one Python command, shown by `make help`, for machines without make.
+# Every target is one Python command: docs/contributing.md lists them, for machines without make.
 PYTHON ?= python3
 TORCH_INDEX ?=
 EXTRAS ?=
@@ -19,48 +19,30 @@ export PYTHONUTF8 := 1
 .PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak clean
 
 help:
-	@echo "make setup      the environment in .venv: pinned packages and a Jupyter kernel"
-	@echo "                (python3 tools/setup_env.py; every other target does this first)"
-	@echo "make course     all notebooks in order, then your model answers and sits its exam"
-	@echo "                (python -m tinyllm_lib.course)"
-	@echo "make lab        JupyterLab on notebooks/"
-	@echo "                (python -m jupyterlab notebooks)"
-	@echo "make demo       a web page for the classroom: chat with your model, choose its tokens"
-	@echo "                (python -m tinyllm_lib.demo)"
-	@echo "make slides     one lecture per notebook in build/slides/, which needs no network"
-	@echo "                (python tools/setup_env.py --extras site, then python tools/slides.py)"
-	@echo "make site       the course as web pages with search in build/site/, which need no network"
-	@echo "                (python tools/setup_env.py --extras site, then python tools/website.py)"
-	@echo "make test       ruff, unit tests, every notebook at the ci profile"
-	@echo "                (python tools/run_tests.py)"
-	@echo "make test-slow  the same, with the slow tests and every notebook alone from nothing"
-	@echo "                (python tools/run_tests.py --slow)"
-	@echo "make figures    the pictures in figures/"
-	@echo "                (python -m tinyllm_lib.figures)"
-	@echo "make bench      ours against libraries that do the same, on an idle machine, then the soak"
-	@echo "                (each of the commands below)"
-	@echo "make bench-data reading, tokenizer training, encoding"
-	@echo "                (python -m tinyllm_lib.bench.data)"
-	@echo "make bench-train training, against the plain recipe with transformers"
-	@echo "                (python -m tinyllm_lib.bench.train)"
-	@echo "make bench-sample sampling, against transformers' generate and the loop without a cache"
-	@echo "                (python -m tinyllm_lib.bench.sample)"
-	@echo "make bench-soak a run killed twenty times at random, against an undisturbed one"
-	@echo "                (python -m pytest -m slow -k kill tests/test_train.py)"
-	@echo "make clean      removes caches and build leftovers; keeps .venv and workspace/"
-	@echo "                (python tools/clean.py)"
+	@echo "make setup         the environment in .venv: pinned packages and a Jupyter kernel; done first by all"
+	@echo "make course        all notebooks in order, then your model answers and sits its exam"
+	@echo "make lab           JupyterLab on notebooks/"
+	@echo "make demo          a web page for the classroom: chat with your model, choose its tokens"
+	@echo "make slides        one lecture per notebook in build/slides/, which needs no network"
+	@echo "make site          the course as web pages with search in build/site/, which need no network"
+	@echo "make test          format, lint, types, unit tests, every notebook at the ci profile"
+	@echo "make test-slow     the same, with the slow tests and every notebook alone from nothing"
+	@echo "make figures       the pictures in figures/"
+	@echo "make bench         ours against libraries that do the same, on an idle machine: all of these"
+	@echo "make bench-data    reading, tokenizer training, encoding"
+	@echo "make bench-train   training, against the plain recipe with transformers"
+	@echo "make bench-sample  sampling, against transformers' generate and the loop without a cache"
+	@echo "make bench-soak    a run killed twenty times at random, against an undisturbed one"
+	@echo "make clean         removes caches and build leftovers; keeps .venv and workspace/"
 	@echo
-	@echo "In brackets: the same without make, with the Python of .venv once it is there"
-	@echo "(.venv/bin/python, on Windows .venv\\Scripts\\python)."
-	@echo
-	@echo "PYTHON=python3.12         another Python (3.11 or newer) for a new .venv"
-	@echo "TORCH_INDEX=URL           where torch comes from, e.g. the small build without CUDA:"
-	@echo "                          https://download.pytorch.org/whl/cpu"
-	@echo "EXTRAS=hub,serve,llama    more packages, by the groups of pyproject.toml"
-	@echo "SAVE=1                    make bench: renew figures/bench/ too, which docs/speed.md shows"
-	@echo "FROM=05                   make course: go on from this notebook"
-	@echo "HOST=0.0.0.0 PORT=8866    make demo: the address to listen on (127.0.0.1: this machine alone) and the port"
-	@echo "TINYLLM_PROFILE=ci        ci, laptop (default), gpu or full: sizes of data and model"
+	@echo "PYTHON=python3.12        another Python (3.11 or newer) for a new .venv"
+	@echo "TORCH_INDEX=URL          where torch comes from, e.g. https://download.pytorch.org/whl/cpu"
+	@echo "EXTRAS=hub,serve,llama   more packages, by the groups of pyproject.toml"
+	@echo "FROM=05                  make course: go on from this notebook"
+	@echo "HOST=0.0.0.0 PORT=8866   make demo: where to listen (127.0.0.1: this machine alone)"
+	@echo "SAVE=1                   make bench: renew figures/bench/ too, which docs/speed.md shows"
+	@echo "TINYLLM_PROFILE=ci       ci, laptop (default), gpu or full: sizes of data and model"
+	@echo "Without make: docs/contributing.md has the Python command of each target."
 
 setup:
 	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
@@ -73,7 +55,7 @@ lab: setup
 
 # Only if given on the command line: some shells and conda set HOST to something else.
 demo: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.demo $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") $(if $(PORT),--port "$(PORT)")
+	@$(VENV_PYTHON) -m tinyllm_lib.course.demo $(if $(filter command,$(firstword $(origin HOST))),--host "$(HOST)") $(if $(PORT),--port "$(PORT)")
 
 # The group `site` is installed the first time that it is wanted.
 slides:
@@ -91,21 +73,21 @@ test-slow: setup
 	@$(VENV_PYTHON) tools/run_tests.py --slow
 
 figures: setup
-	$(VENV_PYTHON) -m tinyllm_lib.figures
+	$(VENV_PYTHON) -m tinyllm_lib.course.figures
 
 bench: bench-data bench-train bench-sample bench-soak
 
 bench-data: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.bench.data $(if $(SAVE),--save)
+	@$(VENV_PYTHON) -m tools.bench.data $(if $(SAVE),--save)
 
 bench-train: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.bench.train $(if $(SAVE),--save)
+	@$(VENV_PYTHON) -m tools.bench.train $(if $(SAVE),--save)
 
 bench-sample: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.bench.sample $(if $(SAVE),--save)
+	@$(VENV_PYTHON) -m tools.bench.sample $(if $(SAVE),--save)
 
 bench-soak: setup
-	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/test_train.py
+	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/train/test_train.py
 
 clean:
 	@"$(PYTHON)" tools/clean.py

@@ -1,4 +1,4 @@
-"""How the library is built: folders in the order of the notebooks, each of which knows only those above it."""
+"""How the library is built: a folder for each notebook, which knows only those above it."""
 
 import ast
 import re

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-AT_THE_TOP = (".pytest_cache", ".ruff_cache", ".hypothesis", "build", "dist")
+AT_THE_TOP = (".pytest_cache", ".ruff_cache", ".mypy_cache", ".hypothesis", "build", "dist")
 ANYWHERE = ("__pycache__", ".ipynb_checkpoints", "*.egg-info")
 # The egg-info folder is only the leftover of a build: an editable install keeps its own record in
 # .venv.

@@ -1,5 +1,4 @@
-"""Writes the exercise cells of the notebooks, and notebooks/solutions/, from
-tinyllm_lib/exercises/.
+"""Writes the exercise cells of the notebooks and notebooks/solutions/ from course/exercises/.
 
     python tools/exercises.py
 
@@ -76,8 +75,8 @@ def exercise_cells(notebook: str, number: int) -> list[dict]:
     from `number`.
     """
     start = (
-        "from tinyllm_lib.exercises import check_exercise,"
-        f' show_progress\n\nshow_progress("{notebook}")'
+        "from tinyllm_lib.course.exercises import check_exercise, show_progress\n\n"
+        f'show_progress("{notebook}")'
     )
     cells = [code(f"ex-{notebook}", start, progress_table({}, notebook) + "\n", number + 1)]
     for place, exercise in enumerate(of_notebook(notebook), 1):
@@ -121,7 +120,7 @@ def solutions(notebook: str) -> dict:
     name = NOTEBOOKS[notebook].name
     title = (
         f"# {notebook} · Solutions\n\nTry first: [{name}](../{name}). This notebook is made by"
-        " `tools/exercises.py` from `tinyllm_lib/exercises/`, like the stubs; changes belong"
+        " `tools/exercises.py` from `tinyllm_lib/course/exercises/`, like the stubs; changes belong"
         " there."
     )
     cells = [markdown("title", title), code("setup", SETUPS[notebook].strip())]

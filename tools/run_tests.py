@@ -1,4 +1,4 @@
-"""All checks of the repository: ruff, unit tests, and every notebook at the `ci` profile.
+"""All checks: format, lint, types, unit tests, and every notebook at the `ci` profile.
 
     python tools/run_tests.py [--slow] [--skip-notebooks]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from tinyllm_lib.data import ensure_home, temporary_folder, utf8_output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# --nbval-lax compares outputs only of cells marked `# NBVAL_CHECK_OUTPUT`; every other cell must just run.
+# Outputs are compared only of cells marked `# NBVAL_CHECK_OUTPUT`; every other cell must just run.
 NBVAL = [
     "--nbval-lax",
     "--nbval-current-env",
@@ -84,7 +84,9 @@ def check_all(slow, notebooks):
                 failed.append(title)
 
     before = git_status()
-    check("ruff", ["ruff", "check", "."])
+    check("format", ["ruff", "format", "--check", "."])
+    check("lint", ["ruff", "check", "."])
+    check("types", ["mypy"])
     check("unit tests", ["pytest", "tests", *(["-m", "slow or not slow"] if slow else [])])
     if notebooks:
         check("notebooks", ["pytest", *NBVAL, *notebooks], allow_none=True)
@@ -105,7 +107,7 @@ def main(argv=None):
     parser.add_argument(
         "--slow", action="store_true", help="the slow tests too, and each notebook alone"
     )
-    parser.add_argument("--skip-notebooks", action="store_true", help="ruff and unit tests only")
+    parser.add_argument("--skip-notebooks", action="store_true", help="all but the notebooks")
     options = parser.parse_args(argv)
     ensure_home()
     tempfile.tempdir = str(temporary_folder(Path.home()))

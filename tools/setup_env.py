@@ -138,7 +138,7 @@ def set_up(venv, extras, torch_index):
         pip.append("--quiet")  # a log needs no progress bars and no list of 150 names
     if torch_index:
         # Alone, so that this index is asked for torch and for nothing else.
-        run(pip + ["--extra-index-url", torch_index, "torch"], "installing torch")
+        run([*pip, "--extra-index-url", torch_index, "torch"], "installing torch")
     elif sys.platform.startswith("linux") and not has_nvidia_gpu():
         print(
             "no NVIDIA GPU seen. If pip now starts a download of several GB (torch with CUDA),"
@@ -146,15 +146,18 @@ def set_up(venv, extras, torch_index):
             " CPUs is about 200 MB.",
             flush=True,
         )
-    run(pip + ["-e", ".[{}]".format(",".join(extras))], "installing the packages")
+    run([*pip, "-e", ".[{}]".format(",".join(extras))], "installing the packages")
     run(
         [python, "-m", "ipykernel", "install", "--sys-prefix", "--name", "python3",
          "--display-name", "Python 3 (tinyllm)"],
         "registering the Jupyter kernel",
     )  # fmt: skip
     stamp = {
-        "fingerprint": wanted, "repository": name_of(REPOSITORY), "extras": extras, "torch_index": torch_index
-    }  # fmt: skip
+        "fingerprint": wanted,
+        "repository": name_of(REPOSITORY),
+        "extras": extras,
+        "torch_index": torch_index,
+    }
     temporary = venv / "tinyllm-setup.json.tmp"
     temporary.write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
     os.replace(str(temporary), str(venv / "tinyllm-setup.json"))

@@ -88,11 +88,13 @@ class SearchEnglishAndHan(SearchEnglish):
 var splitQuery = (query) => query
     .split(/[^\p{Letter}\p{Number}_\p{Emoji_Presentation}]+/gu)
     .flatMap((word) => word.split(/([\u3400-\u9fff]+)/))
-    .flatMap((part) => /^[\u3400-\u9fff]{2,}$/.test(part) ? [...part].slice(1).map((char, i) => part[i] + char) : [part])
+    .flatMap((part) => /^[\u3400-\u9fff]{2,}$/.test(part)
+        ? [...part].slice(1).map((char, i) => part[i] + char) : [part])
     .filter((term) => term);
 """
 
     def split(self, input: str) -> list[str]:
+        """Words of a page for the index; the script above splits what is searched for alike."""
         runs = HAN.findall(input)
         pairs = [run[i : i + 2] for run in runs for i in range(len(run) - 1)]
         return super().split(HAN.sub(" ", input)) + pairs + sorted(set("".join(runs)))

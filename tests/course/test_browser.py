@@ -39,7 +39,9 @@ from tinyllm_lib.data import get_workspace
 ws = get_workspace()
 bot = TextGenerator(prepare.chat_run(ws))
 shape = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
-job = prepare.train_config("pretrain", ws, name="panel", **shape, batch_size=8, steps=400, log_interval=2, compile=False)
+job = prepare.train_config(
+    "pretrain", ws, name="panel", **shape, batch_size=8, steps=400, log_interval=2, compile=False
+)
 """
     ),
     "tokenizer": (
@@ -74,9 +76,11 @@ panel
 
 
 ALL_RAN = """() => {
-    const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
+    const cells = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
+    const prompts = cells.map(e => e.textContent);
     const failed = document.querySelector('[data-mime-type="application/vnd.jupyter.error"]');
-    return prompts.every(prompt => /[0-9]/.test(prompt)) || (failed && !prompts.some(prompt => prompt.includes('*')));
+    return prompts.every(prompt => /[0-9]/.test(prompt))
+        || (failed && !prompts.some(prompt => prompt.includes('*')));
 }"""
 
 
@@ -149,9 +153,16 @@ def lab(tmp_path_factory, workspace):
             json.dumps({"theme": "JupyterLab Dark"})
         )
     port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", str(folder), "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--LabApp.user_settings_dir={settings}",
-               f"--LabApp.workspaces_dir={home / 'workspaces'}", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    options = {
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "IdentityProvider.token": "",
+        "LabApp.user_settings_dir": settings,
+        "LabApp.workspaces_dir": home / "workspaces",
+        "ServerApp.root_dir": folder,
+    }
+    command = [sys.executable, "-m", "jupyterlab", str(folder), "--no-browser", "--allow-root"]
+    command += [f"--{name}={value}" for name, value in options.items()]
     own = {"JUPYTER_CONFIG_DIR": str(home / "config"), "IPYTHONDIR": str(home / "ipython")}
     server = started(
         command, f"http://127.0.0.1:{port}/api", home / "log", env=environment(workspace) | own
@@ -194,7 +205,7 @@ def run_all(page, lab, name, minutes=3):
     )
     page.wait_for_timeout(
         1000
-        # the page learns of its kernel a little later, and asks for one when it is told to run before
+        # the page learns of its kernel a little later; told to run before, it asks for one
     )
     page.click('li.lm-MenuBar-item:has-text("Run")')
     page.click('li.lm-Menu-item[data-command="runmenu:run-all"]')
@@ -305,7 +316,7 @@ def test_panels_react(page, lab):
 
 
 def test_a_notebook_as_it_is_and_its_panels(page, lab):
-    """Notebook 07: all cells run, the sampling explorer draws and undoes, the chat answers twice."""
+    """Notebook 07: all cells run, the sampling explorer draws and undoes, the chat answers."""
     notebook = run_all(page, lab, "07_sampling.ipynb")
     assert_no_error(notebook)
     pictures = [

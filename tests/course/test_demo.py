@@ -114,7 +114,7 @@ def test_the_explorer_moves_step_by_step(address):
 
 
 def test_many_visitors_at_once_do_not_meet(address, generator):
-    """Greedy, so that each visitor's answer can be known: thirty at once get what one alone gets."""
+    """Greedy, so each visitor's answer can be known: thirty at once get what one alone gets."""
     questions = [f"{n}+{n}等于" for n in range(6)]
     alone = {q: generator.chat(q, temperature=0, max_new_tokens=24) for q in questions}
 

@@ -214,7 +214,7 @@ def test_progress_counts_tries_and_once_right_stays_right(workspace_root, capsys
 def test_progress_is_the_learners_in_every_profile_and_after_a_restart(workspace_root, monkeypatch):
     check_exercise("07.1", 0.8686)
     monkeypatch.setenv("TINYLLM_PROFILE", "laptop")
-    later = "from tinyllm_lib.exercises import show_progress; show_progress('07')"
+    later = "from tinyllm_lib.course.exercises import show_progress; show_progress('07')"
     done = subprocess.run(
         [sys.executable, "-c", later], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from tinyllm_lib.course.world import facts
-from tinyllm_lib.course.world.facts import Relation, read_table, relations, subjects
+from tinyllm_lib.course.world.facts import Relation, read_table, relations
 
 BY_NAME = {relation.name: relation for relation in relations()}
 TRUTH = {(fact.relation.name, fact.subject): fact.object for fact in facts()}
+
+
+def subjects(kind: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(fact.subject for fact in facts(kind)))
 
 
 def objects(name: str) -> list[str]:

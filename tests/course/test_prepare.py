@@ -315,7 +315,7 @@ def test_ones_own_tokenizer_is_never_trained_over(ws, profile, capsys):
     assert unchanged(own) and "it stays as it is" in capsys.readouterr().out
 
     # Put over one that was made here: the record beside it is not of this one.
-    other = prepare.Workspace(ws.root.with_name("other"))
+    other = Workspace(ws.root.with_name("other"))
     prepare.tokenizer(other, profile)
     for path, content in own.items():
         (other.tokenizer / path.name).write_bytes(content)

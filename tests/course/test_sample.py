@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -409,9 +410,7 @@ def test_lists_of_what_follows_keep_the_order(laptop):
     assert runs
     for text in runs:
         told = re.findall("(?:十[一二]?|[一二三四五六七八九])月", re.split("依次是|：", text)[-1])
-        assert all(
-            months[(months.index(a) + 1) % 12] == b for a, b in zip(told, told[1:], strict=False)
-        ), text
+        assert all(months[(months.index(a) + 1) % 12] == b for a, b in pairwise(told)), text
 
 
 def test_sums_may_be_small_or_large():

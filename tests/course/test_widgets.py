@@ -15,10 +15,10 @@ from helpers.small_model import TEXTS, make_model
 from helpers.tiny import wait_until
 
 from tinyllm_lib.course import plots, widgets
-from tinyllm_lib.course.widgets import views
+from tinyllm_lib.course.views import html as views
+from tinyllm_lib.course.views.steps import Steps, in_words, settings
 from tinyllm_lib.course.widgets.dashboard import Control
-from tinyllm_lib.course.widgets.sampling import Talk, in_words
-from tinyllm_lib.course.widgets.steps import Steps, settings
+from tinyllm_lib.course.widgets.sampling import Talk
 from tinyllm_lib.course.widgets.text import Attention, Ladder, compare_tokenizers
 from tinyllm_lib.generate import Chat, Sampling, TextGenerator, Written, generate
 from tinyllm_lib.generate.sampling import STOP_IDS
@@ -54,9 +54,18 @@ def tooltips(html):
 
 @pytest.mark.parametrize(
     ("piece", "expected"),
-    [("中".encode(), "中"), (b"\xe4\xb8", "‹E4 B8›"), (b" a\n", "␣a⏎"), (b"", "∅"), (b"<b>&", "&lt;b&gt;&amp;"),
-     ("😀".encode(), "😀"), (b"\x00", "‹00›"), ("\u200d".encode(), "‹E2 80 8D›"), ("好".encode() + b"\xf0\x9f", "好‹F0 9F›")],
-)  # fmt: skip
+    [
+        ("中".encode(), "中"),
+        (b"\xe4\xb8", "‹E4 B8›"),
+        (b" a\n", "␣a⏎"),
+        (b"", "∅"),
+        (b"<b>&", "&lt;b&gt;&amp;"),
+        ("😀".encode(), "😀"),
+        (b"\x00", "‹00›"),
+        ("\u200d".encode(), "‹E2 80 8D›"),
+        ("好".encode() + b"\xf0\x9f", "好‹F0 9F›"),
+    ],
+)
 def test_a_token_for_the_eye(piece, expected):
     assert views.shown(piece) == expected
 

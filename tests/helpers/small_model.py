@@ -12,6 +12,6 @@ TEXTS = [
 
 
 def make_model(vocab_size, context=64, seed=0, **shape):
-    """Random weights, large enough that the likeliest token is no near tie and depends on the text."""
+    """Random weights, so large that the likeliest token is no near tie and depends on the text."""
     shape = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2} | shape
     return random_model(ModelConfig(vocab_size=vocab_size, max_seq_len=context, **shape), seed=seed)

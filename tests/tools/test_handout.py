@@ -45,8 +45,15 @@ def taught(workspace, monkeypatch):
         "save_interval": 1,
         "keep_last": 3,
     }
-    small = replace(ci, documents=300, dialogues=100, vocab_size=400, max_length=64, pretrain={**ci.pretrain, **numbers},
-                    sft={**ci.sft, **numbers, "steps": 2})  # fmt: skip
+    small = replace(
+        ci,
+        documents=300,
+        dialogues=100,
+        vocab_size=400,
+        max_length=64,
+        pretrain={**ci.pretrain, **numbers},
+        sft={**ci.sft, **numbers, "steps": 2},
+    )
     monkeypatch.setitem(PROFILES, "ci", small)
     for stage in ("pretrain", "sft"):
         prepare.token_shards(workspace, stage)

@@ -1,4 +1,4 @@
-"""The files that build the environment say the same thing, and the set-up helper explains itself."""
+"""The files that build the environment say the same; the set-up helper explains itself."""
 
 import json
 import os
@@ -116,12 +116,24 @@ def test_every_make_target_named_in_the_docs_exists():
     assert not missing, f"the docs name targets that the Makefile lacks: {missing}"
 
 
-def test_make_help_explains_every_target_and_its_python_command():
+def test_make_help_explains_every_target_on_one_screen():
     text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    for target in make_targets() - {"help"}:
-        assert f'@echo "make {target} ' in text, target
-    for tool in re.findall(r"tools/(\w+\.py)", text):
-        assert (REPOSITORY / "tools" / tool).exists(), tool
+    printed = re.findall(r'^\t@echo(?: "(.*)")?$', text, flags=re.MULTILINE)
+    assert len(printed) <= 24 and max(map(len, printed)) <= 100
+    told = {line.split()[1] for line in printed if line.startswith("make ")}
+    assert told == make_targets() - {"help"}
+
+
+def test_each_make_target_has_a_python_command_that_is_there():
+    page = (REPOSITORY / "docs/contributing.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, flags=re.MULTILINE))
+    assert set(rows) == make_targets() - {"help"}
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8") + page
+    for path in re.findall(r"(?:tools|tests)/[\w/]+\.py", text):
+        assert (REPOSITORY / path).is_file(), path
+    for module in re.findall(r"-m ((?:tinyllm_lib|tools)[\w.]*)", text):
+        path = REPOSITORY / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")

@@ -1,3 +1,5 @@
+"""All notebooks in order: `python -m tinyllm_lib.course`."""
+
 import sys
 
 from tinyllm_lib.course.run import main

@@ -19,14 +19,9 @@ def memory_table(micro_batches: tuple[int, ...] = (8, 16, 32, 64, 128)) -> str:
     for name in ("laptop", "gpu", "full"):
         profile = get_profile(name)
         for dtype in ("bf16", "fp32"):
-            config = TrainConfig(
-                **{
-                    **profile.pretrain,
-                    "max_seq_len": profile.max_length,
-                    "dtype": dtype,
-                    "grad_accumulation_steps": 1,
-                }
-            )
+            options = {"max_seq_len": profile.max_length, "dtype": dtype}
+            numbers = {**profile.pretrain, **options, "grad_accumulation_steps": 1}
+            config = TrainConfig(**numbers)
             sizes = [
                 sum(train_memory(replace(config, batch_size=rows), profile.vocab_size).values())
                 for rows in micro_batches

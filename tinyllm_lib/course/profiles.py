@@ -8,10 +8,55 @@ import difflib
 import os
 from dataclasses import dataclass, field
 
+# The numbers of each profile, by field of `Profile`; None: the field's own default.
+NAMES = ("ci", "laptop", "gpu", "full")
+SIZES = {
+    "documents": (1500, 50_000, 200_000, 200_000),
+    "dialogues": (400, 17_000, 60_000, 60_000),
+    "vocab_size": (1024, 4096, 6144, 6144),
+    "max_length": (128, 128, 512, 512),
+    "replay_share": (None, None, None, 0.0),
+    "real_corpora": (None, None, None, True),
+}
+# And by option of `TrainConfig`.
+PRETRAIN = {
+    "dim": (64, 128, 768, 1024),
+    "n_layers": (2, 4, 12, 18),
+    "n_heads": (4, 4, 16, 16),
+    "n_kv_heads": (2, 2, 8, 8),
+    "batch_size": (16, 16, 128, 1024),
+    "grad_accumulation_steps": (None, None, None, "auto"),
+    "steps": (40, 2200, None, None),
+    "epochs": (None, None, 10.0, 1.0),
+    "warmup_steps": (5, 30, 200, 1000),
+    "learning_rate": (1e-2, 1.2e-2, 2e-3, 1e-3),
+    "packing": (None, None, None, "stream"),
+    "separate_documents": (None, None, None, False),
+    "eval_interval": (None, 100, 250, 1000),
+    "save_interval": (20, 100, 500, 1000),
+    "keep_every": (20, 100, None, 10_000),
+    "log_interval": (5, 10, None, None),
+}
+SFT = {
+    "batch_size": (16, 16, 64, 256),
+    "grad_accumulation_steps": (None, None, None, "auto"),
+    "steps": (30, None, None, None),
+    "epochs": (None, 1.0, 2.0, 1.0),
+    "warmup_steps": (3, 10, 50, 200),
+    "learning_rate": (5e-3, 4e-3, 3e-4, 2e-4),
+    "log_interval": (5, 10, None, None),
+}
+PURPOSES = {
+    "ci": "every notebook in under a minute, to see that it runs",
+    "laptop": "the whole course on two CPU cores in about ten minutes",
+    "gpu": "the 82.6M model on one GPU",
+    "full": "the 215M model on 10B tokens and 3.5M dialogues, over many GPUs",
+}
+
 
 @dataclass(frozen=True)
 class Profile:
-    """The numbers of one size of the course. `pretrain` and `sft` are fields of `TrainConfig`."""
+    """The numbers of one size of the course. `pretrain` and `sft` are options of `TrainConfig`."""
 
     name: str
     purpose: str
@@ -21,124 +66,24 @@ class Profile:
     max_length: int  # context, in tokens
     pretrain: dict = field(default_factory=dict)
     sft: dict = field(default_factory=dict)
-    replay_share: float = (
-        0.25  # pretraining texts mixed into SFT, as a share of the number of dialogues
-    )
+    replay_share: float = 0.25  # pretraining texts mixed into SFT, for each of its dialogues
     real_corpora: bool = False  # seq-monkey and BELLE instead of the sample corpus
 
 
+def _column(table: dict[str, tuple], name: str) -> dict:
+    values = {option: row[NAMES.index(name)] for option, row in table.items()}
+    return {option: value for option, value in values.items() if value is not None}
+
+
 PROFILES = {
-    "ci": Profile(
-        "ci",
-        "every notebook in under a minute, to see that it runs",
-        documents=1500,
-        dialogues=400,
-        vocab_size=1024,
-        max_length=128,
-        pretrain={
-            "dim": 64,
-            "n_layers": 2,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "batch_size": 16,
-            "steps": 40,
-            "warmup_steps": 5,
-            "learning_rate": 1e-2,
-            "save_interval": 20,
-            "keep_every": 20,
-            "log_interval": 5,
-        },
-        sft={
-            "batch_size": 16,
-            "steps": 30,
-            "warmup_steps": 3,
-            "learning_rate": 5e-3,
-            "log_interval": 5,
-        },
-    ),
-    "laptop": Profile(
-        "laptop",
-        "the whole course on two CPU cores in about ten minutes",
-        documents=50_000,
-        dialogues=17_000,
-        vocab_size=4096,
-        max_length=128,
-        pretrain={
-            "dim": 128,
-            "n_layers": 4,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "batch_size": 16,
-            "steps": 2200,
-            "warmup_steps": 30,
-            "learning_rate": 1.2e-2,
-            "eval_interval": 100,
-            "save_interval": 100,
-            "keep_every": 100,
-            "log_interval": 10,
-        },
-        sft={
-            "batch_size": 16,
-            "epochs": 1.0,
-            "warmup_steps": 10,
-            "learning_rate": 4e-3,
-            "log_interval": 10,
-        },
-    ),
-    "gpu": Profile(
-        "gpu",
-        "the 82.6M model on one GPU",
-        documents=200_000,
-        dialogues=60_000,
-        vocab_size=6144,
-        max_length=512,
-        pretrain={
-            "dim": 768,
-            "n_layers": 12,
-            "n_heads": 16,
-            "n_kv_heads": 8,
-            "batch_size": 128,
-            "epochs": 10.0,
-            "warmup_steps": 200,
-            "learning_rate": 2e-3,
-            "eval_interval": 250,
-            "save_interval": 500,
-        },
-        sft={"batch_size": 64, "epochs": 2.0, "warmup_steps": 50, "learning_rate": 3e-4},
-    ),
-    "full": Profile(
-        "full",
-        "the 215M model on 10B tokens and 3.5M dialogues, over many GPUs",
-        documents=200_000,
-        dialogues=60_000,
-        vocab_size=6144,
-        max_length=512,
-        real_corpora=True,
-        replay_share=0.0,
-        pretrain={
-            "dim": 1024,
-            "n_layers": 18,
-            "n_heads": 16,
-            "n_kv_heads": 8,
-            "batch_size": 1024,
-            "grad_accumulation_steps": "auto",
-            "epochs": 1.0,
-            "warmup_steps": 1000,
-            "learning_rate": 1e-3,
-            "packing": "stream",
-            "separate_documents": False,
-            "eval_interval": 1000,
-            "save_interval": 1000,
-            "keep_every": 10_000,
-        },
-        sft={
-            "batch_size": 256,
-            "grad_accumulation_steps": "auto",
-            "epochs": 1.0,
-            "warmup_steps": 200,
-            "learning_rate": 2e-4,
-        },
-    ),
+    name: Profile(
+        name,
+        PURPOSES[name],
+        **_column(SIZES, name),
+        pretrain=_column(PRETRAIN, name),
+        sft=_column(SFT, name),
+    )
+    for name in NAMES
 }
 
 

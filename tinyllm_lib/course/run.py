@@ -33,7 +33,8 @@ HTML_WITH_ALT_TEXT = """\
 {%- extends 'lab/index.html.j2' -%}
 {%- block data_png -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
-<img src="data:image/png;base64,{{ output.data['image/png'] }}" alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}">
+<img src="data:image/png;base64,{{ output.data['image/png'] }}"
+ alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}">
 </div>
 {%- endblock data_png -%}
 """
@@ -49,9 +50,7 @@ Where to go next
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a notebook stopped: the cell's number (from 1, text cells counted too), its source, the
-    error.
-    """
+    """Why a notebook stopped: the number of the cell (from 1, texts too), its source, the error."""
 
     cell: int | None
     source: str
@@ -67,10 +66,8 @@ def find_notebooks(folder: Path, first: str = "") -> list[Path]:
     """
     notebooks = sorted(folder.glob("0*.ipynb"))
     if not notebooks:
-        raise FileNotFoundError(
-            f"no notebook 0*.ipynb in {folder}. The course runs from a clone of the repository,"
-            " with the package installed from it (`make setup`, or `pip install -e .`)."
-        )
+        told = "The course runs from a clone of the repository (`make setup`, `pip install -e .`)."
+        raise FileNotFoundError(f"no notebook 0*.ipynb in {folder}. {told}")
     chosen = [path for path in notebooks if path.name >= first] if first else notebooks
     if first and (not chosen or not chosen[0].name.startswith(first)):
         names = ", ".join(path.stem for path in notebooks)
@@ -98,9 +95,7 @@ def execute_notebook(
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop(
-        "widgets", None
-    )  # their state, of another run: its absence or age would only stop the HTML copy
+    notebook.metadata.pop("widgets", None)  # state of another run, which may stop the HTML copy
     cell, loop, stopped, error = 0, None, False, ""
 
     def on_cell_execute(cell_index: int, **_: object) -> None:
@@ -144,20 +139,15 @@ def execute_notebook(
     except CellExecutionError as raised:
         error = f"{raised.ename}: {raised.evalue}".strip()
     except DeadKernelError:
-        error = (
-            "The kernel died. The system kills a process most often for want of memory: close other"
-            " programs or choose a smaller TINYLLM_PROFILE."
-        )
+        error = "The kernel died, most often for want of memory: close other programs or choose a"
+        error += " smaller TINYLLM_PROFILE."
     except Exception as raised:  # no kernel came up, say
         error = f"{type(raised).__name__}: {raised}"
     if stopped:
         error = "Stopped with Ctrl-C."
     _save_copies(notebook, executed / path.name)
-    return (
-        Failure(cell or None, notebook.cells[cell - 1].source if cell else "", error)
-        if error
-        else None
-    )
+    source = notebook.cells[cell - 1].source if cell else ""
+    return Failure(cell or None, source, error) if error else None
 
 
 def _this_python():
@@ -174,13 +164,8 @@ def _this_python():
 
 def _kernel_environment() -> dict[str, str]:
     paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
-    pythonpath = os.pathsep.join(path for path in paths if path)
-    return {
-        **os.environ,
-        "PYTHONPATH": pythonpath,
-        "PYTHONUTF8": "1",
-        "TINYLLM_STATIC_PANELS": "1",
-    }  # nobody is there to press a button
+    ours = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"}
+    return {**os.environ, **ours, "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
 
 
 def _save_copies(notebook, path: Path) -> None:
@@ -191,18 +176,13 @@ def _save_copies(notebook, path: Path) -> None:
     with atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
     try:
-        exporter = HTMLExporter(
-            extra_loaders=[DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})],
-            template_file="alt.html.j2",
-        )
+        loader = DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})
+        exporter = HTMLExporter(extra_loaders=[loader], template_file="alt.html.j2")
         exporter.log.setLevel(logging.CRITICAL)
         html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
     except Exception as error:  # of another program's, about a copy: no reason to stop the course
-        print(
-            f"\nno HTML copy of {path.name} ({type(error).__name__}: {error}); {path} holds"
-            " everything",
-            flush=True,
-        )
+        why = f"{type(error).__name__}: {error}"
+        print(f"\nno HTML copy of {path.name} ({why}); {path} holds everything", flush=True)
         return
     with atomic_path(path.with_suffix(".html")) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -260,7 +240,7 @@ def peak_memory_gb() -> float | None:
 
 
 def print_results(workspace: Workspace) -> None:
-    """Print the chat model's answers to the three questions, and the exams of base and chat model."""
+    """Print the chat model's answers to three questions, and the exams of base and chat model."""
     from tinyllm_lib.generate import TextGenerator
 
     generator = TextGenerator(workspace.run("chat"))
@@ -269,15 +249,12 @@ def print_results(workspace: Workspace) -> None:
         answer = generator.chat([{"role": "user", "content": question}], temperature=0).strip()
         print(f"  You    {question}\n  Model  {answer}\n", flush=True)
     print("Its exam, before and after fine-tuning:\n")
-    print(
-        exam_table(exam_result(workspace, "pretrain"), exam_result(workspace, "chat")), flush=True
-    )
+    base, chat = exam_result(workspace, "pretrain"), exam_result(workspace, "chat")
+    print(exam_table(base, chat), flush=True)
 
 
 def exam_result(workspace: Workspace, run: str):
-    """The `ExamResult` that a notebook saved, if it is of the run's newest weights and of this
-    exam; else it is taken now.
-    """
+    """The `ExamResult` that a notebook saved, if it is of these weights; else it is taken now."""
     from tinyllm_lib.evaluate import exam_of, run_exam
 
     folder, exam = workspace.run(run), workspace.raw / "exam.jsonl"
@@ -289,7 +266,7 @@ def exam_result(workspace: Workspace, run: str):
 
 
 def exam_table(base, chat) -> str:
-    """Two `ExamResult`s as one table: class, share of right answers of each, what the class shows."""
+    """Two `ExamResult`s as one table: class, share of right answers of each, what it shows."""
     from tinyllm_lib.course.world import CLASS_MEANING
     from tinyllm_lib.evaluate import format_table
 
@@ -308,12 +285,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ensure_home()
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument(
-        "--from", dest="first", default="", metavar="NN", help="first notebook, e.g. 05"
-    )
-    parser.add_argument(
-        "--notebooks", type=Path, default=REPOSITORY / "notebooks", help=argparse.SUPPRESS
-    )
+    first = {"dest": "first", "default": "", "metavar": "NN"}
+    parser.add_argument("--from", help="first notebook, e.g. 05", **first)
+    folder = REPOSITORY / "notebooks"
+    parser.add_argument("--notebooks", type=Path, default=folder, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     try:
         from tinyllm_lib.course.profiles import get_profile
@@ -325,17 +300,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_writable(executed)
         import nbclient  # noqa: F401
         import nbconvert  # noqa: F401
-    except (OSError, ValueError) as error:
-        print(f"course: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        print(f"course: {error}. `make setup` installs what the course needs.", file=sys.stderr)
+    except (OSError, ValueError, ImportError) as error:
+        install = ". `make setup` installs what the course needs."
+        hint = install if isinstance(error, ImportError) else ""
+        print(f"course: {error}{hint}", file=sys.stderr)
         return 2
     start = time.monotonic()
-    print(
-        f"{len(notebooks)} notebooks at the {profile.name} profile; executed copies go to"
-        f" {executed}\n"
-    )
+    what = f"{len(notebooks)} notebooks at the {profile.name} profile"
+    print(f"{what}; executed copies go to {executed}\n")
     if not run_notebooks(notebooks, executed):
         return 1
     print_results(workspace)

@@ -2,7 +2,7 @@
 fp32; sampling; a ten-minute model.
 
     PYTHONPATH=. python -m tools.bench.gpu [--minutes 10] [--text corpus.jsonl] [--out DIR]
-    PYTHONPATH=. python -m tools.bench.gpu --dry-run          # the same on a CPU, with a very small model, in a minute
+    PYTHONPATH=. python -m tools.bench.gpu --dry-run   # on a CPU, a very small model, in a minute
 
 Needs nothing beyond torch, numpy, transformers, tokenizers, safetensors, tqdm and regex. Prints
 Markdown and writes `gpu.json`.

@@ -83,7 +83,7 @@ def their_tokens(folder: Path, lengths: list[int], new: int) -> Work:
 
 
 def one_forward_pass(folder: Path) -> Work:
-    """Logits of the long prompt's last position, which is the least that its first token can cost."""
+    """Logits of the long prompt's last position: the least that its first token can cost."""
     model = our_model(folder)
     ids = torch.tensor(prompts_of([LONG_PROMPT], model.config.vocab_size))
 

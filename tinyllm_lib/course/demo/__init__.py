@@ -1,1 +1,1 @@
-"""A web page for the classroom: `python -m tinyllm_lib.course.demo`"""
+"""A web page for the classroom: `python -m tinyllm_lib.course.demo`."""

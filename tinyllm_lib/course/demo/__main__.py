@@ -1,3 +1,5 @@
+"""The page for the classroom: `python -m tinyllm_lib.course.demo`."""
+
 import sys
 
 from tinyllm_lib.course.demo.classroom import main

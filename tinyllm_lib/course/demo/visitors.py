@@ -28,13 +28,21 @@ from tinyllm_lib.model import is_out_of_memory
 
 LARGEST_REQUEST = 256 * 1024  # bytes
 LARGEST_HEAD = 32 * 1024  # bytes of request line and headers
-POLICY = ("default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; "
-          "form-action 'none'")  # fmt: skip
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'"
+)
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": POLICY,
 }
+
+
+TOO_MANY = (
+    b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\n\r\n"
+    b'{"error": "too many visitors at once. Try again in a moment."}\n'
+)
 
 
 class Refusal(Exception):
@@ -46,9 +54,7 @@ class Refusal(Exception):
 
 
 class _Request(io.BufferedReader):
-    """What a visitor sends. The head is bounded: `http.server` would take a hundred headers of 64
-    KB from each.
-    """
+    """What a visitor sends. The head is bounded: `http.server` would take 6 MB from each."""
 
     left = LARGEST_HEAD
 
@@ -63,13 +69,13 @@ class _Request(io.BufferedReader):
 class Visit(BaseHTTPRequestHandler):
     """One request of a visitor's browser. HTTP/1.0: the connection ends with the reply."""
 
-    default_request_version = (  # of what is no HTTP at all; the standard library's 0.9 gets no status line
-        "HTTP/1.0"
-    )
+    # Of what is no HTTP at all; the standard library's 0.9 gets no status line.
+    default_request_version = "HTTP/1.0"
     server: Server
     begun = False  # whether the status line is out
 
     def setup(self) -> None:
+        """Bounds what the visitor may send, and for how long."""
         self.timeout = self.server.patience
         super().setup()
         self.rfile = _Request(self.rfile.detach())
@@ -85,9 +91,7 @@ class Visit(BaseHTTPRequestHandler):
         self._answer(self._compute)
 
     def _answer(self, work: Callable[[], None]) -> None:
-        """Whatever happens in `work`: one status line goes out, and what went wrong in a sentence
-        behind it.
-        """
+        """Whatever happens in `work`: one status line, and what went wrong in a sentence."""
         try:
             self._check_host()
             work()
@@ -99,15 +103,12 @@ class Visit(BaseHTTPRequestHandler):
             self._fail(400, str(mistake))
         except Exception as error:
             if is_out_of_memory(error):
-                self._fail(
-                    503,
-                    "there was no memory left for this. Try a shorter text, or again in a moment.",
+                told = (
+                    "there was no memory left for this. Try a shorter text, or again in a moment."
                 )
-            else:
-                traceback.print_exc()
-                self._fail(
-                    500, "the demo has met a fault of its own; the terminal it runs in says which."
-                )
+                return self._fail(503, told)
+            traceback.print_exc()
+            self._fail(500, "the demo has met a fault of its own; its terminal says which.")
 
     def _show(self) -> None:
         found = self.server.files.get(self.path.partition("?")[0])
@@ -122,11 +123,8 @@ class Visit(BaseHTTPRequestHandler):
         self._check_origin()
         body = self._body()
         if not self.server.places.acquire(blocking=False):
-            raise Refusal(
-                503,
-                f"{self.server.visitors} visitors are being answered just now. Try again in a"
-                " moment.",
-            )
+            many = f"{self.server.visitors} visitors are being answered just now"
+            raise Refusal(503, f"{many}. Try again in a moment.")
         try:
             if path == "/chat":
                 self._stream(self.server.room.chat(_parsed(body)))
@@ -136,29 +134,22 @@ class Visit(BaseHTTPRequestHandler):
             self.server.places.release()
 
     def _check_host(self) -> None:
-        """Other names lead here, too: those that the owner of another site has pointed at this
-        machine (DNS rebinding).
-        """
+        """Other names may lead here: the owner of another site points one at it (DNS rebinding)."""
         names = self.headers.get_all("Host", [])
         name = host_name(names[0]) if len(names) == 1 else None
         here = host_name(f"[{self.connection.getsockname()[0]}]")
         if name is None or not (name in self.server.names or name == here or is_loopback(name)):
-            raise Refusal(
-                403,
-                f"the demo does not answer to the name {_quoted(names)}. If it is its name, start"
-                " it with --allow-host.",
-            )
+            told = f"the demo does not answer to the name {_quoted(names)}"
+            raise Refusal(403, f"{told}. If it is its name, start it with --allow-host.")
 
     def _check_origin(self) -> None:
-        """Browsers say whose script sends a request, and no other site's may send JSON without
-        being asked about first.
-        """
+        """Browsers say whose script sends a request; no other site's may send JSON unasked."""
         host = self.headers["Host"]
         origin = self.headers.get("Origin", f"http://{host}").partition("://")[2]
         foreign = self.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
         if foreign or (origin != host and host_name(origin) not in self.server.allowed):
-            raise Refusal(403, f"the request comes from another site, {_quoted([origin])}. If the demo is shown there, start it with "
-                               "--allow-host.")  # fmt: skip
+            told = f"the request comes from another site, {_quoted([origin])}"
+            raise Refusal(403, f"{told}. If the demo is shown there, start it with --allow-host.")
         if self.headers.get_content_type() != "application/json":
             raise Refusal(415, "expected Content-Type: application/json.")
 
@@ -180,9 +171,7 @@ class Visit(BaseHTTPRequestHandler):
 
     def _stream(self, rows: Iterator[dict]) -> None:
         with closing(rows):
-            row = next(
-                rows
-            )  # before the status line: a request that cannot be answered raises here
+            row = next(rows)  # before the status line: what cannot be answered raises here
             self._head(200, "application/x-ndjson; charset=utf-8")
             while row is not None:
                 self.wfile.write(_json(row))
@@ -202,11 +191,8 @@ class Visit(BaseHTTPRequestHandler):
         self._send(status, "application/json; charset=utf-8", _json(content))
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
-        self._head(
-            status,
-            kind,
-            {"Content-Length": len(body)} | ({"Retry-After": 5} if status == 503 else {}),
-        )
+        later = {"Retry-After": 5} if status == 503 else {}
+        self._head(status, kind, {"Content-Length": len(body), **later})
         if self.command != "HEAD":
             self.wfile.write(body)
 
@@ -261,15 +247,12 @@ class Server(ThreadingMixIn, TCPServer):
             del self.visits[request]
         with suppress(OSError):
             request.setblocking(False)  # this is the thread that lets everybody in
-            request.send(b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: application/json\r\n\r\n"
-                         b'{"error": "too many visitors at once. Try again in a moment."}\n')  # fmt: skip
+            request.send(TOO_MANY)
             request.recv(LARGEST_HEAD)
         self.close_request(request)
 
     def service_actions(self) -> None:
-        """Ends visits that have had their time, wherever their threads are waiting; called several
-        times a second.
-        """
+        """Ends visits that have had their time; called several times a second."""
         now = time.monotonic()
         for connection, end in list(self.visits.items()):
             if now > end:
@@ -277,9 +260,7 @@ class Server(ThreadingMixIn, TCPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def shutdown_request(self, request: socket.socket) -> None:
-        """Reads what the visitor is still sending, for a moment: closed before, the connection
-        would lose our answer.
-        """
+        """Reads what is still sent, for a moment: closed before, our answer would be lost."""
         self.visits[request] = time.monotonic() + self.patience / 10
         with suppress(OSError):
             request.shutdown(socket.SHUT_WR)
@@ -295,13 +276,9 @@ class Server(ThreadingMixIn, TCPServer):
 
 
 def host_name(host: str) -> str | None:
-    """The name or address in `name`, `name:port` or `[address]:port`, in one spelling; None: it is
-    nothing of the kind.
-    """
-    found = re.fullmatch(
-        r"(?:\[([0-9A-Fa-f:.]+)(?:%\w+)?\]|([\w.-]+))(?::[0-9]{1,5})?", host, re.ASCII
-    )
-    if not found:
+    """The name or address in `name`, `name:port` or `[address]:port`, in one spelling, or None."""
+    pattern = r"(?:\[([0-9A-Fa-f:.]+)(?:%\w+)?\]|([\w.-]+))(?::[0-9]{1,5})?"
+    if not (found := re.fullmatch(pattern, host, re.ASCII)):
         return None
     name = found[1] or found[2].rstrip(".").lower()
     with suppress(ValueError):

@@ -1,13 +1,10 @@
-"""The exercises at the end of each notebook: what they ask, their stubs and solutions, and the
-checks.
-
-    from tinyllm_lib.course.exercises.progress import check_exercise, show_progress
+"""The exercises at the end of each notebook: what they ask, stubs, solutions and checks.
 
     check_exercise("02.3", stream_text)      # 02.3 not yet: …
     show_progress("02")
 
-Each exercise is one `Exercise` in the file of its notebook: text, hint, code and check stand
-together. `tools/exercises.py` writes the notebooks' cells and `notebooks/solutions/` from it.
+Each is one text with its check, in the file of its notebook. `tools/exercises.py` writes the
+notebooks' cells and `notebooks/solutions/` from it.
 """
 
 from tinyllm_lib.course.exercises import (
@@ -20,7 +17,7 @@ from tinyllm_lib.course.exercises import (
     share,
     tokenizer,
 )
-from tinyllm_lib.course.exercises.exercise import EXERCISES, Exercise, NotDone, NotYet
+from tinyllm_lib.course.exercises.exercise import EXERCISES, Exercise
 from tinyllm_lib.course.exercises.progress import (
     check_exercise,
     progress_table,
@@ -28,24 +25,14 @@ from tinyllm_lib.course.exercises.progress import (
     show_progress,
 )
 
+_IN_ORDER = (data, tokenizer, masks, model, pretrain, sft, sampling, share)
 # Notebook -> what its solutions need before the first of them.
-SETUPS = {
-    "01": data.SETUP,
-    "02": tokenizer.SETUP,
-    "03": masks.SETUP,
-    "04": model.SETUP,
-    "05": pretrain.SETUP,
-    "06": sft.SETUP,
-    "07": sampling.SETUP,
-    "08": share.SETUP,
-}
+SETUPS = {f"{number:02}": module.SETUP for number, module in enumerate(_IN_ORDER, 1)}
 
 __all__ = [
     "EXERCISES",
     "SETUPS",
     "Exercise",
-    "NotDone",
-    "NotYet",
     "check_exercise",
     "progress_table",
     "read_progress",

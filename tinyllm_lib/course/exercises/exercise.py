@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+TEXT = re.compile(
+    r"(\d\d\.\d) (.+?) \((\d+) minutes, (\w+)\)\n\n"
+    r"(.+?)\n\n# hint:\n(.+?)\n\n# code for (.+?):\n(.+)",
+    re.DOTALL,
+)
 MARKS = {"# both:": ("stub", "solution"), "# stub:": ("stub",), "# solution:": ("solution",)}
 EXERCISES: dict[str, Exercise] = {}  # by number; the files of the notebooks fill it
 
@@ -19,16 +25,15 @@ class NotYet(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise. Made with a check and put into `EXERCISES` by the decorator `exercise`.
+    """One exercise, as the decorator `exercise` reads it from its text.
 
     Attributes:
         number: notebook and place in it, "02.3".
         difficulty: easy, medium or hard.
         task, hint: Markdown. The hint is shown folded.
-        code: stub and solution in one text. Lines after `# stub:` are the stub's alone, lines after
-            `# solution:` the solution's alone, lines after `# both:` (and at the beginning) stand
-            in both.
         answer: what the cell hands to the check, as it stands in the call: "worst, held_out".
+        code: stub and solution in one text. Lines after `# stub:` are the stub's alone, lines after
+            `# solution:` the solution's alone, all others stand in both (`# both:` goes back).
         check: takes these values; returns praise, or raises NotDone or NotYet.
     """
 
@@ -38,8 +43,8 @@ class Exercise:
     difficulty: str
     task: str = field(repr=False)
     hint: str = field(repr=False)
-    code: str = field(repr=False)
     answer: str = field(repr=False)
+    code: str = field(repr=False)
     check: Callable[..., str] = field(repr=False)
 
     @property
@@ -50,41 +55,24 @@ class Exercise:
     def cell(self, part: str) -> str:
         """The code cell with the "stub" or the "solution", and the call of its check."""
         lines, wanted = [], True
-        for line in self.code.strip("\n").splitlines():
+        for line in self.code.splitlines():
             if line.strip() in MARKS:
                 wanted = part in MARKS[line.strip()]
             elif wanted:
                 lines.append(line)
         is_function = lines[-1].startswith(" ")
-        kept = (
-            ", record=False" if part == "solution" else ""
-        )  # who runs the solutions has not solved anything
-        return "\n".join(
-            [
-                *lines,
-                *[""] * (1 + is_function),
-                f'check_exercise("{self.number}", {self.answer}{kept})',
-            ]
-        )
+        # Who runs the solutions has not solved anything.
+        kept = ", record=False" if part == "solution" else ""
+        call = f'check_exercise("{self.number}", {self.answer}{kept})'
+        return "\n".join([*lines, *[""] * (1 + is_function), call])
 
 
-def exercise(
-    number: str,
-    title: str,
-    *,
-    minutes: int,
-    difficulty: str,
-    task: str,
-    hint: str,
-    code: str,
-    answer: str,
-):
-    """Decorates the check of an exercise."""
+def exercise(text: str) -> Callable[[Callable[..., str]], Callable[..., str]]:
+    """Decorates the check of an exercise; `text` holds the rest of it, in the form of `TEXT`."""
+    number, title, minutes, *rest = TEXT.fullmatch(text.strip("\n")).groups()
 
     def register(check: Callable[..., str]) -> Callable[..., str]:
-        EXERCISES[number] = Exercise(
-            number, title, minutes, difficulty, task.strip(), hint.strip(), code, answer, check
-        )
+        EXERCISES[number] = Exercise(number, title, int(minutes), *rest, check)
         return check
 
     return register

@@ -7,7 +7,7 @@ import tempfile
 import numpy as np
 
 from tinyllm_lib.course import prepare
-from tinyllm_lib.course.exercises.exercise import close, done, exercise, require
+from tinyllm_lib.course.exercises.exercise import NotYet, close, done, exercise, require
 from tinyllm_lib.data import get_workspace
 from tinyllm_lib.dataset import PackedDataset, write_pretrain_tokens
 from tinyllm_lib.tokenizer import encode_chat
@@ -16,10 +16,9 @@ SETUP = """
 from itertools import islice
 
 from tinyllm_lib.course import prepare
-from tinyllm_lib.data import read_texts
-from tinyllm_lib.course.exercises.progress import check_exercise
+from tinyllm_lib.course.exercises import check_exercise
+from tinyllm_lib.data import get_workspace, read_texts
 from tinyllm_lib.tokenizer import encode_chat, encode_text
-from tinyllm_lib.data import get_workspace
 
 ws = get_workspace()
 tok = prepare.tokenizer(ws)
@@ -36,20 +35,17 @@ DIALOGUE = [
 WIDTHS = (32, 64, 128, 512)
 
 
-@exercise(
-    "03.1",
-    "Only the last reply",
-    minutes=10,
-    difficulty="easy",
-    task="""
-Some recipes learn only the last reply of a dialogue. Write `last_reply_mask(messages)`: a list of 0 and 1, as long as the ids of
-`encode_chat`.
-""",
-    hint="""
-`encode_chat(tok, messages[:n])` are the first tokens of `encode_chat(tok, messages)`: so its length says where message n begins.
-`encode_small` from above is another good start.
-""",
-    code='''
+@exercise('''
+03.1 Only the last reply (10 minutes, easy)
+
+Some recipes learn only the last reply of a dialogue. Write `last_reply_mask(messages)`: a list of 0
+and 1, as long as the ids of `encode_chat`.
+
+# hint:
+`encode_chat(tok, messages[:n])` are the first tokens of `encode_chat(tok, messages)`: so its length
+says where message n begins. `encode_small` from above is another good start.
+
+# code for last_reply_mask:
 def last_reply_mask(messages: list[dict]) -> list[int]:
     """1 for the tokens of the last reply and its <|im_end|>, else 0."""
     # stub:
@@ -57,39 +53,35 @@ def last_reply_mask(messages: list[dict]) -> list[int]:
     # solution:
     last = max(n for n, message in enumerate(messages) if message["role"] == "assistant")
     begins = len(encode_chat(tok, messages[:last]))
-    return [int(learned and at >= begins) for at, learned in enumerate(encode_chat(tok, messages).loss_mask)]
-''',
-    answer="last_reply_mask",
-)
-def check_last_reply(last_reply_mask) -> str:
+    mask = encode_chat(tok, messages).loss_mask
+    return [int(learned and at >= begins) for at, learned in enumerate(mask)]
+''')
+def _check_last_reply(last_reply_mask) -> str:
     tok = prepare.tokenizer(get_workspace())
     for messages in (DIALOGUE, DIALOGUE[:3]):
         mask, chat = last_reply_mask(messages), encode_chat(tok, messages)
         done(mask)
-        require(
-            len(mask) == len(chat),
-            f"{len(mask)} values for {len(chat)} tokens; each token needs one",
-        )
+        if len(mask) != len(chat):
+            raise NotYet(f"{len(mask)} values for {len(chat)} tokens; each token needs one")
         learned = tok.decode([number for number, on in zip(chat.ids, mask, strict=True) if on])
         wanted = messages[-1]["content"] + "<|im_end|>"
         require(learned == wanted, f"learned is {learned!r}, it should be {wanted!r}")
     return "and <|im_end|> is learned too, or the model would never stop."
 
 
-@exercise(
-    "03.2",
-    "Packing without sorting",
-    minutes=15,
-    difficulty="medium",
-    task="""
-`best_fit_small` needs all lengths at once. Write `next_fit(lengths, context)`, which takes documents in their order and begins a new
-row when one does not fit into the current row. Return the room left in each row, in order. Then try it on
-`[min(size - 1, context) for size in sizes]`: how much more does it waste than `best_fit_small`?
-""",
-    hint="""
-Only the last row can take a document. So one list of rooms is enough, and only its last entry changes.
-""",
-    code='''
+@exercise('''
+03.2 Packing without sorting (15 minutes, medium)
+
+`best_fit_small` needs all lengths at once. Write `next_fit(lengths, context)`, which takes
+documents in their order and begins a new row when one does not fit into the current row. Return the
+room left in each row, in order. Then try it on `[min(size - 1, context) for size in sizes]`: how
+much more does it waste than `best_fit_small`?
+
+# hint:
+Only the last row can take a document. So one list of rooms is enough, and only its last entry
+changes.
+
+# code for next_fit:
 def next_fit(lengths: list[int], context: int) -> list[int]:
     """The room left in each row."""
     # stub:
@@ -101,72 +93,56 @@ def next_fit(lengths: list[int], context: int) -> list[int]:
             rooms.append(context)
         rooms[-1] -= length
     return rooms
-''',
-    answer="next_fit",
-)
-def check_next_fit(next_fit) -> str:
-    for lengths, wanted in (
-        ([7, 3, 5, 5, 2, 6, 4], [0, 0, 2, 6]),
-        ([4, 10, 6], [6, 0, 4]),
-        ([], []),
-    ):
+''')
+def _check_next_fit(next_fit) -> str:
+    cases = (([7, 3, 5, 5, 2, 6, 4], [0, 0, 2, 6]), ([4, 10, 6], [6, 0, 4]), ([], []))
+    for lengths, rooms in cases:
         found = next_fit(lengths, 10)
         done(found)
-        require(
-            list(found) == wanted,
-            f"documents of {lengths} in rows of 10 leave room for {wanted}, yours for {found}",
-        )
-    return (
-        "it reads each document once and forgets it. What that costs in padding, the two lists of"
-        " rooms tell you."
-    )
+        if list(found) != rooms:
+            raise NotYet(
+                f"documents of {lengths} in rows of 10 leave room for {rooms}, not {found}"
+            )
+    return "it forgets each document at once. What that costs in padding, the two lists tell you."
 
 
-@exercise(
-    "03.3",
-    "A longer row",
-    minutes=10,
-    difficulty="hard",
-    task="""
-Pack `texts` into rows of 32, 64, 128 and 512 positions, with both ways of packing. Which share of the documents lies in more than
-one row? Give four numbers from 0 to 1 for each way. `plots.line_chart` draws them. From which length on does tearing hardly matter
-for this corpus?
-""",
-    hint="""
-A document of n tokens (with its `<|im_end|>`) has n - 1 targets. `best_fit` cuts only those with more targets than a row has
-positions. `stream` lays all targets in one line: document k ends where the sum of the first k lengths is, and a row ends at every
-multiple of its width.
-""",
-    code="""
+@exercise("""
+03.3 A longer row (10 minutes, hard)
+
+Pack `texts` into rows of 32, 64, 128 and 512 positions, with both ways of packing. Which share of
+the documents lies in more than one row? Give four numbers from 0 to 1 for each way.
+`plots.line_chart` draws them. From which length on does tearing hardly matter for this corpus?
+
+# hint:
+A document of n tokens (with its `<|im_end|>`) has n - 1 targets. `best_fit` cuts only those with
+more targets than a row has positions. `stream` lays all targets in one line: document k ends where
+the sum of the first k lengths is, and a row ends at every multiple of its width.
+
+# code for cut_shares, texts:
 # stub:
 cut_shares = None  # your turn: {"best_fit": [four shares], "stream": [four shares]}
 # solution:
-targets = [len(encode_text(tok, text)) for text in texts]  # with <|im_end|> one token more, and one target less
+# With <|im_end|> one token more, and one target less.
+targets = [len(encode_text(tok, text)) for text in texts]
 cut_shares = {"best_fit": [], "stream": []}
 for width in (32, 64, 128, 512):
     cut_shares["best_fit"].append(sum(length > width for length in targets) / len(targets))
     begin, torn = 0, 0
     for length in targets:
-        torn += begin // width != (begin + length - 1) // width  # first and last target in different rows
-        begin += length
+        last = begin + length - 1
+        torn += begin // width != last // width  # first and last target in different rows
+        begin = last + 1
     cut_shares["stream"].append(torn / len(targets))
-""",
-    answer="cut_shares, texts",
-)
-def check_cut_shares(cut_shares, texts) -> str:
+""")
+def _check_cut_shares(cut_shares, texts) -> str:
     done(cut_shares)
     for packing in ("best_fit", "stream"):
         mine = cut_shares.get(packing, ())
-        require(
-            len(mine) == 4,
-            f"four shares are wanted for {packing}, one for each of {WIDTHS}; found {len(mine)}",
-        )
+        if len(mine) != 4:
+            raise NotYet(f"{packing} wants four shares, for rows of {WIDTHS}; found {len(mine)}")
         for width, share, found in zip(WIDTHS, _cut(texts, packing), mine, strict=True):
-            require(
-                close(found, share, 0.005),
-                f"{packing} in rows of {width} cuts {share:.1%} of the documents, you have"
-                f" {found:.1%}",
-            )
+            if not close(found, share, 0.005):
+                raise NotYet(f"{packing} in rows of {width} cuts {share:.1%}, you have {found:.1%}")
     return "best_fit cuts only what is longer than a row; stream cuts wherever a row ends."
 
 

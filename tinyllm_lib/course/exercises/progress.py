@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import traceback
 from datetime import datetime
 
@@ -13,8 +14,7 @@ from tinyllm_lib.evaluate import format_table
 
 
 def check_exercise(number: str, *answers: object, record: bool = True) -> None:
-    """Compares an answer with the library, prints what is off, and keeps the outcome in the
-    workspace unless told otherwise.
+    """Compares an answer with the library, prints what is off, and notes the outcome (`record`).
 
     Never raises for a wrong answer, so that the cells after it still run.
 
@@ -22,9 +22,8 @@ def check_exercise(number: str, *answers: object, record: bool = True) -> None:
         ValueError: no such exercise. TypeError: another number of answers than the exercise has.
     """
     if number not in EXERCISES:
-        raise ValueError(
-            f"There is no exercise {number!r}. There are: {', '.join(sorted(EXERCISES))}."
-        )
+        there = ", ".join(sorted(EXERCISES))
+        raise ValueError(f"There is no exercise {number!r}. There are: {there}.")
     check = EXERCISES[number].check
     inspect.signature(check).bind(*answers)
     right = False
@@ -54,9 +53,8 @@ def read_progress() -> dict[str, dict]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Delete it to begin with an empty table."
-        ) from error
+        told = f"{path} is damaged ({error}). Delete it to begin with an empty table."
+        raise ValueError(told) from error
 
 
 def show_progress(notebook: str | None = None) -> None:
@@ -69,15 +67,8 @@ def progress_table(progress: dict[str, dict], notebook: str | None = None) -> st
     rows = [("exercise", "state", "minutes", "difficulty", "title")]
     for number, task in sorted(EXERCISES.items()):
         if notebook in (None, task.notebook):
-            rows.append(
-                (
-                    number,
-                    _state(progress.get(number)),
-                    str(task.minutes),
-                    task.difficulty,
-                    task.title,
-                )
-            )
+            state = _state(progress.get(number))
+            rows.append((number, state, str(task.minutes), task.difficulty, task.title))
     right = sum(row[1] == "right" for row in rows)
     return f"{format_table(rows, '<<><<')}\n\n{right} of {len(rows) - 1} right"
 
@@ -101,14 +92,8 @@ def _note(number: str, right: bool) -> None:
 
 
 def _where(error: Exception) -> str:
-    """Where the learner's own code stopped: cells are files named after the kernel, everything else
-    is a library.
-    """
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "ipykernel_" in frame.filename or frame.filename.startswith(("<ipython", "<string>"))
-    ]
-    if not frames:
-        return "this is no answer of the kind that was asked for:"
-    return f"line {frames[-1].lineno} of your cell ({frames[-1].name}) stopped with"
+    """Where the learner's own code stopped: the files of cells are named after the kernel."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if re.search(r"ipykernel_|^<ipython|^<string>", frame.filename):
+            return f"line {frame.lineno} of your cell ({frame.name}) stopped with"
+    return "this is no answer of the kind that was asked for:"

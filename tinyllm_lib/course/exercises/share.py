@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import torch
 
 from tinyllm_lib.course import prepare
-from tinyllm_lib.course.exercises.exercise import close, done, exercise, require
+from tinyllm_lib.course.exercises.exercise import NotYet, close, done, exercise, require
 from tinyllm_lib.data import get_workspace
 
 SETUP = """
 import torch
 
-from tinyllm_lib.course.exercises.progress import check_exercise
+from tinyllm_lib.course.exercises import check_exercise
 """
 
 DIALOGUE = [
@@ -22,99 +24,81 @@ DIALOGUE = [
 ]
 
 
-@exercise(
-    "08.1",
-    "The way back",
-    minutes=10,
-    difficulty="easy",
-    task="""
-`permute` of section 3 puts the even places of a vector first. Write its inverse: from the two halves back to neighbours. It is what
-`export_gguf` does to your query matrices.
-""",
-    hint="""
-`torch.stack` of the two halves along a new last dimension lays members of a pair beside each other; `flatten` does the rest.
-""",
-    code='''
+@exercise('''
+08.1 The way back (10 minutes, easy)
+
+`permute` of section 3 puts the even places of a vector first. Write its inverse: from the two
+halves back to neighbours. It is what `export_gguf` does to your query matrices.
+
+# hint:
+`torch.stack` of the two halves along a new last dimension lays members of a pair beside each other;
+`flatten` does the rest.
+
+# code for unpermute:
 def unpermute(x: torch.Tensor) -> torch.Tensor:
     """The inverse of `permute`."""
     # stub:
     return None  # your turn
     # solution:
     return torch.stack(x.chunk(2), dim=1).flatten()
-''',
-    answer="unpermute",
-)
-def check_unpermute(unpermute) -> str:
+''')
+def _check_unpermute(unpermute) -> str:
     for size in (8, 32):
         x = torch.arange(size)
         permuted = torch.cat([x[0::2], x[1::2]])
         found = unpermute(permuted)
         done(found)
-        require(
-            not torch.equal(found, torch.cat([permuted[0::2], permuted[1::2]])),
-            "that is `permute` itself: twice the same does not lead back once there are more than"
-            " two pairs",
-        )
-        require(
-            torch.equal(found, x),
-            f"permute(0 … {size - 1}) should become 0 … {size - 1} again, it becomes"
-            f" {found.tolist()}",
-        )
+        if torch.equal(found, torch.cat([permuted[0::2], permuted[1::2]])):
+            raise NotYet(
+                "that is `permute` itself, which twice leads back for two pairs, not for more"
+            )
+        if not torch.equal(found, x):
+            raise NotYet(
+                f"permute(0 … {size - 1}) should become 0 … {size - 1}, not {found.tolist()}"
+            )
     return "llama.cpp would read your query matrices."
 
 
-@exercise(
-    "08.2",
-    "How many bits?",
-    minutes=10,
-    difficulty="medium",
-    task="""
-In `q8_0`, 32 weights cost 32 bytes and a 2-byte scale. The format `q4_0` keeps half a byte for each of 32 weights, and a 2-byte scale. How
-many bits a weight is that, and how many GB (10⁹ bytes) would the weights of a model of 7 billion parameters take?
-""",
-    hint="""
+@exercise("""
+08.2 How many bits? (10 minutes, medium)
+
+In `q8_0`, 32 weights cost 32 bytes and a 2-byte scale. The format `q4_0` keeps half a byte for each
+of 32 weights, and a 2-byte scale. How many bits a weight is that, and how many GB (10⁹ bytes) would
+the weights of a model of 7 billion parameters take?
+
+# hint:
 Count the bytes of one block of 32 weights first. A byte is 8 bits.
-""",
-    code="""
+
+# code for my_bits, my_gigabytes:
 # stub:
 my_bits, my_gigabytes = None, None  # two numbers
 # solution:
 my_bits = (32 / 2 + 2) * 8 / 32
 my_gigabytes = 7e9 * my_bits / 8 / 1e9
-""",
-    answer="my_bits, my_gigabytes",
-)
-def check_bits(my_bits, my_gigabytes) -> str:
+""")
+def _check_bits(my_bits, my_gigabytes) -> str:
     done(my_bits, my_gigabytes)
-    require(
-        not close(my_bits, 4, 1e-6),
-        "4 bits is the weight alone; the scale that 32 of them share costs something too",
-    )
-    require(
-        close(my_bits, 4.5, 1e-6),
-        f"a block has 18 bytes for 32 weights, which is not {my_bits} bits a weight",
-    )
+    if close(my_bits, 4, 1e-6):
+        raise NotYet("4 bits is the weight alone; the scale that 32 share costs something too")
+    if not close(my_bits, 4.5, 1e-6):
+        raise NotYet(f"a block has 18 bytes for 32 weights, which is not {my_bits} bits a weight")
     require(not close(my_gigabytes, 31.5, 0.1), "31.5 is in gigabits: a byte is 8 bits")
-    require(
-        close(my_gigabytes, 3.94, 0.05),
-        f"7 billion weights of {my_bits} bits are not {my_gigabytes} GB",
-    )
+    if not close(my_gigabytes, 3.94, 0.05):
+        raise NotYet(f"7 billion weights of {my_bits} bits are not {my_gigabytes} GB")
     return "it fits a laptop."
 
 
-@exercise(
-    "08.3",
-    "The template by hand",
-    minutes=15,
-    difficulty="medium",
-    task="""
-Write `chatml(messages)`: the text that the chat template makes of messages, ready for a reply. Every program of this notebook does exactly
-this before it sees a single id.
-""",
-    hint="""
-Print `their_tok.apply_chat_template(question, tokenize=False, add_generation_prompt=True)` with `repr`, so that you see the line ends.
-""",
-    code='''
+@exercise('''
+08.3 The template by hand (15 minutes, medium)
+
+Write `chatml(messages)`: the text that the chat template makes of messages, ready for a reply.
+Every program of this notebook does exactly this before it sees a single id.
+
+# hint:
+Print `their_tok.apply_chat_template(question, tokenize=False, add_generation_prompt=True)` with
+`repr`, so that you see the line ends.
+
+# code for chatml:
 def chatml(messages: list[dict]) -> str:
     """Messages -> text, with the header of the reply at its end."""
     # stub:
@@ -122,30 +106,18 @@ def chatml(messages: list[dict]) -> str:
     # solution:
     said = "".join(f"<|im_start|>{m['role']}\\n{m['content']}<|im_end|>\\n" for m in messages)
     return said + "<|im_start|>assistant\\n"
-''',
-    answer="chatml",
-)
-def check_chatml(chatml) -> str:
+''')
+def _check_chatml(chatml) -> str:
     tok = prepare.tokenizer(get_workspace())
     for messages in (DIALOGUE[:2], DIALOGUE):
-        found, wanted = (
-            chatml(messages),
-            tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True),
-        )
+        found = chatml(messages)
+        wanted = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         done(found)
         if found == wanted:
             continue
-        require(
-            found + "<|im_start|>assistant\n" != wanted,
-            "the header of the reply is missing at the end",
-        )
-        at = next(
-            (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b),
-            min(len(found), len(wanted)),
-        )
-        require(
-            False,
-            f"the same up to place {at}; then the template has {wanted[at : at + 20]!r} and yours"
-            f" has {found[at : at + 20]!r}",
-        )
+        if found + "<|im_start|>assistant\n" == wanted:
+            raise NotYet("the header of the reply is missing at the end")
+        at = next(i for i, (a, b) in enumerate(zip_longest(found, wanted)) if a != b)
+        theirs, yours = wanted[at : at + 20], found[at : at + 20]
+        raise NotYet(f"the same up to place {at}; then wanted is {theirs!r}, yours has {yours!r}")
     return "and this is all that a chat is, for the model."

@@ -6,16 +6,7 @@
 Chinese glyphs always show, every figure carries alt text, and none needs colour to be understood.
 """
 
-from tinyllm_lib.course.plots.charts import (
-    attention_map,
-    bar_chart,
-    exam_bars,
-    mask_map,
-    next_token_bars,
-    parts_bar,
-    rope_pairs,
-    wilson_interval,
-)
+from tinyllm_lib.course.plots.bars import bar_chart, exam_bars, next_token_bars, parts_bar
 from tinyllm_lib.course.plots.curves import (
     cache_timing,
     compression_curve,
@@ -24,15 +15,11 @@ from tinyllm_lib.course.plots.curves import (
     line_chart,
     loss_curve,
 )
-from tinyllm_lib.course.plots.drawing import png_bytes, save, show, svg_text, visible
-from tinyllm_lib.course.plots.layouts import rotary_rows
-from tinyllm_lib.course.plots.strips import (
-    batch_blocks,
-    mask_ladder,
-    merge_steps,
-    merge_table,
-    token_strip,
-)
+from tinyllm_lib.course.plots.drawing import png_bytes, save, show, svg_text
+from tinyllm_lib.course.plots.maps import attention_map, mask_map, rope_pairs, rotary_rows
+from tinyllm_lib.course.plots.merges import merge_steps, merge_table
+from tinyllm_lib.course.plots.strips import batch_blocks, mask_ladder, token_strip
+from tinyllm_lib.course.plots.tokens import visible
 
 __all__ = [
     "attention_map",
@@ -59,5 +46,4 @@ __all__ = [
     "svg_text",
     "token_strip",
     "visible",
-    "wilson_interval",
 ]

@@ -63,16 +63,13 @@ def line_chart(
     axes = figure.subplots()
     for place, (name, (x, y)) in enumerate(series.items()):
         color, dash, marker = LINES[place % len(LINES)]
-        marker = marker if dots or len(x) == 1 else None
-        axes.plot(
-            x, y, dash, color=color, marker=marker, markersize=5, linewidth=1.8, label=name or None
-        )
+        style = {"marker": marker if dots or len(x) == 1 else None, "markersize": 5}
+        axes.plot(x, y, dash, color=color, linewidth=1.8, label=name or None, **style)
     if log_x:
         axes.set_xscale("log")
         ticks = next(iter(series.values()))[0]
-        axes.set_xticks(
-            ticks, [f"{value:,.4g}" if value < 1e4 else short_number(value) for value in ticks]
-        )
+        names = [f"{value:,.4g}" if value < 1e4 else short_number(value) for value in ticks]
+        axes.set_xticks(ticks, names)
         axes.minorticks_off()
     if zero:
         axes.set_ylim(bottom=0)
@@ -101,10 +98,8 @@ def learning_rate_curve(
     title: str | None = None,
 ) -> Figure:
     """The learning rate at each optimiser step."""
-    line = {"": (steps, rates)}
-    return line_chart(
-        line, xlabel="step", ylabel="learning rate", title=title, dots=False, zero=True, marks=marks
-    )
+    names = {"xlabel": "step", "ylabel": "learning rate", "title": title}
+    return line_chart({"": (steps, rates)}, dots=False, zero=True, marks=marks, **names)
 
 
 def loss_curve(
@@ -132,14 +127,12 @@ def loss_curve(
     for name, rows in runs.items():
         points = [(row[x], row[y]) for row in rows if row.get(y) is not None]
         if not points:
-            known = sorted({key for row in rows for key in row})
-            found = ", ".join(known) or "no rows"
+            found = ", ".join(sorted({key for row in rows for key in row})) or "no rows"
             raise ValueError(f"loss_curve: no row of run {name!r} holds {y!r} (found: {found}).")
         lines[name] = tuple(zip(*points, strict=True))
     few = max(len(points[0]) for points in lines.values()) <= 30
-    return line_chart(
-        lines, xlabel=x, ylabel=FIELD_NAMES.get(y, y), title=title, dots=few, marks=marks
-    )
+    names = {"xlabel": x, "ylabel": FIELD_NAMES.get(y, y), "title": title}
+    return line_chart(lines, dots=few, marks=marks, **names)
 
 
 def compression_curve(
@@ -147,11 +140,8 @@ def compression_curve(
     characters_per_token: Mapping[str, Sequence[float]] | Sequence[float],
 ) -> Figure:
     """Characters per token against vocabulary size, for one text or several."""
-    texts = (
-        characters_per_token
-        if isinstance(characters_per_token, Mapping)
-        else {"": characters_per_token}
-    )
+    texts = characters_per_token
+    texts = texts if isinstance(texts, Mapping) else {"": texts}
     lines = {name: (vocab_sizes, values) for name, values in texts.items()}
     return line_chart(lines, xlabel="vocabulary size", ylabel="characters per token", log_x=True)
 

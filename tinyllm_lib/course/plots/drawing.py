@@ -1,6 +1,6 @@
 """The ground under every picture: fonts with Chinese glyphs, one style, alt text, show and save.
 
-matplotlib is imported on first use, so `import tinyllm_lib.plots` costs nothing. Figures are made
+matplotlib is imported on first use, so importing `plots` costs nothing. Figures are made
 without pyplot: none is left open, and the learner's own matplotlib settings are not touched.
 """
 
@@ -12,13 +12,11 @@ import functools
 import io
 import logging
 import re
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ft2font import FT2Font
 
@@ -28,20 +26,10 @@ INK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#ececec"
 # Light to dark in turn, so that neighbours differ in greyscale too; every use adds a hatch or a
 # label.
 BLUE, ORANGE, GREEN, RED, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#9a5fa5"
-LINES = (
-    (BLUE, "-", "o"),
-    (RED, "--", "s"),
-    (GREEN, "-.", "^"),
-    (PURPLE, ":", "D"),
-    (ORANGE, "-", "v"),
-)
-FILLS = (
-    ("#9ecae9", ""),
-    ("#fdd9a0", "//"),
-    ("#a6dcc5", "\\\\"),
-    ("#dcc3e4", ".."),
-    ("#f6b994", "xx"),
-)
+COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE)
+LINES = tuple(zip(COLORS, ("-", "--", "-.", ":", "-"), "os^Dv", strict=True))
+PALE_COLORS = ("#9ecae9", "#fdd9a0", "#a6dcc5", "#dcc3e4", "#f6b994")
+FILLS = tuple(zip(PALE_COLORS, ("", "//", r"\\", "..", "xx"), strict=True))
 
 STYLE = {
     "font.size": 10,
@@ -75,9 +63,8 @@ def font_families() -> tuple[str, ...]:
     Raises:
         RuntimeError: when neither the font package nor a system font with Chinese glyphs is there.
     """
-    logging.getLogger("matplotlib.font_manager").setLevel(
-        logging.ERROR
-    )  # "building the font cache; ..."
+    # Silent about "building the font cache; …".
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     from matplotlib import font_manager
 
     try:
@@ -104,9 +91,8 @@ def _fonts() -> tuple[FT2Font, ...]:
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
-    fonts = tuple(
-        FT2Font(font_manager.findfont(name, fallback_to_default=False)) for name in families
-    )
+    paths = [font_manager.findfont(name, fallback_to_default=False) for name in families]
+    fonts = tuple(map(FT2Font, paths))
     for font in fonts:
         font.set_size(100, 72)
     return fonts
@@ -127,34 +113,6 @@ def _advance(char: str) -> float:
     return 1.0
 
 
-def visible(token: str | bytes) -> str:
-    """A token as text that can be drawn and told apart from others.
-
-    A space becomes ␣, a line end ⏎, a tab ⇥, nothing at all ∅. Bytes that are no whole character,
-    and characters that no font here has (emoji, controls), are shown as bytes: b"\\xe4\\xb8" -> ‹E4
-    B8›.
-    """
-    text = token.decode("utf-8", "surrogateescape") if isinstance(token, bytes) else token
-    if not text:
-        return "∅"
-    marks = {" ": "␣", "\n": "⏎", "\t": "⇥"}
-    shown, pending = "", b""
-    for char in text:
-        drawable = ord(char) in drawable_characters() and unicodedata.category(char)[0] not in "CZM"
-        if char not in marks and not drawable:
-            escaped = 0xDC80 <= ord(char) <= 0xDCFF  # a byte that the decoder above could not use
-            pending += char.encode("utf-8", "surrogateescape" if escaped else "surrogatepass")
-            continue
-        shown += hex_bytes(pending) + marks.get(char, char)
-        pending = b""
-    return shown + hex_bytes(pending)
-
-
-def hex_bytes(data: bytes) -> str:
-    """b"\\xe4\\xb8" -> "‹E4 B8›", and nothing for no bytes."""
-    return f"‹{data.hex(' ').upper()}›" if data else ""
-
-
 def text_width(text: str, size: float) -> float:
     """Width in inches of one line of text at `size` points."""
     return sum(map(_advance, text)) * size / 72
@@ -173,9 +131,7 @@ def picture(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
-    families = (
-        font_families()
-    )  # before matplotlib is imported: it quiets the building of the font cache
+    families = font_families()  # first, for it quiets the building of the font cache
     import matplotlib
 
     with matplotlib.rc_context():
@@ -193,41 +149,42 @@ def new_figure(width: float, height: float, alt: str) -> Figure:
     return figure
 
 
-def blank_axes(
-    width: float, height: float, alt: str, title: str | None = None
-) -> tuple[Figure, Axes]:
-    """A figure with one axes over all of it, measured in inches with y downwards, for boxes and
-    arrows.
-    """
-    from matplotlib.figure import Figure
+class Sheet:
+    """A page over all of a figure, measured in inches with y downwards, for boxes and words."""
 
-    top = 0.34 if title else 0.0
-    figure = Figure(figsize=(width, height + top))
-    figure.set_label(alt)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, -top))
-    axes.set_axis_off()
-    if title:
-        axes.text(0.08, -0.12, title, size=11, color=INK, va="center")
-    return figure, axes
+    def __init__(self, width: float, height: float, alt: str, title: str | None = None):
+        from matplotlib.figure import Figure
 
+        top = 0.34 if title else 0.0
+        self.figure = Figure(figsize=(width, height + top))
+        self.figure.set_label(alt)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, -top))
+        self.axes.set_axis_off()
+        if title:
+            self.label(0.08, -0.12, title, 11, ha="left")
 
-def box(axes: Axes, x: float, y: float, width: float, height: float, *, fill: str = "white",
-        edge: str = GREY, hatch: str = "", line: float = 0.8) -> None:  # fmt: skip
-    """A rectangle with its upper left corner at (x, y), in the units of `blank_axes`."""
-    from matplotlib.patches import Rectangle
+    def box(self, x, y, width, height, fill="white", edge=GREY, line=0.8, hatch="") -> None:
+        """A rectangle with its upper left corner at (x, y)."""
+        from matplotlib.patches import Rectangle
 
-    axes.add_patch(
-        Rectangle(
-            (x, y), width, height, facecolor=fill, edgecolor=edge, hatch=hatch, linewidth=line
-        )
-    )
+        style = {"facecolor": fill, "edgecolor": edge, "linewidth": line, "hatch": hatch}
+        self.axes.add_patch(Rectangle((x, y), width, height, **style))
 
+    def label(self, x, y, text, size=9, color=INK, ha="center", va="center", **more) -> None:
+        """Text at (x, y); centred unless told otherwise."""
+        self.axes.text(x, y, text, size=size, color=color, ha=ha, va=va, **more)
 
-def label(axes: Axes, x: float, y: float, text: str, *, size: float = 9, color: str = INK,
-          ha: str = "center", va: str = "center", **more: object) -> None:  # fmt: skip
-    """Text at (x, y); centred unless told otherwise."""
-    axes.text(x, y, text, size=size, color=color, ha=ha, va=va, **more)
+    def cell(
+        self, x, y, width, height, text, size, fill="white", edge=GREY, line=0.8, color=INK
+    ) -> None:
+        """A box with a text in its middle."""
+        self.box(x, y, width, height, fill, edge, line)
+        self.label(x + width / 2, y + height / 2, text, size, color)
+
+    def line(self, x, y, width=1.0, **style) -> None:
+        """A line through the points (x[0], y[0]), (x[1], y[1]) and so on."""
+        self.axes.plot(x, y, **{"color": INK, "linewidth": width, **style})
 
 
 def wrap(widths: Sequence[float], limit: float, begins: Collection[int] = ()) -> list[range]:
@@ -239,12 +196,6 @@ def wrap(widths: Sequence[float], limit: float, begins: Collection[int] = ()) ->
             start, used = index, 0.0
         used += width
     return [*rows, range(start, len(widths))] if start < len(widths) else rows
-
-
-def natural(names: Iterable[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c", for alt texts."""
-    names = list(names)
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
 
 
 def short_number(number: float) -> str:
@@ -261,9 +212,7 @@ def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
 
 
 def svg_text(figure: Figure) -> str:
-    """The figure as an SVG, glyphs as paths and the alt text as its title; the same for the same
-    figure.
-    """
+    """The figure as an SVG, glyphs as paths and the alt text as its title; equal for equal ones."""
     metadata = {"Date": None, "Creator": None, "Title": figure.get_label()}
     svg = _render(figure, "svg", metadata=metadata).decode()
     svg = re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE)
@@ -281,20 +230,16 @@ def show(figure: Figure, alt: str | None = None, *, dpi: int = 110) -> None:
     """Show a figure under a notebook cell as a PNG that carries alt text.
 
     Args:
-        alt: what the picture shows, for those who cannot see it. Without it, the sentence that the
-            function that drew the figure gave it. It lands in the output's
-            `metadata["image/png"]["alt"]`, and as text where no picture can be shown.
+        alt: what the picture shows, for those who cannot see it; by default the sentence that the
+            drawing function gave it. Also shown as text where no picture can be.
 
     Raises:
         ValueError: when there is no alt text at all.
     """
     from IPython.display import display
 
-    alt = alt or figure.get_label()
-    if not alt:
-        raise ValueError(
-            "This picture has no alt text: say in a sentence what it shows, show(figure, alt=...)."
-        )
+    if not (alt := alt or figure.get_label()):
+        raise ValueError("This picture has no alt text: say what it shows, show(figure, alt=…).")
     data = base64.b64encode(png_bytes(figure, dpi)).decode("ascii")
     display({"image/png": data, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
 
@@ -303,11 +248,9 @@ def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure as .svg or .png, by the ending of `path`; equal figures give equal files."""
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
-        raise ValueError(
-            f"{path.name}: found the ending {path.suffix!r}; pictures are saved as .svg or .png."
-        )
+        told = f"found the ending {path.suffix!r}; pictures are saved as .svg or .png."
+        raise ValueError(f"{path.name}: {told}")
+    content = svg_text(figure).encode() if path.suffix == ".svg" else png_bytes(figure, dpi=150)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        svg_text(figure).encode() if path.suffix == ".svg" else png_bytes(figure, dpi=150)
-    )
+    path.write_bytes(content)
     return path

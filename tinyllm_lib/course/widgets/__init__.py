@@ -4,9 +4,9 @@
     widgets.tokenizer_playground(tok)        # the last line of a cell
 
 All can be used with the keyboard alone, keep their height, and fit a light and a dark page. Where
-nobody can press a button (GitHub, nbval, `make course`) a picture stands in their place. `views`
-draws HTML and knows no Jupyter; `steps` and the classes `Ladder`, `Attention`, `Talk` and `Control`
-hold what the panels do.
+nobody can press a button (GitHub, nbval, `make course`) a picture stands in their place. What they
+show is drawn in `views`; the classes `Steps`, `Ladder`, `Attention`, `Talk` and `Control` do the
+work.
 """
 
 from tinyllm_lib.course.widgets.dashboard import training_dashboard

@@ -3,46 +3,51 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import ClassVar
 
 import ipywidgets as ipw
 
 from tinyllm_lib.course import plots
-from tinyllm_lib.course.widgets import views
-from tinyllm_lib.course.widgets.frame import Panel, button, line, view
+from tinyllm_lib.course.views import html
+from tinyllm_lib.course.widgets.frame import Background, Panel, button, line, view
 from tinyllm_lib.launch import LaunchError, LogTail, View, launch, progress_html, read_metrics
 from tinyllm_lib.model import step_folders, step_of
 from tinyllm_lib.train import TrainConfig, get_lr, run_config
 
+ANEW = "Start begins again from nothing and keeps this run under another name."
+HINTS = {
+    "not started": "Start begins it.",
+    "running": "The notebook stays free.",
+    "stopping": "It finishes its step and saves a checkpoint …",
+    "stopped": f"Resume goes on; {ANEW}",
+    "finished": ANEW,
+}
 
-class Control:
-    """A run that is started, stopped and gone on with from a thread, so that the notebook stays
-    free.
+
+class Control(Background):
+    """A run that is started, stopped and gone on with while the notebook stays free.
 
     Args:
         config: of the run; its `resume` is set by the button.
+
+    Attributes:
         show: called with the MIME bundle of the run's view, whenever there is news.
         changed: called when the run has started or ended.
     """
 
-    running: dict[
-        str, Control
-    ] = {}  # by run folder: a cell that is run twice finds the run that it started
+    # By run folder: a cell that is run twice finds the run that it started.
+    running: ClassVar[dict[str, Control]] = {}
 
-    def __init__(self, config: TrainConfig, nproc_per_node: int | str = "auto", *, show: Callable[[dict], None] = lambda bundle: None,
-                 changed: Callable[[], None] = lambda: None):  # fmt: skip
+    def __init__(self, config: TrainConfig, nproc_per_node: int | str = "auto"):
+        super().__init__()
         self.config, self.nproc, self.run = config, nproc_per_node, Path(config.out_dir)
-        self.show, self.changed, self.error = show, changed, ""
-        self._stop, self._thread = threading.Event(), None
-
-    @property
-    def busy(self) -> bool:
-        """Whether its processes are there."""
-        return self._thread is not None
+        self.show: Callable[[dict], None] = lambda bundle: None
+        self.changed: Callable[[], None] = lambda: None
+        self.error = ""
 
     @property
     def state(self) -> str:
@@ -67,29 +72,19 @@ class Control:
 
     def stop(self) -> None:
         """Asks the run to finish its step, save a checkpoint and end; returns at once."""
-        self._stop.set()
+        super().stop()
         self.changed()
-
-    def wait(self, seconds: float | None = None) -> None:
-        """Until its processes have ended."""
-        if (thread := self._thread) is not None:
-            thread.join(seconds)
 
     def update(self, bundle: dict, raw: bool = True) -> None:
         """What a `View` calls to show the run."""
         self.show(bundle)
 
     def _begin(self, resume: str) -> None:
-        if self.busy:
-            return
-        self._stop.clear()
-        self.error = ""
-        self._thread = threading.Thread(
-            target=self._train, args=(replace(self.config, resume=resume),), daemon=True
-        )
-        Control.running[str(self.run)] = self
-        self._thread.start()
-        self.changed()
+        if not self.busy:
+            self.error = ""
+            Control.running[str(self.run)] = self
+            self.begin(self._train, replace(self.config, resume=resume))
+            self.changed()
 
     def _train(self, config: TrainConfig) -> None:
         try:
@@ -99,9 +94,7 @@ class Control:
         except (LaunchError, OSError, ValueError) as failure:
             self.error = str(failure)
         finally:
-            self._thread = None
             Control.running.pop(str(self.run), None)
-            self.changed()
 
 
 def training_dashboard(config: TrainConfig, nproc_per_node: int | str = "auto") -> Panel:
@@ -124,25 +117,16 @@ def training_dashboard(config: TrainConfig, nproc_per_node: int | str = "auto") 
         state = control.state
         start.disabled, stop.disabled = control.busy, state != "running"
         resume.disabled = control.busy or state != "stopped"
-        hints = {
-            "not started": "Start begins it.", "stopping": "It finishes its step and saves a checkpoint …",
-            "stopped": "Resume goes on; Start begins again from nothing and keeps this run under another name.",
-            "finished": "Start begins again from nothing and keeps this run under another name.", "running": "The notebook stays free.",
-        }  # fmt: skip
-        hint = control.error.splitlines()[-1] if control.error else hints.get(state, "")
-        said.value = views.frame(
-            f'<span role="status"><b>{escape(run.name)}: {state}.</b> {escape(hint)}</span>'
-        )
+        hint = control.error.splitlines()[-1] if control.error else HINTS.get(state, "")
+        status = f"<b>{escape(run.name)}: {state}.</b> {escape(hint)}"
+        said.value = html.frame(f'<span role="status">{status}</span>')
         if control.error:
-            out.value = views.frame(
-                f'<pre class="error" role="alert">{escape(control.error)}</pre>'
-            )
+            why = f'<pre class="error" role="alert">{escape(control.error)}</pre>'
+            out.value = html.frame(why)
 
-    start = button("Start", "begins the run from nothing", lambda: control.start())
-    stop = button(
-        "Stop", "the run finishes its step, saves a checkpoint and ends", lambda: control.stop()
-    )
-    resume = button("Resume", "goes on from the newest checkpoint", lambda: control.resume())
+    start = button("Start", "begins the run from nothing", control.start)
+    stop = button("Stop", "the run finishes its step, saves a checkpoint and ends", control.stop)
+    resume = button("Resume", "goes on from the newest checkpoint", control.resume)
     control.show, control.changed = show, changed
     if (run / "config.json").is_file():
         View(run, handle=control).update(LogTail(run).news())
@@ -150,20 +134,9 @@ def training_dashboard(config: TrainConfig, nproc_per_node: int | str = "auto") 
         out.value = progress_html([], config.steps, [])
     changed()
 
-    panel = Panel(
-        f"Training dashboard: {run.name}",
-        [line(start, stop, resume), said, out],
-        lambda: [run_picture(config)],
-    )
-    panel.start, panel.stop, panel.resume, panel.said, panel.out, panel.control = (
-        start,
-        stop,
-        resume,
-        said,
-        out,
-        control,
-    )
-    return panel
+    named = {"start": start, "stop": stop, "resume": resume, "said": said, "out": out}
+    parts, title = [line(start, stop, resume), said, out], f"Training dashboard: {run.name}"
+    return Panel(title, parts, lambda: [run_picture(config)], control=control, **named)
 
 
 def run_picture(config: TrainConfig):
@@ -175,8 +148,7 @@ def run_picture(config: TrainConfig):
         metrics = []
     if metrics:
         title = f"{name}: {metrics[-1]['step']:,} steps taken"
-        return plots.line_chart({"": ([m["step"] for m in metrics], [m["loss"] for m in metrics])}, xlabel="step",
-                                ylabel="loss, nats per token", dots=len(metrics) < 30, title=title)  # fmt: skip
+        return plots.loss_curve(metrics, title=title)
     shown = range(0, max(config.steps, 1), max(1, config.steps // 200))
     title = f"{name}: not started; the learning rate it will have"
     return plots.learning_rate_curve(shown, [get_lr(step, config) for step in shown], title=title)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as ipw
 
 from tinyllm_lib.course import plots
-from tinyllm_lib.course.widgets import views
+from tinyllm_lib.course.views import html
 from tinyllm_lib.launch import has_notebook_front_end
 
 if TYPE_CHECKING:
@@ -21,6 +22,42 @@ if TYPE_CHECKING:
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 LABEL = {"description_width": "130px"}
+
+
+class Background:
+    """Work in a thread of its own, which can be asked to stop; `changed()` is called at its end."""
+
+    changed: Callable[[], None]
+
+    def __init__(self) -> None:
+        self._stop, self._thread = threading.Event(), None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the work goes on."""
+        return self._thread is not None
+
+    def stop(self) -> None:
+        """Asks the work to end, and returns at once."""
+        self._stop.set()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until the work has ended."""
+        if (thread := self._thread) is not None:
+            thread.join(seconds)
+
+    def begin(self, work: Callable[..., None], *args: object) -> None:
+        """Starts `work(*args)`."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._do, args=(work, *args), daemon=True)
+        self._thread.start()
+
+    def _do(self, work: Callable[..., None], *args: object) -> None:
+        try:
+            work(*args)
+        finally:
+            self._thread = None
+            self.changed()
 
 
 class Panel:
@@ -35,12 +72,18 @@ class Panel:
         title: written above.
         parts: widgets from top to bottom.
         pictures: draws the panel's present state.
+        named: parts, and whatever else can be reached as an attribute of the panel.
     """
 
     def __init__(
-        self, title: str, parts: Sequence[ipw.Widget], pictures: Callable[[], list[Figure]]
+        self,
+        title: str,
+        parts: Sequence[ipw.Widget],
+        pictures: Callable[[], list[Figure]],
+        **named: object,
     ):
-        head = ipw.HTML(f'<style>{views.CSS}</style><div class="tl"><h4>{escape(title)}</h4></div>')
+        vars(self).update(named)
+        head = ipw.HTML(f"<style>{html.CSS}</style>{html.frame(f'<h4>{escape(title)}</h4>')}")
         self.box = ipw.VBox([head, *parts], layout={"width": "100%", "max_width": "980px"})
         self.box.add_class("tinyllm-panel")
         self.pictures = pictures
@@ -62,29 +105,32 @@ class Panel:
 
 
 def view(height: int) -> ipw.HTML:
-    """An empty view of so many pixels; what does not fit is scrolled, so that nothing below it ever
-    moves.
-    """
-    layout = {"height": f"{height}px", "overflow": "auto", "border": "1px solid rgba(128,128,128,.4)", "padding": "4px 8px",
-              "margin": "4px 0", "width": "100%"}  # fmt: skip
-    return ipw.HTML(layout=layout)
+    """An empty view of so many pixels, which scrolls, so that nothing below it ever moves."""
+    border = "1px solid rgba(128,128,128,.4)"
+    size = {"height": f"{height}px", "width": "100%", "overflow": "auto"}
+    return ipw.HTML(layout={**size, "border": border, "padding": "4px 8px", "margin": "4px 0"})
+
+
+def text_box(text: str, description: str, **more: object) -> ipw.Text:
+    """A line to type into, with its label; what is typed counts after Enter."""
+    made = {"layout": {"width": "98%"}, "continuous_update": False, **more}
+    return ipw.Text(value=text, description=description, style=LABEL, **made)
+
+
+def checkbox(value: bool, description: str, width: str) -> ipw.Checkbox:
+    """A box to tick, its label at its side."""
+    return ipw.Checkbox(value=value, description=description, indent=False, layout={"width": width})
 
 
 def line(*widgets: ipw.Widget) -> ipw.HBox:
     """Widgets beside each other, in a line that keeps its height."""
-    return ipw.HBox(
-        widgets,
-        layout={"width": "98%", "height": "34px", "min_height": "34px", "overflow": "hidden"},
-    )
+    layout = {"width": "98%", "height": "34px", "min_height": "34px", "overflow": "hidden"}
+    return ipw.HBox(widgets, layout=layout)
 
 
-def button(
-    text: str, tooltip: str, press: Callable[[], None], *, width: str = "auto", enabled: bool = True
-) -> ipw.Button:
+def button(text: str, tooltip: str, press: Callable[[], None]) -> ipw.Button:
     """A button that calls `press()`."""
-    made = ipw.Button(
-        description=text, tooltip=tooltip, disabled=not enabled, layout={"width": width}
-    )
+    made = ipw.Button(description=text, tooltip=tooltip, layout={"width": "auto"})
     made.on_click(lambda _: press())
     return made
 
@@ -93,33 +139,23 @@ def slider(
     text: str, value: float, low: float, high: float, step: float, tooltip: str
 ) -> ipw.Widget:
     """A slider with its label and number; whole numbers where all four are whole."""
-    whole = all(isinstance(number, int) for number in (value, low, high, step))
+    numbers = {"value": value, "min": low, "max": high, "step": step}
+    whole = all(isinstance(number, int) for number in numbers.values())
     made = ipw.IntSlider if whole else ipw.FloatSlider
     layout = {"width": "410px", "max_width": "98%"}
-    return made(
-        value=value,
-        min=low,
-        max=high,
-        step=step,
-        description=text,
-        tooltip=tooltip,
-        style=LABEL,
-        layout=layout,
-    )
+    return made(description=text, tooltip=tooltip, style=LABEL, layout=layout, **numbers)
 
 
 def follow(
     controls: Sequence[ipw.Widget], draw: Callable[[], str], into: ipw.HTML
 ) -> Callable[[], None]:
-    """Draws into a view now and whenever a control changes; a ValueError is shown there, too.
-    Returns what draws.
-    """
+    """Draws into a view now and when a control changes, also a ValueError; returns what draws."""
 
     def update(_=None) -> None:
         try:
             into.value = draw()
         except ValueError as mistake:
-            into.value = views.error(mistake)
+            into.value = html.error(mistake)
 
     for control in controls:
         control.observe(update, "value")

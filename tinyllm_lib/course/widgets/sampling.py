@@ -3,69 +3,54 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from contextlib import closing
 from dataclasses import replace
-from html import escape, unescape
+from html import unescape
 
 import ipywidgets as ipw
 
 from tinyllm_lib.course import plots
-from tinyllm_lib.course.widgets import views
-from tinyllm_lib.course.widgets.frame import LABEL, Panel, button, follow, line, slider, view
-from tinyllm_lib.course.widgets.steps import Steps, settings
+from tinyllm_lib.course.views import html
+from tinyllm_lib.course.views.steps import (
+    CANDIDATES,
+    SLIDERS,
+    Steps,
+    in_words,
+    settings,
+    steps_html,
+)
+from tinyllm_lib.course.widgets.frame import (
+    Background,
+    Panel,
+    button,
+    checkbox,
+    follow,
+    line,
+    slider,
+    text_box,
+    view,
+)
 from tinyllm_lib.generate import Chat, Sampling, TextGenerator, Written
 
-CANDIDATES = 10
 REDRAW_SECONDS = 0.05
-
-SLIDERS = {  # name: label, low, high, step, tooltip; both ends included
-    "temperature": (
-        "Temperature",
-        0.0,
-        2.0,
-        0.05,
-        "0: always the likeliest; 1: the model's own; above: flatter",
-    ),
-    "top_k": ("Top-k (0: off)", 0, 100, 1, "keep the k likeliest tokens"),
-    "top_p": (
-        "Top-p (1: off)",
-        0.05,
-        1.0,
-        0.05,
-        "keep the fewest tokens that together have this probability",
-    ),
-    "min_p": (
-        "Min-p (0: off)",
-        0.0,
-        1.0,
-        0.02,
-        "keep tokens at least this many times as likely as the likeliest",
-    ),
-    "repetition_penalty": (
-        "Repetition (1: off)",
-        1.0,
-        2.0,
-        0.05,
-        "above 1: what stands in the text already gets less likely",
-    ),
-}
+LEGEND = """\
+<p class="note">Next token: the model's own probability (outline) → after the settings (filled).
+Press a token to take it.</p>"""
 
 
 class Knobs:
     """The five sliders of `Sampling`."""
 
     def __init__(self, start: Sampling):
-        values = {"temperature": start.temperature, "top_k": start.top_k or 0, "top_p": start.top_p or 1.0, "min_p": start.min_p or 0.0,
-                  "repetition_penalty": start.repetition_penalty}  # fmt: skip
+        off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        values = {name: getattr(start, name) or off.get(name, 0) for name in SLIDERS}
         self.sliders = {
             name: slider(label, type(low)(values[name]), low, high, step, tooltip)
             for name, (label, low, high, step, tooltip) in SLIDERS.items()
         }
-        self.box = ipw.Box(
-            list(self.sliders.values()), layout={"flex_flow": "row wrap", "width": "100%"}
-        )
+        layout = {"flex_flow": "row wrap", "width": "100%"}
+        self.box = ipw.Box(list(self.sliders.values()), layout=layout)
 
     @property
     def sampling(self) -> Sampling:
@@ -73,34 +58,14 @@ class Knobs:
         return settings(**{name: round(made.value, 3) for name, made in self.sliders.items()})
 
 
-def in_words(sampling: Sampling) -> str:
-    """For example "temperature 0.7, top-k 50"."""
-    values = {"top-k": sampling.top_k, "top-p": sampling.top_p, "min-p": sampling.min_p,
-              "repetition": None if sampling.repetition_penalty == 1 else sampling.repetition_penalty}  # fmt: skip
-    return ", ".join(
-        [f"temperature {sampling.temperature:g}"]
-        + [f"{name} {value:g}" for name, value in values.items() if value]
-    )
-
-
-def steps_html(steps: Steps, prompt: str, kept: int) -> str:
-    """The text so far as HTML, chosen tokens as boxes with their probability, and how many tokens
-    the settings leave.
-    """
-    pieces = steps.pieces()
-    strip = (
-        views.token_strip(pieces, steps.chosen, notes=[f"{p:.0%}" for p in steps.chances()])
-        if pieces
-        else ""
-    )
-    vocabulary = len(steps.generator.tokenizer)
-    said = steps.end or f"The settings leave {kept:,} of {vocabulary:,} tokens for the next step."
-    return views.frame(f'<p><b>{escape(prompt)}</b> <span class="note">and {len(pieces)} tokens after it:</span></p>{strip}'
-                       f'<p class="note" role="status">{said}</p>')  # fmt: skip
-
-
-def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampling: Sampling | None = None, chat: bool = False,
-                      seed: int = 0) -> Panel:  # fmt: skip
+def sampling_explorer(
+    generator: TextGenerator,
+    prompt: str = "从前",
+    *,
+    sampling: Sampling | None = None,
+    chat: bool = False,
+    seed: int = 0,
+) -> Panel:
     """Choose the next token, by dice or by hand, see what each setting does to the distribution,
     and take steps back.
 
@@ -109,28 +74,16 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
         sampling: where the sliders begin.
     """
     knobs = Knobs(sampling or Sampling())
-    typed = ipw.Text(
-        value=prompt,
-        description="Prompt (then Enter)",
-        continuous_update=False,
-        style=LABEL,
-        layout={"width": "70%"},
-    )
-    as_chat = ipw.Checkbox(
-        value=chat, description="it is a message", indent=False, layout={"width": "150px"}
-    )
+    typed = text_box(prompt, "Prompt (then Enter)", layout={"width": "70%"})
+    as_chat = checkbox(chat, "it is a message", "150px")
     steps, shown = Steps(generator, prompt, chat=chat, seed=seed), []
     text = view(125)
-    rows = [
-        (ipw.Button(layout={"width": "150px", "height": "26px"}, tooltip="take this token"), ipw.HTML(layout={"width": "100%"}))
-        for _ in range(CANDIDATES)
-    ]  # fmt: skip
-    table = ipw.VBox(
-        [
-            ipw.HBox(row, layout={"height": "28px", "overflow": "hidden", "width": "98%"})
-            for row in rows
-        ]
-    )
+    rows, lines = [], []
+    for _ in range(CANDIDATES):
+        small, low = {"width": "150px", "height": "26px"}, {"height": "28px", "overflow": "hidden"}
+        take = ipw.Button(layout=small, tooltip="take this token")
+        rows.append((take, ipw.HTML(layout={"width": "100%"})))
+        lines.append(ipw.HBox(rows[-1], layout={**low, "width": "98%"}))
 
     def draw() -> str:
         draw_one.disabled = draw_ten.disabled = bool(steps.end)
@@ -138,13 +91,11 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
         shown[:] = steps.candidates(knobs.sampling, CANDIDATES) if not steps.end else []
         largest = max((max(c.before, c.after) for c in shown), default=1.0)
         for i, (take, bar) in enumerate(rows):
-            take.disabled = i >= len(shown)
-            take.description = (
-                unescape(shown[i].name) if i < len(shown) else "\u00a0"
-            )  # "" would leave the old one on the page
-            bar.value = (
-                views.frame(views.candidate_bar(shown[i], largest)) if i < len(shown) else ""
-            )
+            there = i < len(shown)
+            take.disabled = not there
+            # "" would leave the old name on the page.
+            take.description = unescape(shown[i].name) if there else "\u00a0"
+            bar.value = html.frame(html.candidate_bar(shown[i], largest)) if there else ""
         return steps_html(steps, typed.value, steps.kept(knobs.sampling) if not steps.end else 0)
 
     def go(choose) -> None:
@@ -165,7 +116,7 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
         try:
             steps = Steps(generator, typed.value, chat=as_chat.value, seed=seed)
         except ValueError as mistake:
-            text.value = views.error(mistake)
+            text.value = html.error(mistake)
         else:
             update()
 
@@ -181,41 +132,25 @@ def sampling_explorer(generator: TextGenerator, prompt: str = "从前", *, sampl
 
     def pictures() -> list:
         best = steps.candidates(knobs.sampling, CANDIDATES)
+        before = [c.piece for c in best], [c.before for c in best]
         after = {in_words(knobs.sampling): [c.after for c in best]}
-        return [
-            plots.next_token_bars(
-                [c.piece for c in best],
-                [c.before for c in best],
-                after=after,
-                title=f"after {typed.value}",
-            )
-        ]
+        return [plots.next_token_bars(*before, after=after, title=f"after {typed.value}")]
 
-    legend = ipw.HTML(views.frame('<p class="note">Next token: the model\'s own probability (outline) → after the settings (filled). '
-                                  "Press a token to take it.</p>"))  # fmt: skip
-    parts = [
-        line(typed, as_chat),
-        knobs.box,
-        line(draw_one, draw_ten, undo, anew),
-        text,
-        legend,
-        table,
-    ]
-    panel = Panel("Sampling explorer", parts, pictures)
-    panel.prompt, panel.as_chat, panel.knobs, panel.text = typed, as_chat, knobs.sliders, text
-    panel.draw, panel.draw_ten, panel.undo, panel.anew, panel.rows = (
-        draw_one,
-        draw_ten,
-        undo,
-        anew,
-        rows,
-    )
-    return panel
+    buttons = {"draw": draw_one, "draw_ten": draw_ten, "undo": undo, "anew": anew}
+    top = [line(typed, as_chat), knobs.box, line(*buttons.values()), text]
+    named = {
+        "prompt": typed,
+        "as_chat": as_chat,
+        "knobs": knobs.sliders,
+        "text": text,
+        "rows": rows,
+    }
+    parts = [*top, ipw.HTML(html.frame(LEGEND)), ipw.VBox(lines)]
+    return Panel("Sampling explorer", parts, pictures, **named, **buttons)
 
 
-class Talk:
-    """A chat that writes in a thread of its own, so that it can be stopped; turns as they are
-    shown.
+class Talk(Background):
+    """A chat that writes in the background, and its turns as they are shown.
 
     Args:
         changed: called whenever there is something new to show, at most every REDRAW_SECONDS while
@@ -223,31 +158,14 @@ class Talk:
     """
 
     def __init__(self, chat: Chat, changed=lambda: None):
+        super().__init__()
         self.chat, self.changed, self.turns = chat, changed, []
-        self._stop, self._thread = threading.Event(), None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a reply is being written."""
-        return self._thread is not None
 
     def ask(self, question: str) -> None:
-        """Begins the reply and returns at once; nothing happens for an empty question or while
-        another reply is written.
-        """
-        if not question.strip() or self.busy:
-            return
-        self._stop.clear()
-        turn = views.Turn(question.strip(), [])
-        self.turns.append(turn)
-        self._thread = threading.Thread(target=self._write, args=(turn,), daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the reply after the token that is being computed; what was written stays in the
-        conversation.
-        """
-        self._stop.set()
+        """Begins the reply; not for an empty question, and not while another one is written."""
+        if question.strip() and not self.busy:
+            self.turns.append(html.Turn(question.strip(), []))
+            self.begin(self._write, self.turns[-1])
 
     def reset(self) -> None:
         """Stops, and forgets the conversation."""
@@ -257,12 +175,7 @@ class Talk:
         self.chat.turns.clear()
         self.changed()
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Until the reply is written."""
-        if (thread := self._thread) is not None:
-            thread.join(seconds)
-
-    def _write(self, turn: views.Turn) -> None:
+    def _write(self, turn: html.Turn) -> None:
         try:
             self.changed()
             drawn = 0.0
@@ -277,13 +190,16 @@ class Talk:
                         drawn = time.monotonic()
         except Exception as mistake:  # shown, for nobody sees what a thread raises
             turn.ended = f"{type(mistake).__name__}: {mistake}"
-        finally:
-            self._thread = None
-            self.changed()
 
 
-def chat(generator: TextGenerator, *, sampling: Sampling | None = None, question: str = "你好呀", max_new_tokens: int = 256,
-         seed: int = 0) -> Panel:  # fmt: skip
+def chat(
+    generator: TextGenerator,
+    *,
+    sampling: Sampling | None = None,
+    question: str = "你好呀",
+    max_new_tokens: int = 256,
+    seed: int = 0,
+) -> Panel:
     """Talk to a model. Replies stream and can be stopped; resting the pointer on a word shows how
     likely the model found it.
 
@@ -292,26 +208,17 @@ def chat(generator: TextGenerator, *, sampling: Sampling | None = None, question
             answer to.
     """
     knobs = Knobs(sampling or Sampling(temperature=0.7, top_k=50))
-    typed = ipw.Text(
-        value=question,
-        description="You (then Enter)",
-        placeholder="a message",
-        style=LABEL,
-        layout={"width": "70%"},
-    )
-    numbers = ipw.Checkbox(
-        value=False,
-        description="write probabilities below",
-        indent=False,
-        layout={"width": "200px"},
-    )
+    options = {"placeholder": "a message", "continuous_update": True, "layout": {"width": "70%"}}
+    typed = text_box(question, "You (then Enter)", **options)
+    numbers = checkbox(False, "write probabilities below", "200px")
     out = view(300)
 
     def draw(_=None) -> None:
-        talk_html = views.conversation(talk.turns, empty="Nothing said yet.", numbers=numbers.value)
+        said = html.conversation(talk.turns, empty="Nothing said yet.", numbers=numbers.value)
         # Turned around twice: so the newest line stays in sight while the reply grows.
-        out.value = views.frame(f'<div style="height:286px;overflow:auto;display:flex;flex-direction:column-reverse" tabindex="0">'
-                                f"<div>{talk_html}</div></div>", role="log")  # fmt: skip
+        style = "height:286px;overflow:auto;display:flex;flex-direction:column-reverse"
+        said = f'<div style="{style}" tabindex="0"><div>{said}</div></div>'
+        out.value = html.frame(said, role="log")
         send.disabled, stop.disabled, reset.disabled = talk.busy, not talk.busy, not talk.turns
 
     talk = Talk(Chat(generator, knobs.sampling, max_new_tokens=max_new_tokens, seed=seed), draw)
@@ -335,29 +242,17 @@ def chat(generator: TextGenerator, *, sampling: Sampling | None = None, question
         reply = list(generator.write_ids(ids, limit, Sampling(temperature=0)))
         return [reply_picture(generator, question, reply)]
 
-    panel = Panel(
-        "Chat with your model", [out, line(typed, send, stop, reset), numbers, knobs.box], pictures
-    )
-    panel.message, panel.send, panel.stop, panel.reset, panel.numbers = (
-        typed,
-        send,
-        stop,
-        reset,
-        numbers,
-    )
-    panel.knobs, panel.out, panel.talk = knobs.sliders, out, talk
-    return panel
+    named = {"message": typed, "send": send, "stop": stop, "reset": reset, "numbers": numbers}
+    parts = [out, line(typed, send, stop, reset), numbers, knobs.box]
+    named |= {"knobs": knobs.sliders, "out": out, "talk": talk}
+    return Panel("Chat with your model", parts, pictures, **named)
 
 
 def reply_picture(generator: TextGenerator, question: str, reply: list[Written]):
     """A reply as a strip of its pieces with their probabilities, the least certain one framed."""
     pieces = [piece for piece in reply if piece.text] or [Written("", (1.0,))]
     chances = [math.prod(piece.probabilities) for piece in pieces]
-    least = chances.index(min(chances))
+    texts, notes = [piece.text for piece in pieces], [f"{p:.0%}" for p in chances]
     title = f"{question} → the likeliest reply, with the model's probability of each piece"
-    return plots.token_strip(
-        [piece.text for piece in pieces],
-        [f"{p:.0%}" for p in chances],
-        highlight=[least],
-        title=title,
-    )
+    least = chances.index(min(chances))
+    return plots.token_strip(texts, notes, highlight=[least], title=title)

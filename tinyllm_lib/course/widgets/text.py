@@ -10,40 +10,46 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.course import plots
-from tinyllm_lib.course.widgets import views
-from tinyllm_lib.course.widgets.frame import LABEL, Panel, button, follow, line, slider, view
+from tinyllm_lib.course.views import html
+from tinyllm_lib.course.widgets.frame import (
+    LABEL,
+    Panel,
+    button,
+    follow,
+    line,
+    slider,
+    text_box,
+    view,
+)
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.tokenizer import ROLES, encode_chat, encode_text, token_bytes
 
 Messages = list[dict[str, str]]
-
-# ---- tokenizer playground
+LEGEND = """\
+<p class="note">The whole map: rows look, columns are looked at (strong: much); the framed row is
+the one above.</p>"""
 
 
 def compare_tokenizers(
     tokenizers: Mapping[str, PreTrainedTokenizerFast], text: str, *, show_bytes: bool = True
 ) -> str:
-    """The tokens of a text as HTML, for each tokenizer one below the other, and whether the text
-    comes back unchanged.
+    """The tokens of a text as HTML, for each tokenizer, and whether the text comes back unchanged.
 
     Raises:
         ValueError: half of a surrogate pair in the text.
     """
-    html = []
+    parts = []
     for name, tokenizer in tokenizers.items():
         ids = encode_text(tokenizer, text)
         back = tokenizer.decode(ids)
         per_token = f", {len(text) / len(ids):.2f} characters per token" if ids else ""
         verdict = "✓ comes back unchanged" if back == text else f"✗ comes back as “{escape(back)}”"
         facts = f"{len(text)} characters, {len(text.encode())} bytes, {len(ids)} tokens{per_token}"
-        html.append(
-            f"<h4>{escape(name)} ({len(tokenizer):,} entries)</h4>"
-            + views.token_strip(
-                [token_bytes(tokenizer, i) for i in ids], ids, show_bytes=show_bytes
-            )
-            + f'<p class="note">{facts} · {verdict}</p>'
-        )
-    return views.frame("".join(html))
+        pieces = [token_bytes(tokenizer, i) for i in ids]
+        parts.append(f"<h4>{escape(name)} ({len(tokenizer):,} entries)</h4>")
+        parts.append(html.token_strip(pieces, ids, show_bytes=show_bytes))
+        parts.append(f'<p class="note">{facts} · {verdict}</p>')
+    return html.frame("".join(parts))
 
 
 def tokenizer_playground(
@@ -57,35 +63,25 @@ def tokenizer_playground(
         tokenizers: one, or name -> tokenizer.
     """
     known = dict(tokenizers) if isinstance(tokenizers, Mapping) else {"tokenizer": tokenizers}
-    typed = ipw.Textarea(
-        value=text, description="Text", rows=2, style=LABEL, layout={"width": "98%"}
-    )
-    show_bytes = ipw.Checkbox(value=True, description="show bytes", style=LABEL)
+    layout = {"width": "98%"}
+    typed = ipw.Textarea(value=text, description="Text", rows=2, style=LABEL, layout=layout)
+    shows = ipw.Checkbox(value=True, description="show bytes", style=LABEL)
     out = view(min(130 * len(known), 390))
-    follow(
-        [typed, show_bytes],
-        lambda: compare_tokenizers(known, typed.value, show_bytes=show_bytes.value),
-        out,
-    )
+
+    def draw() -> str:
+        return compare_tokenizers(known, typed.value, show_bytes=shows.value)
 
     def pictures() -> list:
         drawn = []
         for name, tokenizer in known.items():
             ids = encode_text(tokenizer, typed.value)
-            strip = [token_bytes(tokenizer, i) for i in ids]
-            drawn.append(
-                plots.token_strip(
-                    strip, ids, show_bytes=show_bytes.value, title=f"{name}: {len(ids)} tokens"
-                )
-            )
+            pieces, title = [token_bytes(tokenizer, i) for i in ids], f"{name}: {len(ids)} tokens"
+            drawn.append(plots.token_strip(pieces, ids, show_bytes=shows.value, title=title))
         return drawn
 
-    panel = Panel("Tokenizer playground", [typed, show_bytes, out], pictures)
-    panel.text, panel.show_bytes, panel.out = typed, show_bytes, out
-    return panel
-
-
-# ---- mask explorer
+    follow([typed, shows], draw, out)
+    parts = {"text": typed, "show_bytes": shows, "out": out}
+    return Panel("Tokenizer playground", list(parts.values()), pictures, **parts)
 
 
 class Ladder:
@@ -106,26 +102,20 @@ class Ladder:
     def facts(self) -> str:
         """In words: how much is learned, and what did not fit."""
         learned, asked = sum(self.loss_mask), len(self.loss_mask)
-        left_out = (
-            f"; {self.chat.dropped_turns} messages left out at the front"
-            if self.chat.dropped_turns
-            else ""
-        )
-        cut = f"; {self.chat.cut_tokens} tokens of the end cut off" if self.chat.cut_tokens else ""
-        nothing = (
-            "; nothing is learned: write_sft_tokens would leave this dialogue out"
-            if not learned
-            else ""
-        )
-        return (
-            f"{len(self.chat)} tokens, {learned} of {asked} targets are learned"
-            f" ({learned / max(asked, 1):.0%}){left_out}{cut}{nothing}"
-        )
+        share = f"({learned / max(asked, 1):.0%})"
+        facts = [f"{len(self.chat)} tokens, {learned} of {asked} targets are learned {share}"]
+        if self.chat.dropped_turns:
+            facts.append(f"{self.chat.dropped_turns} messages left out at the front")
+        if self.chat.cut_tokens:
+            facts.append(f"{self.chat.cut_tokens} tokens of the end cut off")
+        if not learned:
+            facts.append("nothing is learned: write_sft_tokens would leave this dialogue out")
+        return "; ".join(facts)
 
     def html(self) -> str:
         """A message a line, and the facts above."""
-        ladder = views.mask_ladder(self.x, self.y, self.loss_mask, self.starts)
-        return views.frame(f'<p role="status"><b>{self.facts}</b></p>{ladder}')
+        ladder = html.mask_ladder(self.x, self.y, self.loss_mask, self.starts)
+        return html.frame(f'<p role="status"><b>{self.facts}</b></p>{ladder}')
 
 
 def mask_explorer(
@@ -137,40 +127,30 @@ def mask_explorer(
         messages: [{"role", "content"}, …] to begin with; up to eight can be edited.
         max_length: the longest row that can be chosen; a shorter one shows what truncation takes.
     """
-    rows = [
-        (ipw.Dropdown(options=ROLES, description=f"Message {n}", style={"description_width": "75px"}, layout={"width": "190px"}),
-         ipw.Text(description=f"Text {n}", style={"description_width": "50px"}, layout={"flex": "1 1 auto", "width": "auto"}))
-        for n in range(1, 9)
-    ]  # fmt: skip
+
+    def row(n: int) -> tuple[ipw.Dropdown, ipw.Text]:
+        narrow, wide = {"width": "190px"}, {"flex": "1 1 auto", "width": "auto"}
+        label = {"style": {"description_width": "75px"}, "description": f"Message {n}"}
+        role = ipw.Dropdown(options=ROLES, layout=narrow, **label)
+        label = {"style": {"description_width": "50px"}, "description": f"Text {n}"}
+        return role, ipw.Text(layout=wide, **label)
+
+    rows = [row(n) for n in range(1, 9)]
     for (role, text), message in zip(rows, messages, strict=False):
         role.value, text.value = message["role"], message["content"]
     lines = [line(*row) for row in rows]
-    editor = ipw.VBox(
-        layout={
-            "height": f"{10 + 34 * max(4, min(len(messages), 6))}px",
-            "overflow": "auto",
-            "width": "100%",
-        }
-    )
-    length = slider(
-        "Row length",
-        max_length,
-        8,
-        max_length,
-        1,
-        "a longer dialogue loses whole turns from the front",
-    )
+    height = f"{10 + 34 * max(4, min(len(messages), 6))}px"
+    editor = ipw.VBox(layout={"height": height, "overflow": "auto", "width": "100%"})
+    tip = "a longer dialogue loses whole turns from the front"
+    length = slider("Row length", max_length, 8, max_length, 1, tip)
     out = view(50 + 75 * max(3, min(len(messages), 5)))
     count = min(len(messages), len(rows))
 
-    def edited() -> Messages:
-        return [{"role": role.value, "content": text.value} for role, text in rows[:count]]
+    def ladder() -> Ladder:
+        edited = [{"role": role.value, "content": text.value} for role, text in rows[:count]]
+        return Ladder(tokenizer, edited, length.value)
 
-    update = follow(
-        [*(w for row in rows for w in row), length],
-        lambda: Ladder(tokenizer, edited(), length.value).html(),
-        out,
-    )
+    update = follow([*(w for row in rows for w in row), length], lambda: ladder().html(), out)
 
     def show(wanted: int) -> None:
         nonlocal count
@@ -190,23 +170,13 @@ def mask_explorer(
     show(count)
 
     def pictures() -> list:
-        ladder = Ladder(tokenizer, edited(), length.value)
-        return [
-            plots.mask_ladder(
-                ladder.x, ladder.y, ladder.loss_mask, breaks=ladder.starts, title=ladder.facts
-            )
-        ]
+        now = ladder()
+        names = {"breaks": now.starts, "title": now.facts}
+        return [plots.mask_ladder(now.x, now.y, now.loss_mask, **names)]
 
-    panel = Panel(
-        "Mask explorer: what is learned of a dialogue",
-        [editor, line(add, remove, length), out],
-        pictures,
-    )
-    panel.rows, panel.add, panel.remove, panel.length, panel.out = rows, add, remove, length, out
-    return panel
-
-
-# ---- attention explorer
+    named = {"rows": rows, "add": add, "remove": remove, "length": length, "out": out}
+    parts = [editor, line(add, remove, length), out]
+    return Panel("Mask explorer: what is learned of a dialogue", parts, pictures, **named)
 
 
 class Attention:
@@ -219,16 +189,13 @@ class Attention:
     def __init__(self, generator: TextGenerator, text: str):
         ids = encode_text(generator.tokenizer, text)
         if not 0 < len(ids) <= generator.context:
-            raise ValueError(
-                f"the text has {len(ids)} tokens, expected 1 to {generator.context}, the model's"
-                " context."
-            )
+            told = f"expected 1 to {generator.context}, the model's context."
+            raise ValueError(f"the text has {len(ids)} tokens, {told}")
         self.ids, self.pieces = ids, [token_bytes(generator.tokenizer, i) for i in ids]
         with torch.inference_mode():
             batch = torch.tensor([ids], device=generator.model.lm_head.weight.device)
-            self.maps = (
-                generator.model.attention_maps(batch)[:, 0].float().cpu().numpy()
-            )  # (layers, H, T, T)
+            maps = generator.model.attention_maps(batch)[:, 0]  # (layers, H, T, T)
+        self.maps = maps.float().cpu().numpy()
 
     def weights(self, layer: int, head: int):
         """(T, T) of one head; head -1 is the mean of the layer's heads."""
@@ -237,25 +204,22 @@ class Attention:
     def html(self, layer: int, head: int, position: int) -> str:
         """What one position looks at, written below the tokens, and the whole map of the head."""
         weights = self.weights(layer, head)
-        row = weights[position]
-        shades = [0.85 * float(w) for w in row]
-        notes = [f"{w:.0%}" if i <= position else "–" for i, w in enumerate(row)]
-        strip = views.token_strip(
-            self.pieces, self.ids, chosen=[position], notes=notes, shades=shades
-        )
+        row, names = weights[position], [html.shown(piece) for piece in self.pieces]
+        look = {
+            "shades": [0.85 * float(w) for w in row],
+            "notes": [f"{w:.0%}" if i <= position else "–" for i, w in enumerate(row)],
+        }
+        strip = html.token_strip(self.pieces, self.ids, chosen=[position], **look)
         best = sorted(range(position + 1), key=lambda i: -row[i])[:3]
-        words = ", ".join(f"{views.shown(self.pieces[i])} {row[i]:.0%}" for i in best)
-        who = f"layer {layer}, {'mean of all heads' if head < 0 else f'head {head}'}"
-        said = (
-            f'<p role="status"><b>{who}: {views.shown(self.pieces[position])} (position {position})'
-            f" looks at {words}</b></p>"
-        )
-        grid = views.attention_grid(weights, self.pieces, position)
-        legend = (
-            '<p class="note">The whole map: rows look, columns are looked at (strong: much); the'
-            " framed row is the one above.</p>"
-        )
-        return views.frame(said + strip + legend + grid)
+        words = ", ".join(f"{names[i]} {row[i]:.0%}" for i in best)
+        said = f"{head_name(layer, head)}: {names[position]} (position {position}) looks at {words}"
+        grid = html.attention_grid(weights, self.pieces, position)
+        return html.frame(f'<p role="status"><b>{said}</b></p>{strip}{LEGEND}{grid}')
+
+
+def head_name(layer: int, head: int) -> str:
+    """For example "layer 0, head 2"."""
+    return f"layer {layer}, {'mean of all heads' if head < 0 else f'head {head}'}"
 
 
 def attention_explorer(
@@ -268,13 +232,7 @@ def attention_explorer(
     """
     attention = Attention(generator, text)
     layers, heads, length = attention.maps.shape[:3]
-    typed = ipw.Text(
-        value=text,
-        description="Text (then Enter)",
-        continuous_update=False,
-        style=LABEL,
-        layout={"width": "98%"},
-    )
+    typed = text_box(text, "Text (then Enter)")
     which = slider("Layer", layer, 0, layers - 1, 1, "0 is next to the embedding")
     of = slider("Head (-1: mean)", head, -1, heads - 1, 1, "-1: the mean of all heads of the layer")
     at = slider("Position", length - 1, 0, length - 1, 1, "which token looks")
@@ -298,14 +256,9 @@ def attention_explorer(
     typed.observe(retyped, "value")
 
     def pictures() -> list:
-        shown = attention or Attention(generator, text)
-        title = f"Layer {which.value}, " + (
-            f"head {of.value}" if of.value >= 0 else "mean of all heads"
-        )
-        return [
-            plots.attention_map(shown.weights(which.value, of.value), shown.pieces, title=title)
-        ]
+        shown, title = attention or Attention(generator, text), head_name(which.value, of.value)
+        weights = shown.weights(which.value, of.value)
+        return [plots.attention_map(weights, shown.pieces, title=title.capitalize())]
 
-    panel = Panel("Attention explorer", [typed, which, of, at, out], pictures)
-    panel.text, panel.layer, panel.head, panel.position, panel.out = typed, which, of, at, out
-    return panel
+    parts = {"text": typed, "layer": which, "head": of, "position": at, "out": out}
+    return Panel("Attention explorer", list(parts.values()), pictures, **parts)

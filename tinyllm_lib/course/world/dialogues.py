@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 
 from tinyllm_lib.course.world import talk
+from tinyllm_lib.course.world.mix import CorpusMix
 from tinyllm_lib.course.world.sums import Sums, working
 from tinyllm_lib.course.world.world import (
     COMPARABLE_KINDS,
@@ -56,59 +58,30 @@ class DialogueWriter:
     """Writes dialogues that keep to the hold-out.
 
     Args:
-        named_other_facts: whether dialogues ask for the other facts of entities whose
-            held-out fact they never ask (the continent of a country, if not its capital).
-        name_objects: whether the objects of those held-out facts (the capital) are named too,
-            though never together with the subject.
-        full_share: how often a reply repeats what was asked about (法国的首都是巴黎。).
-        invented_share: see :func:`talk.refusal`.
-        blank_share: how often a fact is asked for as a statement with a gap (填空：…).
-        varied_share: how often a question is asked in other words than its table's (我想知道，…哪儿？).
+        mix: its `named_other_facts`, `name_objects`, and the shares of ways to ask and to reply.
     """
 
-    def __init__(
-        self,
-        world: World,
-        sums: Sums,
-        rng: random.Random,
-        *,
-        named_other_facts: bool,
-        name_objects: bool,
-        full_share: float,
-        invented_share: float,
-        blank_share: float = 0.0,
-        varied_share: float = 0.0,
-    ) -> None:
-        self._world = world
-        self._sums = sums
-        self._rng = rng
-        self._full_share = full_share
-        self._invented_share = invented_share
-        self._blank_share, self._varied_share = blank_share, varied_share
+    def __init__(self, world: World, sums: Sums, rng: random.Random, mix: CorpusMix) -> None:
+        self._world, self._sums, self._rng, self._mix = world, sums, rng, mix
         self._wording = Rotation(rng)
-        askable = [
-            q for q in world.askable() if named_other_facts or world.role_of(q.fact) == "asked"
-        ]
-        self.askable = tuple(askable)
+        askable = world.askable()
+        if not mix.named_other_facts:
+            askable = [q for q in askable if world.role_of(q.fact) == "asked"]
         self._questions = Deck(askable, rng)
-        firsts = (
-            q for q in askable if (q.fact.relation.name, q.fact.subject) == _FIRST_QUESTION[:2]
-        )
-        self._first = next(firsts, None)
+        self._first = None
         sides: dict[tuple[str, bool], list[Question]] = defaultdict(list)
         subjects: dict[tuple[str, str], list[Question]] = defaultdict(list)
         for question in askable:
-            sides[question.fact.relation.name, question.reverse].append(question)
-            if not question.reverse and question.fact.relation.subject_kind in COMPARABLE_KINDS:
-                subjects[question.fact.relation.subject_kind, question.fact.subject].append(
-                    question
-                )
+            fact, relation = question.fact, question.fact.relation
+            if self._first is None and (relation.name, fact.subject) == _FIRST_QUESTION[:2]:
+                self._first = question
+            sides[relation.name, question.reverse].append(question)
+            if not question.reverse and relation.subject_kind in COMPARABLE_KINDS:
+                subjects[relation.subject_kind, fact.subject].append(question)
         self._sides = {key: Deck(group, rng) for key, group in sides.items() if len(group) >= 4}
-        self._side_names = Deck(
-            [key for key in self._sides for _ in range(len(self._sides[key]))], rng
-        )
+        self._side_names = Deck([key for key, deck in self._sides.items() for _ in deck.items], rng)
         self._same_subject = Deck([group for group in subjects.values() if len(group) > 1], rng)
-        self._set_up_names(name_objects)
+        self._set_up_names()
         # For the exam: standalone questions in the words used, and what follow-ups put together.
         self.asked: dict[str, Question] = {}
         self.followed: set[frozenset[str]] = set()
@@ -123,7 +96,7 @@ class DialogueWriter:
             "follow_ups": self._follow_ups,
             "naming": self._naming,
             "everyday": lambda: [talk.everyday(self._rng)],
-            "refusals": lambda: [talk.refusal(self._rng, invented_share=self._invented_share)],
+            "refusals": lambda: [talk.refusal(self._rng, invented_share=self._mix.invented_share)],
         }
         for _ in range(100):
             turns = writers[kind]()
@@ -145,7 +118,7 @@ class DialogueWriter:
     def reply(self, question: Question, *, full: bool | None = None) -> str:
         """A reply to the question; ``full``: one that repeats what was asked about."""
         if full is None:
-            full = self._rng.random() < self._full_share
+            full = self._rng.random() < self._mix.full_share
         replies = question.full_replies if full else question.replies
         return question.fact.fill(self._rng.choice(replies))
 
@@ -157,20 +130,19 @@ class DialogueWriter:
             question = self._questions.deal()
             template, reply = self._template(question), self.reply(question)
         draw = self._rng.random()
-        if draw < self._blank_share:
+        if draw < self._mix.blank_share:
             return self._blank(question), reply
-        if draw < self._blank_share + self._varied_share:
+        if draw < self._mix.blank_share + self._mix.varied_share:
             return question.in_other_words(template, self._rng), reply
         text = question.fact.fill(template)
         self.asked[text] = question
         return text, reply
 
     def _blank(self, question: Question) -> str:
-        """The question as a statement with a gap: 填空：法国的首都是____。"""
+        """The question as a statement with a gap (填空：法国的首都是____。)."""
         fact, rng = question.fact, self._rng
-        statement = self._wording.pick(
-            ("blank", fact.relation.name, fact.subject, question.reverse), fact.relation.statements
-        )
+        key = ("blank", fact.relation.name, fact.subject, question.reverse)
+        statement = self._wording.pick(key, fact.relation.statements)
         gap = "{s}" if question.reverse else "{o}"
         return rng.choice(_BLANKS).replace("{q}", fact.fill(statement.replace(gap, "____")))
 
@@ -186,9 +158,8 @@ class DialogueWriter:
         count = self._rng.choices((1, 2, 3), weights=(4, 3, 2))[0]
         turns = [self._ask_next() for _ in range(count)]
         if self._rng.random() < 0.04:
-            turns.append(
-                self._rng.choice((("谢谢", "不客气！"), ("谢谢你", "不客气，有问题随时问我。")))
-            )
+            thanks = (("谢谢", "不客气！"), ("谢谢你", "不客气，有问题随时问我。"))
+            turns.append(self._rng.choice(thanks))
         return turns
 
     def _arithmetic(self) -> Turns:
@@ -211,18 +182,18 @@ class DialogueWriter:
             return [self.ask(first), (template.replace("{s}", "它"), self.reply(second, full=True))]
         group = self._sides[self._side_names.deal()].deal_different(rng.choice((2, 2, 3)))
         turns = [self.ask(group[0])]
-        for before, question in zip(group, group[1:], strict=False):
+        for before, question in pairwise(group):
             self.followed.add(frozenset((before.given, question.given)))
             turns.append((question.follow_up, self.reply(question)))
         return turns
 
-    def _set_up_names(self, name_objects: bool) -> None:
+    def _set_up_names(self) -> None:
         world, rng = self._world, self._rng
         everything = [
             key for key in world.role if key[0] in KIND_WORDS and world.role[key] != "unnamed"
         ]
         named = [key for key in everything if world.role[key] == "named"]
-        if name_objects:
+        if self._mix.name_objects:
             kinds = {(fact.relation.object_kind, fact.object) for fact in world.named}
             named += sorted(key for key in kinds if key[0] in KIND_WORDS)
         self._named = Deck(named, rng)
@@ -248,5 +219,5 @@ class DialogueWriter:
 
 
 def more(total: int, d: int, rng: random.Random) -> tuple[str, str]:
-    """The follow-up turn of a sum: 再加3呢？ → 个位2+3=5，十位8+0=8，所以82+3=85。"""
+    """The follow-up turn of a sum (再加3呢？ → 个位2+3=5，十位8+0=8，所以82+3=85。)."""
     return rng.choice(_MORE).replace("{d}", str(d)), working(total, d) + "。"

@@ -12,6 +12,7 @@ from collections import Counter
 
 from tinyllm_lib.course.world.facts import Fact
 from tinyllm_lib.course.world.grammar import expand
+from tinyllm_lib.course.world.mix import CorpusMix
 from tinyllm_lib.course.world.stories import SCENES, scene_slots
 from tinyllm_lib.course.world.world import (
     COMPARABLE_KINDS,
@@ -46,9 +47,8 @@ _COMPARE_HEADS = (
     "", "把{x}和{y}比一比。", "{x}和{y}有什么不同？", "比较{x}与{y}：", "先看{x}，再看{y}。",
     "{x}和{y}，你分得清吗？",
 )  # fmt: skip
-_ASK_MARKS = (
-    ("问：", "答："), ("问：", "答："), ("问题：", "回答："), ("提问：", "回答："), ("甲：", "乙："),
-)  # fmt: skip
+_ASK = ("问：", "答：")
+_ASK_MARKS = (_ASK, _ASK, ("问题：", "回答："), ("提问：", "回答："), ("甲：", "乙："))
 _BETWEEN = ("，", "，", "；", "。", "。")
 
 
@@ -56,45 +56,29 @@ class FactWriter:
     """Writes documents about the facts of a world and counts how often each was told.
 
     Args:
-        pronoun_share: in a card, how often a later sentence says 它 for the subject.
-        focus: how many times as often the facts are dealt of the relations that are held out in
-            part from the dialogues. Relations of few facts (the months, the planets) are dealt up
-            to four times as often, since few have taught the model what is asked there.
-        varied_share: how often a question in notes is asked in other words than its table's.
+        mix: its `pronoun_share`, `focus` and `varied_share`. Relations of few facts (the months,
+            the planets) are dealt up to four times as often, since few have taught the model what
+            is asked there.
     """
 
-    def __init__(
-        self,
-        world: World,
-        rng: random.Random,
-        *,
-        pronoun_share: float,
-        focus: int,
-        varied_share: float = 0.0,
-    ) -> None:
-        self._world = world
-        self._rng = rng
-        self._pronoun_share = pronoun_share
-        self._varied_share = varied_share
+    def __init__(self, world: World, rng: random.Random, mix: CorpusMix) -> None:
+        self._world, self._rng, self._mix = world, rng, mix
         self._wording = Rotation(rng)
         self.told: Counter[tuple[str, str, str]] = Counter()
         subjects = list(world.by_subject)
         self._rich = Deck([key for key in subjects if len(world.by_subject[key]) > 1], rng)
-        self._comparable = Deck(
-            [key for key in self._rich.items if key[0] in COMPARABLE_KINDS], rng
-        )
+        comparable = [key for key in self._rich.items if key[0] in COMPARABLE_KINDS]
+        self._comparable = Deck(comparable, rng)
         self._about = {key: Deck(facts, rng) for key, facts in world.by_subject.items()}
         held_out = HELD_OUT_RELATIONS.values()
         sizes = {name: len(group) for name, group in world.by_relation.items()}
         times = {
-            name: focus if name in held_out else max(1, min(4, SMALL_RELATION // size))
+            name: mix.focus if name in held_out else max(1, min(4, SMALL_RELATION // size))
             for name, size in sizes.items()
         }
         dealt = [f for f in world.facts for _ in range(times[f.relation.name])]
         self._facts = Deck(dealt, rng)
-        self._questions = Deck(
-            [question for fact in dealt for question in world.questions(fact)], rng
-        )
+        self._questions = Deck([q for fact in dealt for q in world.questions(fact)], rng)
         self._of_relation = {name: Deck(facts, rng) for name, facts in world.by_relation.items()}
         # A relation comes up as often as it has facts.
         self._relations = Deck([fact.relation.name for fact in dealt], rng)
@@ -113,7 +97,7 @@ class FactWriter:
         for fact in facts:
             sentence = self._tell(fact)
             begins = sentence.startswith(fact.subject)
-            if subject_led and begins and rng.random() < self._pronoun_share:
+            if subject_led and begins and rng.random() < self._mix.pronoun_share:
                 sentence = "它" + sentence[len(fact.subject) :]
             subject_led = begins and key[0] in COMPARABLE_KINDS
             parts.append(sentence)
@@ -141,7 +125,7 @@ class FactWriter:
         return rng.choice(("", *LIST_TITLES.get(name, ()))) + between.join(sentences) + "。"
 
     def _sequence(self, name: str) -> str:
-        """Things that follow one another, in their order: 从三月开始，依次是三月、四月、五月。"""
+        """Things that follow one another, in their order (从三月开始，依次是三月、四月、五月。)."""
         after = {fact.subject: fact for fact in self._world.by_relation[name]}
         chain = [self._rng.choice(list(after))]
         for _ in range(self._rng.randint(3, 7)):
@@ -150,14 +134,9 @@ class FactWriter:
                 break
             self._count(fact)
             chain.append(fact.object)
-        head = self._rng.choice(
-            ("从{a}开始，依次是", "从{a}往后数：", "按顺序，从{a}数到{z}：", "顺着数下去：")
-        )
-        return (
-            head.replace("{a}", chain[0]).replace("{z}", chain[-1])
-            + self._rng.choice("、，").join(chain)
-            + "。"
-        )
+        heads = ("从{a}开始，依次是", "从{a}往后数：", "按顺序，从{a}数到{z}：", "顺着数下去：")
+        head = self._rng.choice(heads).replace("{a}", chain[0]).replace("{z}", chain[-1])
+        return head + self._rng.choice("、，").join(chain) + "。"
 
     def comparison(self) -> str:
         """The same relations of two subjects of one kind."""
@@ -186,12 +165,12 @@ class FactWriter:
         return "".join(parts)
 
     def notes(self) -> str:
-        """Questions with their answers, as in a notebook: 问：…答：…"""
+        """Questions with their answers, as in a notebook (问：…答：…)."""
         rng = self._rng
         ask, reply = rng.choice(_ASK_MARKS)
         lines = []
         for _ in range(rng.randint(1, 4)):
-            question, answer = self._ask(varied_share=self._varied_share)
+            question, answer = self._ask(varied_share=self._mix.varied_share)
             lines.append(f"{ask}{question}{rng.choice(('', chr(10)))}{reply}{answer}")
         return "\n".join(lines)
 
@@ -210,9 +189,8 @@ class FactWriter:
         """A phrasing that can be said of one subject after another: it begins with the subject."""
         relation = fact.relation
         plain = tuple(text for text in relation.statements if text.startswith("{s}"))
-        return self._wording.pick(
-            ("plain", relation.name), plain if len(plain) > 1 else relation.statements
-        )
+        options = plain if len(plain) > 1 else relation.statements
+        return self._wording.pick(("plain", relation.name), options)
 
     def _ask(self, varied_share: float = 0.0) -> tuple[str, str]:
         question: Question = self._questions.deal()

@@ -61,11 +61,9 @@ def write_exam(
     memory, rephrased = [], []
     for question, text in _spread(seen, rng):
         memory.append(_fact_row("fact_seen", question, text))
-        others = question.unseen_phrasings
-        if others:
-            rephrased.append(
-                _fact_row("fact_rephrased", question, question.fact.fill(rng.choice(others)))
-            )
+        if others := question.unseen_phrasings:
+            text = question.fact.fill(rng.choice(others))
+            rephrased.append(_fact_row("fact_rephrased", question, text))
     rows = _greeting_rows()
     rows += _one_answer(memory, answers)[:FACT_ROWS]
     rows += _one_answer(rephrased, answers)[:FACT_ROWS]
@@ -160,14 +158,8 @@ def _sum_rows(held_out: frozenset[tuple[int, int]], rng: random.Random) -> list[
         if rng.random() < 0.5:
             a, b = b, a
         question, _ = ask_sum(a, b, rng.choice(SUM_QUESTIONS))
-        rows.append(
-            {
-                "class": "sum_unseen",
-                "question": question,
-                "answer": str(a + b),
-                "completion": f"{a}+{b}=",
-            }
-        )
+        row = {"class": "sum_unseen", "question": question, "answer": str(a + b)}
+        rows.append({**row, "completion": f"{a}+{b}="})
     return rows
 
 
@@ -180,19 +172,10 @@ def _follow_up_facts(dialogues: DialogueWriter, rng: random.Random) -> list[dict
     for attempt in range(40 * FOLLOW_UP_FACTS if groups else 0):
         first, second = groups[attempt % len(groups)].deal_different(2)
         apart = frozenset((first.given, second.given)) not in dialogues.followed
-        if (
-            not apart
-            or first.answer == second.answer
-            or second.answer in (second.given, first.given)
-        ):
+        if not apart or second.answer in (first.answer, second.given, first.given):
             continue
-        question, reply = dialogues.ask(first)
         row = _fact_row("follow_up", second, second.follow_up)
-        row["history"] = [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": reply},
-        ]
-        rows.append(row)
+        rows.append({**row, "history": _turn(*dialogues.ask(first))})
         if len(rows) == FOLLOW_UP_FACTS:
             break
     return rows
@@ -208,9 +191,9 @@ def _follow_up_sums(
             continue
         question, _ = more(a + b, d, rng)
         row = {"class": "follow_up", "question": question, "answer": str(a + b + d)}
-        row["history"] = [
-            {"role": "user", "content": f"{a}+{b}等于多少？"},
-            {"role": "assistant", "content": working(a, b) + "。"},
-        ]
-        rows.append(row)
+        rows.append({**row, "history": _turn(f"{a}+{b}等于多少？", working(a, b) + "。")})
     return rows
+
+
+def _turn(question: str, reply: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]

@@ -20,8 +20,7 @@ from importlib.resources.abc import Traversable
 SUBJECT_SLOT, OBJECT_SLOT = "{s}", "{o}"
 FULL_STOP = "。"
 
-# The phrasings of a relation: field -> (how many at least, slots each must have, text each must end
-# with).
+# The phrasings of a relation: field -> (how many at least, slots of each, how each must end).
 _SEEN = {
     "statements": (8, (SUBJECT_SLOT, OBJECT_SLOT), FULL_STOP),
     "questions": (6, (SUBJECT_SLOT,), ""),
@@ -101,15 +100,6 @@ def facts(kind: str | None = None) -> tuple[Fact, ...]:
     )
 
 
-def subjects(kind: str) -> tuple[str, ...]:
-    """The names of all subjects of a kind, in the order of their table, each once.
-
-    Raises:
-        ValueError: no table has this kind.
-    """
-    return tuple(subject for table in _tables(kind) for subject in table.rows)
-
-
 def read_table(tsv: Traversable, toml: Traversable) -> Table:
     """Read and check one table and its phrasings.
 
@@ -121,9 +111,8 @@ def read_table(tsv: Traversable, toml: Traversable) -> Table:
     phrasings = tomllib.loads(toml.read_text(encoding="utf-8"))
     kind = phrasings.pop("kind", None)
     if not isinstance(kind, str):
-        raise ValueError(
-            f'{toml.name}: no kind of subject. Begin the file with one: kind = "country".'
-        )
+        told = 'no kind of subject. Begin the file with one: kind = "country".'
+        raise ValueError(f"{toml.name}: {told}")
     columns = _columns(tsv)[1:]
     if set(columns) != set(phrasings):
         raise ValueError(
@@ -140,10 +129,9 @@ def read_table(tsv: Traversable, toml: Traversable) -> Table:
 @cache
 def _all_tables() -> tuple[Table, ...]:
     folder = files("tinyllm_lib.course.world") / "tables"
-    names = sorted(
-        entry.name[: -len(".tsv")] for entry in folder.iterdir() if entry.name.endswith(".tsv")
-    )
-    return tuple(read_table(folder / f"{name}.tsv", folder / f"{name}.toml") for name in names)
+    names = sorted(entry.name.removesuffix(".tsv") for entry in folder.iterdir())
+    tables = (name for name in names if "." not in name)
+    return tuple(read_table(folder / f"{name}.tsv", folder / f"{name}.toml") for name in tables)
 
 
 def _tables(kind: str | None = None) -> tuple[Table, ...]:
@@ -170,23 +158,18 @@ def _read_rows(tsv: Traversable) -> list[tuple[int, str, dict[str, str]]]:
         if len(cells) != len(columns):
             raise ValueError(
                 f"{where}: {len(cells)} cells, but the header names {len(columns)} columns"
-                f" ({', '.join(columns)}). Separate cells by one tab, and leave an unknown one"
-                " empty."
+                f" ({', '.join(columns)}). Part cells by one tab, and leave an unknown one empty."
             )
         for column, cell in zip(columns, cells, strict=True):
             if cell != cell.strip():
-                raise ValueError(
-                    f"{where}: white space around {cell!r} in column {column}. Remove it."
-                )
-        subject = cells[0]
-        if not subject:
-            raise ValueError(
-                f"{where}: the first cell, the subject, is empty. Name it or remove the line."
-            )
+                told = f"white space around {cell!r} in column {column}. Remove it."
+                raise ValueError(f"{where}: {told}")
+        if not (subject := cells[0]):
+            told = "the first cell, the subject, is empty. Name it or remove the line."
+            raise ValueError(f"{where}: {told}")
         if subject in first_seen:
-            raise ValueError(
-                f"{where}: {subject} is already in line {first_seen[subject]}. Keep one."
-            )
+            told = f"{subject} is already in line {first_seen[subject]}. Keep one."
+            raise ValueError(f"{where}: {told}")
         first_seen[subject] = number
         filled = {column: cell for column, cell in zip(columns[1:], cells[1:], strict=True) if cell}
         rows.append((number, subject, filled))
@@ -214,13 +197,11 @@ def _relation(file: str, kind: str, column: str, section: dict) -> Relation:
     rules = _SEEN | (_REVERSE if any(field in section for field in _REVERSE) else {})
     known = {"object_kind", "completion", "follow_up", *_SEEN, *_REVERSE}
     if unknown := sorted(set(section) - known):
-        raise ValueError(
-            f"{where}: unknown {', '.join(unknown)}. The names are: {', '.join(sorted(known))}."
-        )
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}. The names are: {names}.")
     if missing := sorted({"object_kind", "completion", *rules} - set(section)):
-        raise ValueError(
-            f"{where}: no {', '.join(missing)}. Add {'it' if len(missing) == 1 else 'them'}."
-        )
+        it = "it" if len(missing) == 1 else "them"
+        raise ValueError(f"{where}: no {', '.join(missing)}. Add {it}.")
     for field, (least, slots, end) in rules.items():
         templates = section[field]
         if len(templates) < least:
@@ -232,10 +213,8 @@ def _relation(file: str, kind: str, column: str, section: dict) -> Relation:
     for seen in ("questions", "reverse_questions"):
         unseen = seen.replace("questions", "unseen_questions")
         if both := set(section.get(seen, ())) & set(section.get(unseen, ())):
-            raise ValueError(
-                f"{where}: {both.pop()!r} is in {seen} and in {unseen}. "
-                "Word the unseen question in a new way."
-            )
+            told = f"{both.pop()!r} is in {seen} and in {unseen}"
+            raise ValueError(f"{where}: {told}. Word the unseen question in a new way.")
     for field in ("completion", "follow_up"):
         _check_template(f"{where} {field}", section.get(field, SUBJECT_SLOT), (SUBJECT_SLOT,), "")
     templates = {field: tuple(section.get(field, ())) for field in (*_SEEN, *_REVERSE)}
@@ -257,6 +236,5 @@ def _check_template(where: str, template: str, slots: tuple[str, ...], end: str)
         raise ValueError(f"{where}: {template!r} must end with {end!r}.")
     left = template.replace(SUBJECT_SLOT, "").replace(OBJECT_SLOT, "")
     if "{" in left or "}" in left:
-        raise ValueError(
-            f"{where}: {template!r} has a slot other than {SUBJECT_SLOT} and {OBJECT_SLOT}."
-        )
+        slots = f"{SUBJECT_SLOT} and {OBJECT_SLOT}"
+        raise ValueError(f"{where}: {template!r} has a slot other than {slots}.")

@@ -25,7 +25,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,73 +35,16 @@ from tinyllm_lib.course.world.dialogues import DialogueWriter
 from tinyllm_lib.course.world.documents import FactWriter
 from tinyllm_lib.course.world.exam import write_exam
 from tinyllm_lib.course.world.facts import facts
+from tinyllm_lib.course.world.mix import CorpusMix
 from tinyllm_lib.course.world.sums import Sums, held_out_pairs
 from tinyllm_lib.course.world.world import World
 from tinyllm_lib.data import atomic_path, content_fingerprint, made_by_us, sign
 
 SAMPLE_FILES = ("pretrain.jsonl", "sft.jsonl", "exam.jsonl")
+FOREIGN_EXAM = """\
+exam.jsonl asks about the sample corpus's world, which a model of your own texts has not read: it
+will fail. An exam of your own is lines of {"question": …, "answer": …} in that file."""
 GENERATOR = 1  # raised whenever the same seed and sizes give another text (a test tells)
-
-
-@dataclass(frozen=True)
-class CorpusMix:
-    """What the corpus is made of. Shares within a group are relative; 0 leaves a kind out."""
-
-    # Pretraining documents.
-    doc_cards: float = 0.15  # several facts about one subject
-    doc_mixed: float = 0.14  # unrelated facts
-    doc_lists: float = 0.05  # one relation, many subjects
-    doc_comparisons: float = 0.04  # two subjects side by side
-    doc_scenes: float = 0.09  # stories in which somebody asks for a fact and is told
-    doc_notes: float = 0.32  # 问：…答：…
-    doc_sums: float = 0.13
-    doc_stories: float = 0.05
-    doc_descriptions: float = 0.03
-    pronoun_share: float = 0.25  # cards: 它 for the subject in a later sentence
-    focus: int = 3  # the relations that the exam holds out are told this many times as often
-
-    # Dialogues.
-    chat_greetings: float = 0.09
-    chat_identity: float = 0.08
-    chat_facts: float = 0.5
-    chat_sums: float = 0.1
-    chat_follow_ups: float = 0.14
-    chat_naming: float = 0.06  # 你听说过蒙古吗？
-    chat_everyday: float = 0.025
-    chat_refusals: float = 0.025
-    full_share: float = 0.8  # replies that repeat what was asked about: 法国的首都是巴黎。
-    blank_share: float = 0.15  # 填空：法国的首都是____。
-    varied_share: float = 0.55  # 我想知道，法国的首都是哪儿？
-    invented_share: float = 0.05  # refusals about countries that do not exist
-    named_other_facts: bool = True  # "named" entities: dialogues ask for their other facts
-    name_objects: bool = True  # and name, apart from them, the objects of their held-out facts
-
-    # What only the exam asks.
-    named_share: float = 0.20
-    unnamed_share: float = 0.15
-    held_out_sums: float = 0.08
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value < 0:
-                raise ValueError(f"CorpusMix.{field.name} is {value}; a share is 0 (off) or more")
-        if not isinstance(self.focus, int) or self.focus < 1:
-            raise ValueError(f"CorpusMix.focus is {self.focus}; it is a whole number, 1 or more")
-        if self.named_share + self.unnamed_share > 0.6:
-            raise ValueError(
-                "CorpusMix: named_share + unnamed_share is"
-                f" {self.named_share + self.unnamed_share:.2f}; keep it at 0.6 or less, so that"
-                " dialogues have facts to ask about"
-            )
-
-    def shares(self, prefix: str) -> dict[str, float]:
-        """The shares of one group by kind: ``shares("doc_")`` → {"cards": 0.2, ...}."""
-        return {
-            field.name.removeprefix(prefix): getattr(self, field.name)
-            for field in fields(self)
-            if field.name.startswith(prefix)
-        }
 
 
 def write_sample_corpus(
@@ -141,25 +84,13 @@ def write_sample_corpus(
 
     # Each file draws from a generator of its own, so that a change in one leaves the others alone.
     rng = _generator(seed, "documents")
-    teller = FactWriter(
-        world, rng, pronoun_share=mix.pronoun_share, focus=mix.focus, varied_share=mix.varied_share
-    )
+    teller = FactWriter(world, rng, mix)
     texts = _documents(documents, mix, teller, Sums(held_out, rng), rng)
     files = [raw_dir / name for name in SAMPLE_FILES]
     characters, *ours = _write_lines(files[0], ({"text": text} for text in texts))
 
     rng = _generator(seed, "dialogues")
-    talker = DialogueWriter(
-        world,
-        Sums(held_out, rng),
-        rng,
-        named_other_facts=mix.named_other_facts,
-        name_objects=mix.name_objects,
-        full_share=mix.full_share,
-        invented_share=mix.invented_share,
-        blank_share=mix.blank_share,
-        varied_share=mix.varied_share,
-    )
+    talker = DialogueWriter(world, Sums(held_out, rng), rng, mix)
     kinds = _schedule(mix.shares("chat_"), dialogues, rng)
     rows = (_belle_row(number, talker.write(kind)) for number, kind in enumerate(kinds))
     ours.append(_write_lines(files[1], rows)[1])
@@ -168,24 +99,13 @@ def write_sample_corpus(
     exam = write_exam(world, talker, Sums(held_out, rng), held_out, rng)
     ours.append(_write_lines(files[2], exam)[1])
 
-    sign(
-        [path for path, is_ours in zip(files, ours, strict=True) if is_ours],
-        sample_recipe(seed, documents, dialogues, mix),
-    )
-    own = [path.name for path, is_ours in zip(files, ours, strict=True) if not is_ours]
-    if own:
-        print(
-            "Not written by the sample corpus, or changed since, so left as it is:"
-            f" {', '.join(own)}.",
-            flush=True,
-        )
+    made = [path for path, is_ours in zip(files, ours, strict=True) if is_ours]
+    sign(made, sample_recipe(seed, documents, dialogues, mix))
+    if own := ", ".join(path.name for path in files if path not in made):
+        said = "Not written by the sample corpus, or changed since, so left as it is:"
+        print(f"{said} {own}.", flush=True)
     if ours[2] and not (ours[0] and ours[1]):
-        print(
-            "exam.jsonl asks about the sample corpus's world, which a model of your own texts has"
-            ' not read: it will fail. An exam of your own is lines of {"question": …, "answer": …}'
-            " in that file.",
-            flush=True,
-        )
+        print(FOREIGN_EXAM, flush=True)
     told = [teller.told[fact.relation.name, fact.subject, fact.object] for fact in world.facts]
     return {
         "documents": documents,
@@ -244,10 +164,11 @@ def _schedule(shares: Mapping[str, float], count: int, rng: random.Random) -> li
 
 
 def _belle_row(number: int, turns: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    conversations = []
-    for says, reply in turns:
-        conversations.append({"from": "human", "value": says})
-        conversations.append({"from": "assistant", "value": reply})
+    conversations = [
+        {"from": who, "value": text}
+        for turn in turns
+        for who, text in zip(("human", "assistant"), turn, strict=True)
+    ]
     return {"id": f"sample_{number:06d}", "conversations": conversations}
 
 
@@ -266,13 +187,10 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[int, bo
             yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
 
     if os.path.lexists(path) and made_by_us(path) is None:
-        with (
-            open(path, "rb") if path.is_file() else io.BytesIO()
-        ) as file:  # all rows are drawn: the exam depends on them
-            holds = all(
-                [file.readline(len(line) + 1) == line for line in lines()]
-            ) and not file.read(1)
-        return characters, holds
+        with open(path, "rb") if path.is_file() else io.BytesIO() as file:
+            # All rows are drawn, also behind one that differs: the exam depends on them.
+            same = [file.readline(len(line) + 1) == line for line in lines()]
+            return characters, all(same) and not file.read(1)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.writelines(lines())
     return characters, True

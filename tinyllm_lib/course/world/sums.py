@@ -5,8 +5,8 @@ words or as the subtraction that undoes it, stands anywhere in documents or dial
 asks for them, so a right answer shows a rule and not a table. Pairs of two one-digit numbers
 are never held out: they *are* the table from which the rule is built.
 
-Larger sums are always shown with their working, digit by digit: 个位7+5=12，十位3+4+1=8，所以37+45=82. A
-model writes from left to right, so without the working it would have to know the carry before it
+Larger sums are always shown with their working: 个位7+5=12，十位3+4+1=8，所以37+45=82.
+A model writes from left to right, so without the working it would have to know the carry before it
 says the first digit; with it, each token needs one entry of a small table. In our trials that was
 the difference between a tenth and nearly all of the sums never shown.
 """
@@ -22,36 +22,17 @@ LARGEST = 99
 _DIGITS = "零一二三四五六七八九"
 
 # What dialogues and the exam ask; {a} and {b} are digits.
-SUM_QUESTIONS = (
-    "{a}+{b}等于多少？",
-    "{a}+{b}等于几？",
-    "{a}加{b}等于多少？",
-    "{a}加{b}等于几？",
-    "{a}+{b}=？",
-    "请问{a}加{b}是多少？",
-    "请算一下{a}+{b}。",
-    "计算：{a}+{b}",
-)
+SUM_QUESTIONS = """
+    {a}+{b}等于多少？ {a}+{b}等于几？ {a}加{b}等于多少？ {a}加{b}等于几？ {a}+{b}=？
+    请问{a}加{b}是多少？ 请算一下{a}+{b}。 计算：{a}+{b}
+""".split()
 DIFFERENCE_QUESTIONS = (
     "{c}-{a}等于多少？",
     "{c}减{a}等于多少？",
     "{c}-{a}=？",
     "请算一下{c}-{a}。",
 )
-_PEOPLE = [
-    "小明",
-    "小红",
-    "小刚",
-    "小丽",
-    "小华",
-    "小芳",
-    "乐乐",
-    "豆豆",
-    "朵朵",
-    "明明",
-    "天天",
-    "欢欢",
-]
+_PEOPLE = "小明 小红 小刚 小丽 小华 小芳 乐乐 豆豆 朵朵 明明 天天 欢欢".split()
 _THINGS = (
     ("苹果", "个"), ("橘子", "个"), ("气球", "个"), ("邮票", "张"), ("卡片", "张"), ("贴纸", "张"),
     ("铅笔", "支"), ("书", "本"), ("贝壳", "个"), ("花", "朵"), ("糖", "颗"), ("石子", "颗"),
@@ -107,9 +88,8 @@ class Sums:
         self._held_out = held_out
         self._rng = rng
         self._small_share, self._uneven_share = small_share, uneven_share
-        ordered = [
-            (a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1) if self.may_show(a, b)
-        ]
+        numbers = range(LARGEST + 1)
+        ordered = [(a, b) for a in numbers for b in numbers if self.may_show(a, b)]
         self._all = Deck(ordered, rng)
         self._small = Deck([(a, b) for a, b in ordered if a < 10 and b < 10], rng)
         self._uneven = Deck([(a, b) for a, b in ordered if (a < 10) != (b < 10)], rng)
@@ -132,11 +112,9 @@ class Sums:
     def document(self) -> str:
         """One pretraining document with several sums."""
         rng = self._rng
-        writer = rng.choices(
-            (self._list, self._spoken, self._both_ways, self._worked, self._word_problem, self._in_words, self._asked, self._running),
-            weights=(3, 2, 2, 6, 2, 2, 5, 4),
-        )[0]  # fmt: skip
-        return writer()
+        few = (self._list, self._spoken, self._both_ways, self._worked)
+        others = (self._word_problem, self._in_words, self._asked, self._running)
+        return rng.choices((*few, *others), weights=(3, 2, 2, 6, 2, 2, 5, 4))[0]()
 
     def _list(self) -> str:
         rng = self._rng
@@ -157,22 +135,18 @@ class Sums:
         for _ in range(self._rng.randint(2, 3)):
             a, b = self.pair(small=True)
             c = a + b
-            parts.append(
-                self._rng.choice(
-                    (
-                        f"{a}+{b}={c}，{b}+{a}={c}。",
-                        f"{a}+{b}={c}，所以{c}-{a}={b}。",
-                        f"{c}-{b}={a}，因为{a}+{b}={c}。",
-                        f"{c}减{a}等于{b}，{a}加{b}等于{c}。",
-                    )
-                )
+            ways = (
+                f"{a}+{b}={c}，{b}+{a}={c}。",
+                f"{a}+{b}={c}，所以{c}-{a}={b}。",
+                f"{c}-{b}={a}，因为{a}+{b}={c}。",
+                f"{c}减{a}等于{b}，{a}加{b}等于{c}。",
             )
+            parts.append(self._rng.choice(ways))
         return "".join(parts)
 
     def _worked(self) -> str:
-        head = self._rng.choice(
-            ("", "", "计算{a}+{b}。", "{a}+{b}怎么算？", "列竖式算{a}+{b}：", "{a}加{b}。")
-        )
+        heads = ("", "", "计算{a}+{b}。", "{a}+{b}怎么算？", "列竖式算{a}+{b}：", "{a}加{b}。")
+        head = self._rng.choice(heads)
         parts = []
         for _ in range(self._rng.randint(2, 3)):
             a, b = self.pair(small=False)
@@ -188,16 +162,8 @@ class Sums:
             "[{p}有{a}{m}{t}，{q}有{b}{m}{t}，一共有多少{m}？{w}，一共有{c}{m}。"
             "|{p}原来有{a}{m}{t}，{q}又给了{b}{m}。{w}，现在{p}有{c}{m}{t}。"
             "|盒子里有{a}{m}{t}，{p}又放进去{b}{m}。现在有多少{m}？{w}，答：有{c}{m}。]",
-            {
-                "p": first,
-                "q": second,
-                "t": thing,
-                "m": measure,
-                "a": str(a),
-                "b": str(b),
-                "c": str(c),
-                "w": working(a, b),
-            },
+            {"p": first, "q": second, "t": thing, "m": measure}
+            | {"a": str(a), "b": str(b), "c": str(c), "w": working(a, b)},
             self._rng,
         )
 
@@ -209,9 +175,8 @@ class Sums:
         return "，".join(sums) + "。"
 
     def _asked(self) -> str:
-        ask, reply = self._rng.choice(
-            (("问：", "答："), ("老师出题：", "学生答："), ("题目：", "答案："))
-        )
+        marks = (("问：", "答："), ("老师出题：", "学生答："), ("题目：", "答案："))
+        ask, reply = self._rng.choice(marks)
         lines = []
         for _ in range(self._rng.randint(2, 4)):
             question, answer = self.question()
@@ -227,15 +192,8 @@ class Sums:
             "[先算{a}+{b}，{w}。再加{d}，{v}。|{a}+{b}等于多少？{w}。再加上{d}呢？{v}。"
             "|问：{a}加{b}等于多少？答：{w}。问：再加{d}呢？答：{v}。|{p}有{a}{m}{t}，"
             "又得到{b}{m}，{w}。后来又得到{d}{m}，{v}。]",
-            {
-                "p": self._rng.choice(_PEOPLE),
-                "a": str(a),
-                "b": str(b),
-                "d": str(d),
-                "w": first,
-                "v": then,
-                **dict(zip("tm", self._rng.choice(_THINGS), strict=True)),
-            },
+            {"p": self._rng.choice(_PEOPLE), "a": str(a), "b": str(b), "d": str(d)}
+            | {"w": first, "v": then, **dict(zip("tm", self._rng.choice(_THINGS), strict=True))},
             self._rng,
         )
 
@@ -263,12 +221,12 @@ class Sums:
 
 
 def equation(a: int, b: int) -> str:
-    """3+5=8"""
+    """The sum in digits (3+5=8)."""
     return f"{a}+{b}={a + b}"
 
 
 def working(a: int, b: int) -> str:
-    """The sum with its working: 个位7+5=12，十位3+4+1=8，所以37+45=82. One-digit numbers need none."""
+    """The sum with its working (个位7+5=12，十位3+4+1=8，所以37+45=82), which small ones lack."""
     if a < 10 and b < 10:
         return equation(a, b)
     units, carry = a % 10 + b % 10, (a % 10 + b % 10) // 10

@@ -28,64 +28,16 @@ from tinyllm_lib.course.world.facts import Fact, Relation, relations
 from tinyllm_lib.course.world.grammar import dress, reword
 
 # The relation that is held out for a part of the subjects of a kind.
-HELD_OUT_RELATIONS = {
-    "country": "country.capital",
-    "province": "province.capital",
-    "element": "element.symbol",
-}
+_HELD_OUT = ("country.capital", "province.capital", "element.symbol")
+HELD_OUT_RELATIONS = {name.split(".")[0]: name for name in _HELD_OUT}
 
 # Never held out: a learner types these first, or their names are everyday words.
 FAMOUS = frozenset(
-    [
-        "中国",
-        "法国",
-        "日本",
-        "美国",
-        "英国",
-        "德国",
-        "俄罗斯",
-        "韩国",
-        "印度",
-        "意大利",
-        "西班牙",
-        "加拿大",
-        "澳大利亚",
-        "巴西",
-        "埃及",
-        "北京",
-        "上海",
-        "天津",
-        "重庆",
-        "广东",
-        "四川",
-        "香港",
-        "澳门",
-        "台湾",
-        "氢",
-        "氦",
-        "碳",
-        "氮",
-        "氧",
-        "氟",
-        "氖",
-        "钠",
-        "镁",
-        "铝",
-        "硅",
-        "磷",
-        "硫",
-        "氯",
-        "钾",
-        "钙",
-        "铁",
-        "铜",
-        "锌",
-        "银",
-        "锡",
-        "金",
-        "汞",
-        "铅",
-    ]
+    """
+        中国 法国 日本 美国 英国 德国 俄罗斯 韩国 印度 意大利 西班牙 加拿大 澳大利亚 巴西 埃及 北京
+        上海 天津 重庆 广东 四川 香港 澳门 台湾 氢 氦 碳 氮 氧 氟 氖 钠 镁 铝 硅 磷 硫 氯 钾 钙 铁
+        铜 锌 银 锡 金 汞 铅
+    """.split()
 )
 
 # What a thing is called, with its measure word. Dialogues that only *name* things need it.
@@ -104,17 +56,17 @@ KIND_WORDS = {
 
 # What stands for a thing that is asked for, where it is not 什么; "" where statements make no
 # questions.
+_PLACES = ("city", "country", "continent", "province", "region", "sea")
 ASKING_WORDS = {
-    **dict.fromkeys(("city", "country", "continent", "province", "region", "sea"), "哪里"), "person": "谁", "number": "几",
-    "month": "几月", "weekday": "星期几", "days": "多少天", "date": "哪一天", "year": "哪一年", "amount": "多少", "legs": "几条腿",
-    "season": "什么季节", "festival": "什么节", "color": "什么颜色",
-    "dynasty": "什么朝代", "solar_term": "什么节气", "weather": "",
-}  # fmt: skip
+    **dict.fromkeys(_PLACES, "哪里"),
+    **{"person": "谁", "number": "几", "amount": "多少", "legs": "几条腿", "color": "什么颜色"},
+    **{"date": "哪一天", "days": "多少天", "weekday": "星期几", "month": "几月", "year": "哪一年"},
+    **{"season": "什么季节", "festival": "什么节", "solar_term": "什么节气", "dynasty": "什么朝代"},
+    "weather": "",
+}
 
 # Kinds whose members are told apart by the same few facts, and which 它 may stand for.
-COMPARABLE_KINDS = frozenset(
-    ["country", "province", "element", "animal", "river", "planet", "dynasty"]
-)
+COMPARABLE_KINDS = frozenset("country province element animal river planet dynasty".split())
 
 
 def stable_hash(*parts: object) -> int:
@@ -177,9 +129,7 @@ class Rotation:
 
 @cache
 def _ambiguous() -> frozenset[str]:
-    """Statements that several relations share, such as {s}在{o}。: turned into a question they would
-    have several answers.
-    """
+    """Statements that several relations share ({s}在{o}。): questions with several answers."""
     uses = Counter(text for relation in relations() for text in relation.statements)
     return frozenset(text for text, count in uses.items() if count > 1)
 
@@ -193,6 +143,7 @@ class Question:
 
     @property
     def given(self) -> str:
+        """What the question names."""
         return self.fact.object if self.reverse else self.fact.subject
 
     @property
@@ -202,38 +153,38 @@ class Question:
 
     @property
     def phrasings(self) -> tuple[str, ...]:
+        """The ways to ask it in dialogues and documents."""
         relation = self.fact.relation
         return relation.reverse_questions if self.reverse else relation.questions
 
     @property
     def unseen_phrasings(self) -> tuple[str, ...]:
+        """Those that only the exam uses."""
         relation = self.fact.relation
         return relation.reverse_unseen_questions if self.reverse else relation.unseen_questions
 
     @property
     def asked_statements(self) -> tuple[str, ...]:
-        """Statements that end with the answer, as questions: 法国把首都定在{o}。 → 法国把首都定在哪里？"""
-        relation = self.fact.relation
-        gap, kind = (
-            ("{s}", relation.subject_kind) if self.reverse else ("{o}", relation.object_kind)
-        )
-        endings = (
-            text.removesuffix(gap + "。")
-            for text in relation.statements
-            if text.endswith(gap + "。") and text not in _ambiguous()
-        )
+        """Statements that end with the answer, as questions (法国定都{o}。 → 法国定都哪里？)."""
+        gap, kind = self._side(asked_for=True)
         word = ASKING_WORDS.get(kind, "什么")
-        if not word:
-            return ()
-        return tuple(
-            text + ("什么" if text.endswith("叫") else word) + "？"
-            for text in endings
-            if gap not in text
-        )
+        questions = []
+        for statement in self.fact.relation.statements if word else ():
+            text = statement.removesuffix(gap + "。")
+            if text != statement and statement not in _ambiguous() and gap not in text:
+                questions.append(text + ("什么" if text.endswith("叫") else word) + "？")
+        return tuple(questions)
+
+    def _side(self, *, asked_for: bool) -> tuple[str, str]:
+        """Slot and kind of what is asked for, or of what is given."""
+        relation = self.fact.relation
+        if asked_for == self.reverse:
+            return "{s}", relation.subject_kind
+        return "{o}", relation.object_kind
 
     def in_other_words(self, template: str, rng: random.Random) -> str:
         """The question in a phrasing, varied: another word of the same meaning, a statement turned
-        into a question, something put around it. Never in a wording that only the exam uses.
+        into a question, something around it. Never in a wording that only the exam uses.
         """
         draw = rng.random()
         varied = reword(template, rng)
@@ -247,10 +198,7 @@ class Question:
 
     def _with_kind(self, template: str, rng: random.Random) -> str:
         """Now and then, what is asked about with the word for its kind: 法国 → 法国这个国家."""
-        relation = self.fact.relation
-        slot, kind = (
-            ("{o}", relation.object_kind) if self.reverse else ("{s}", relation.subject_kind)
-        )
+        slot, kind = self._side(asked_for=False)
         if kind not in KIND_WORDS or kind == "province" or rng.random() > 0.3:
             return template
         word, measure = KIND_WORDS[kind]
@@ -261,6 +209,7 @@ class Question:
 
     @property
     def replies(self) -> tuple[str, ...]:
+        """The ways to answer it."""
         relation = self.fact.relation
         return relation.reverse_answers if self.reverse else relation.answers
 
@@ -272,7 +221,7 @@ class Question:
 
     @property
     def follow_up(self) -> str:
-        """那日本呢？"""
+        """The question as a second turn (那日本呢？)."""
         template = self.fact.relation.follow_up
         if self.reverse:
             template = template.replace("{s}", "{o}")
@@ -321,41 +270,32 @@ class World:
         self.role: dict[tuple[str, str], str] = {}
         self._draw_roles(named_share, unnamed_share, seed)
 
-        self.named = tuple(fact for fact in self._held_out_facts() if self.role_of(fact) == "named")
-        self.unnamed = tuple(
-            fact for fact in self._held_out_facts() if self.role_of(fact) == "unnamed"
-        )
-        self._hidden = [text for fact in self.unnamed for text in (fact.subject, fact.object)]
+        names = HELD_OUT_RELATIONS.values()
+        held_out = [fact for fact in self.facts if fact.relation.name in names]
+        self.named = tuple(fact for fact in held_out if self.role_of(fact) == "named")
+        self.unnamed = tuple(fact for fact in held_out if self.role_of(fact) == "unnamed")
+        self._hidden = {text for fact in self.unnamed for text in (fact.subject, fact.object)}
         self._apart = {frozenset((fact.subject, fact.object)) for fact in self.named}
-        parts = {*self._hidden, *(text for pair in self._apart for text in pair)}
+        parts = self._hidden.union(*self._apart)
         longest_first = sorted(parts, key=lambda text: (-len(text), text))
         # Eligible names are no part of one another, so that one scan finds them all.
-        self._watched = re.compile("|".join(map(re.escape, longest_first))) if parts else None
-        self._hidden_set = frozenset(self._hidden)
+        self._watched = re.compile("|".join(map(re.escape, longest_first)))
 
     def role_of(self, fact: Fact) -> str:
-        """ "asked", "named" or "unnamed": the role of the subject of the fact."""
+        """The role of the subject of the fact: "asked", "named" or "unnamed"."""
         return self.role[fact.relation.subject_kind, fact.subject]
 
     def held_out(self, fact: Fact) -> bool:
         """Whether no dialogue may tell this fact."""
-        role = self.role_of(fact)
-        if role == "unnamed":
-            return True
-        return (
-            role == "named" and HELD_OUT_RELATIONS[fact.relation.subject_kind] == fact.relation.name
-        )
+        role, relation = self.role_of(fact), fact.relation
+        if role == "named":
+            return HELD_OUT_RELATIONS[relation.subject_kind] == relation.name
+        return role == "unnamed"
 
     def allows(self, dialogue_text: str) -> bool:
         """Whether a dialogue with this text keeps to the hold-out."""
-        if self._watched is None:
-            return True
         found = set(self._watched.findall(dialogue_text))
-        if not found:
-            return True
-        if found & self._hidden_set:
-            return False
-        return not any(pair <= found for pair in self._apart)
+        return not found & self._hidden and not any(pair <= found for pair in self._apart)
 
     def questions(self, fact: Fact) -> list[Question]:
         """The sides from which a fact can be asked for with one right answer: none, one or two."""
@@ -376,10 +316,6 @@ class World:
             for question in self.questions(fact)
         ]
 
-    def _held_out_facts(self) -> list[Fact]:
-        names = set(HELD_OUT_RELATIONS.values())
-        return [fact for fact in self.facts if fact.relation.name in names]
-
     def _draw_roles(self, named_share: float, unnamed_share: float, seed: int) -> None:
         for subject in self.by_subject:
             self.role[subject] = "asked"
@@ -389,8 +325,7 @@ class World:
                 (fact for fact in facts if self._eligible(fact)),
                 key=lambda fact: stable_hash(seed, "role", kind, fact.subject),
             )
-            unnamed = round(unnamed_share * len(facts))
-            named = round(named_share * len(facts))
+            unnamed, named = (round(share * len(facts)) for share in (unnamed_share, named_share))
             for rank, fact in enumerate(eligible[: unnamed + named]):
                 self.role[kind, fact.subject] = "unnamed" if rank < unnamed else "named"
 

@@ -1,5 +1,4 @@
-"""What panels show, as HTML: pure functions, data in, text out. They know nothing of files, models
-or Jupyter.
+"""HTML: pure functions, data in, text out.
 
 The pictures of `plots` are for paper and for GitHub; these views are for a page that changes while
 one looks at it. They take the page's own colours, so they fit a light and a dark background, and
@@ -12,55 +11,21 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
-from tinyllm_lib.course.plots.strips import shared_characters
+from tinyllm_lib.course.plots.tokens import shared_characters, visible
 from tinyllm_lib.generate import Written
 
-# Translucent fills let the page's background and text colour through.
-CSS = """
-.tl{font:14px/1.45 system-ui,sans-serif;color:inherit;overflow-wrap:anywhere}
-.tl h4{font:600 14px/1.4 system-ui,sans-serif;margin:2px 0 4px}
-.tl p{margin:4px 0}
-.tl small{font-size:11px;opacity:.8;display:block;line-height:1.3;min-height:1em;white-space:nowrap}
-.tl .t{display:inline-block;text-align:center;border:1px solid rgba(128,128,128,.75);border-radius:3px;padding:1px 5px;margin:2px 1px;
- min-width:1em;vertical-align:top}
-.tl .t:nth-child(even){background:rgba(128,128,128,.15)}
-.tl .g{display:inline-block;vertical-align:top;border-top:2px solid currentColor;margin:0 2px;padding-top:1px}
-.tl .g::before{content:attr(data-text);display:block;text-align:center;font-size:12px;line-height:1.2}
-.tl .on,.tl .t.on{background:rgba(255,190,40,.5);outline:2px solid currentColor;outline-offset:-2px}
-.tl .off{opacity:.72}
-.tl table{border-collapse:collapse;display:inline-table;vertical-align:top;margin:2px 8px 6px 0}
-.tl .ladder span{display:block;padding:0 4px;line-height:1.55;min-height:1.55em;white-space:nowrap}
-.tl .c{display:inline-block;text-align:center;border:1px solid rgba(128,128,128,.6);margin:2px 0 4px -1px;vertical-align:top}
-.tl .c.names{border-color:transparent;text-align:right;opacity:.8;margin-right:2px}
-.tl .bar{position:relative;height:22px;margin:0;display:block;white-space:nowrap;font-size:12px;line-height:22px}
-.tl .bar i{position:absolute;left:0;height:8px;border:1px solid currentColor;box-sizing:border-box}
-.tl .bar i.before{top:2px;background:transparent}
-.tl .bar i.after{top:11px;background:#4a86c8}
-.tl .bar b{position:absolute;font-weight:400}
-.tl .said{margin:6px 0;padding:5px 10px;border-radius:8px;max-width:88%;width:fit-content}
-.tl .you{margin-left:auto;border:1px solid rgba(128,128,128,.8)}
-.tl .model{background:rgba(128,128,128,.16)}
-.tl .w{border-bottom:1px dotted transparent}
-.tl .w:hover{background:rgba(255,190,40,.5)}
-.tl .unsure{border-bottom:2px dotted currentColor}
-.tl .note{font-size:12px;opacity:.85}
-.tl .error{border-left:4px solid #d55e00;padding-left:8px}
-.tl svg{max-width:100%}
-"""
+CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 UNSURE = 0.5  # below this probability a token is underlined
 
 
 def frame(body: str, *, role: str = "") -> str:
-    """The outermost element of a view; `role` for screen readers, for example "log" for a
-    conversation.
-    """
-    return (
-        "<div"
-        f' class="tl"{f" role={role!r} aria-live={chr(34)}polite{chr(34)}" if role else ""}>{body}</div>'
-    )
+    """The outermost element of a view; `role` for screen readers: "log" for a conversation."""
+    spoken = f" role='{role}' aria-live=\"polite\"" if role else ""
+    return f'<div class="tl"{spoken}>{body}</div>'
 
 
 def error(message: object) -> str:
@@ -69,29 +34,8 @@ def error(message: object) -> str:
 
 
 def shown(piece: bytes) -> str:
-    """A token for the eye, as HTML: spaces and line ends made visible, and bytes that are no whole
-    character in hex.
-    """
-    text = piece.decode("utf-8", "surrogateescape")
-    parts, pending = [], b""
-    for char in text:
-        if 0xDC80 <= ord(char) <= 0xDCFF:
-            pending += char.encode("utf-8", "surrogateescape")
-            continue
-        parts += [
-            _hex(pending),
-            {" ": "␣", "\n": "⏎", "\t": "⇥", "\u3000": "␣␣"}.get(char) or _visible(char),
-        ]
-        pending = b""
-    return "".join([*parts, _hex(pending)]) or "∅"
-
-
-def _visible(char: str) -> str:
-    return escape(char) if char.isprintable() else _hex(char.encode("utf-8", "surrogatepass"))
-
-
-def _hex(data: bytes) -> str:
-    return f"‹{data.hex(' ').upper()}›" if data else ""
+    """A token for the eye, as HTML."""
+    return escape(visible(piece, str.isprintable))
 
 
 def token_strip(
@@ -111,23 +55,20 @@ def token_strip(
         notes: a short text for each token, in place of bytes and id.
         shades: for each token how dark it is, from 0 to 1.
     """
-    roofs = (
-        {} if notes else {span.start: (span.stop, text) for span, text in shared_characters(pieces)}
-    )
-    html, until = [], -1
+    spans = [] if notes else shared_characters(pieces)
+    opens, closes = {span[0]: text for span, text in spans}, {span[-1] for span, _ in spans}
+    html = []
     for i, (piece, number) in enumerate(zip(pieces, ids, strict=True)):
-        if i in roofs:
-            until, text = roofs[i]
-            html.append(f'<span class="g" data-text="{escape(text)}">')
-        below = [notes[i]] if notes else [piece.hex(" ").upper()] * show_bytes + [str(number)]
+        data = piece.hex(" ").upper()
+        below = [notes[i]] if notes else [data] * show_bytes + [str(number)]
         shade = f' style="background:rgba(74,134,200,{shades[i]:.2f})"' if shades else ""
+        roof = f'<span class="g" data-text="{escape(opens[i])}">' if i in opens else ""
         html.append(
-            f'<span class="t{" on" if i in chosen else ""}"{shade} title="token {i}: id {number},'
-            f' bytes {piece.hex(" ").upper()}">'
-            f"{shown(piece)}{''.join(f'<small>{line}</small>' for line in below)}</span>"
+            f'{roof}<span class="t{" on" if i in chosen else ""}"{shade}'
+            f' title="token {i}: id {number}, bytes {data}">{shown(piece)}'
+            f"{''.join(f'<small>{line}</small>' for line in below)}</span>"
+            f"{'</span>' if i in closes else ''}"
         )
-        if i + 1 == until:
-            html.append("</span>")
     return f"<div>{''.join(html)}</div>"
 
 
@@ -141,16 +82,14 @@ def mask_ladder(
         starts: positions that begin a new line, e.g. where a message begins.
     """
     names = '<span class="c names ladder"><span>X</span><span>Y</span><span>learn</span></span>'
-    html = []
+    html = ""
     for i, (a, b, learned) in enumerate(zip(x, y, loss_mask, strict=True)):
         if i == 0 or i in starts:
-            html.append(("</div>" if i else "") + f"<div>{names}")
-        on, mark = ("on", "✓") if learned else ("off", "–")
-        html.append(
-            f'<span class="c ladder"><span>{shown(a)}</span><span'
-            f' class="{on}">{shown(b)}</span><span>{mark}</span></span>'
-        )
-    return "".join([*html, "</div>" if html else ""])
+            html += ("</div>" if i else "") + f"<div>{names}"
+        target = f'<span class="{"on" if learned else "off"}">{shown(b)}</span>'
+        mark = "✓" if learned else "–"
+        html += f'<span class="c ladder"><span>{shown(a)}</span>{target}<span>{mark}</span></span>'
+    return html + "</div>" * bool(html)
 
 
 def attention_grid(
@@ -165,16 +104,17 @@ def attention_grid(
     """
     length = len(pieces)
     cell = side / length
+    names = [shown(piece) for piece in pieces]
     squares = [
-        f'<rect x="{j * cell:.1f}" y="{i * cell:.1f}" width="{cell:.1f}" height="{cell:.1f}" fill="currentColor" '
-        f'fill-opacity="{weights[i, j]:.2f}"><title>{shown(pieces[i])} looks at {shown(pieces[j])}: {weights[i, j]:.0%}</title></rect>'
-        for i in range(length) for j in range(i + 1)
-    ]  # fmt: skip
+        f'<rect x="{j * cell:.1f}" y="{i * cell:.1f}" width="{cell:.1f}" height="{cell:.1f}"'
+        f' fill="currentColor" fill-opacity="{weights[i, j]:.2f}">'
+        f"<title>{names[i]} looks at {names[j]}: {weights[i, j]:.0%}</title></rect>"
+        for i in range(length)
+        for j in range(i + 1)
+    ]
     most = int(np.argmax(weights[row, : row + 1]))
-    label = (
-        f"{length} by {length} squares; row {row} looks most at position {most},"
-        f" {weights[row, most]:.0%}"
-    )
+    label = f"{length} by {length} squares; row {row} looks most at position {most}"
+    label += f", {weights[row, most]:.0%}"
     return (
         f'<svg role="img" aria-label="{label}" viewBox="-1 -1 {side + 2} {side + 2}" width="{side}"'
         f' height="{side}"><rect width="{side}" height="{side}" fill="none" stroke="currentColor"'
@@ -248,11 +188,10 @@ def written(piece: Written, *, number: bool = False) -> str:
     """One piece of a reply, with the probability of its tokens as a tooltip."""
     if not piece.text:
         return ""
-    p = math.prod(piece.probabilities)
-    parts = " × ".join(f"{q:.0%}" for q in piece.probabilities)
-    title = f"{p:.1%}" + (
-        f" = {parts}, in {len(piece.probabilities)} tokens" if len(piece.probabilities) > 1 else ""
-    )
+    p, tokens = math.prod(piece.probabilities), len(piece.probabilities)
+    title = f"{p:.1%}"
+    if tokens > 1:
+        title += f" = {' × '.join(f'{q:.0%}' for q in piece.probabilities)}, in {tokens} tokens"
     text = escape(piece.text).replace("\n", "<br>")
     if number:
         return f'<span class="t" title="{title}">{text}<small>{p:.0%}</small></span>'

@@ -1,0 +1,63 @@
+"""What the sample corpus is made of: shares and switches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class CorpusMix:
+    """What the corpus is made of. Shares within a group are relative; 0 leaves a kind out."""
+
+    # Pretraining documents.
+    doc_cards: float = 0.15  # several facts about one subject
+    doc_mixed: float = 0.14  # unrelated facts
+    doc_lists: float = 0.05  # one relation, many subjects
+    doc_comparisons: float = 0.04  # two subjects side by side
+    doc_scenes: float = 0.09  # stories in which somebody asks for a fact and is told
+    doc_notes: float = 0.32  # 问：…答：…
+    doc_sums: float = 0.13
+    doc_stories: float = 0.05
+    doc_descriptions: float = 0.03
+    pronoun_share: float = 0.25  # cards: 它 for the subject in a later sentence
+    focus: int = 3  # the relations that the exam holds out are told this many times as often
+
+    # Dialogues.
+    chat_greetings: float = 0.09
+    chat_identity: float = 0.08
+    chat_facts: float = 0.5
+    chat_sums: float = 0.1
+    chat_follow_ups: float = 0.14
+    chat_naming: float = 0.06  # 你听说过蒙古吗？
+    chat_everyday: float = 0.025
+    chat_refusals: float = 0.025
+    full_share: float = 0.8  # replies that repeat what was asked about: 法国的首都是巴黎。
+    blank_share: float = 0.15  # 填空：法国的首都是____。
+    varied_share: float = 0.55  # 我想知道，法国的首都是哪儿？
+    invented_share: float = 0.05  # refusals about countries that do not exist
+    named_other_facts: bool = True  # "named" entities: dialogues ask for their other facts
+    name_objects: bool = True  # and name, apart from them, the objects of their held-out facts
+
+    # What only the exam asks.
+    named_share: float = 0.20
+    unnamed_share: float = 0.15
+    held_out_sums: float = 0.08
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < 0:
+                raise ValueError(f"CorpusMix.{field.name} is {value}; a share is 0 (off) or more")
+        if not isinstance(self.focus, int) or self.focus < 1:
+            raise ValueError(f"CorpusMix.focus is {self.focus}; it is a whole number, 1 or more")
+        if (left_out := self.named_share + self.unnamed_share) > 0.6:
+            told = "keep it at 0.6 or less, so that dialogues have facts to ask about"
+            raise ValueError(f"CorpusMix: named_share + unnamed_share is {left_out:.2f}; {told}")
+
+    def shares(self, prefix: str) -> dict[str, float]:
+        """The shares of one group by kind: ``shares("doc_")`` → {"cards": 0.2, ...}."""
+        return {
+            field.name.removeprefix(prefix): getattr(self, field.name)
+            for field in fields(self)
+            if field.name.startswith(prefix)
+        }
