@@ -1,0 +1,320 @@
+"""A run folder before its first step: `prepare_run` is what touches the disk.
+
+It opens what a run is made from, settles the numbers that follow from it, and finds the checkpoint
+to go on from, or else makes the folder anew.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedTokenizerFast
+
+from tinyllm_lib.data import differences, read_json
+from tinyllm_lib.dataset import PackedDataset, shards_fingerprint
+from tinyllm_lib.model import (
+    ModelConfig,
+    explaining_out_of_memory,
+    latest_checkpoint,
+    model_folder,
+    step_folders,
+    step_of,
+    weight_files,
+    weights_fingerprint,
+)
+from tinyllm_lib.tokenizer import load_tokenizer
+from tinyllm_lib.train.config import FREE_OPTIONS, TrainConfig, run_config
+from tinyllm_lib.train.devices import DTYPES, Processes, choose_dtype, dtype_name
+from tinyllm_lib.train.memory import MemoryBudget, device_gigabytes
+from tinyllm_lib.train.run_log import RunLog
+
+if sys.platform != "win32":
+    import fcntl
+
+CLAIM_SECONDS = 120.0  # for a step and a checkpoint of another process
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose folder is ready: all that `build` needs."""
+
+    config: TrainConfig  # with the number of steps, and the size of the model it starts from
+    processes: Processes
+    log: RunLog
+    tokenizer: PreTrainedTokenizerFast
+    train_data: PackedDataset
+    val_data: PackedDataset | None
+    start: Path | None  # the folder of the weights to begin with; None: random ones
+    checkpoint: Path | None  # the folder to go on from
+    dtype: torch.dtype  # to compute in
+    memory: MemoryBudget
+    micro_batches: int
+
+    @property
+    def prompts(self) -> list[str]:
+        """The `sample_prompts`, one by one."""
+        parts = map(str.strip, self.config.sample_prompts.split("|"))
+        return [prompt for prompt in parts if prompt]
+
+    def autocast(self) -> AbstractContextManager:
+        """Computes in `dtype`; weights stay fp32."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.processes.device.type, self.dtype)
+
+    def explaining_out_of_memory(
+        self, where: str, advice: Callable[[], str]
+    ) -> AbstractContextManager:
+        """An error for want of memory says where it came, what to change and what is saved."""
+        return explaining_out_of_memory(where, lambda: f"{advice()} {self.log.last_good()}")
+
+
+def prepare_run(config: TrainConfig, processes: Processes) -> Run:
+    """Makes the run folder, or finds in it the checkpoint to go on from.
+
+    Raises:
+        ValueError: options, data, tokenizer and start that do not go together; resume='must', and
+            the folder holds another run; a folder that holds what no run wrote.
+        FileNotFoundError: data or start are missing; resume='must', and there is no checkpoint.
+    """
+    folder = Path(config.out_dir)
+    start, start_is_lost = _find_start(config)
+    if not (tokenizer_folder := config.tokenizer_path or start):
+        raise ValueError(
+            "TrainConfig: tokenizer_path is empty, and so is init_from, which could bring a"
+            " tokenizer: set one of them."
+        )
+    tokenizer = load_tokenizer(tokenizer_folder)
+    train_data, val_data = _open_data(config, tokenizer)
+    config = replace(config, steps=_count_steps(config, train_data), **_size_of(start))
+    made_from = {
+        "shards": shards_fingerprint(train_data.manifest),
+        "tokenizer": train_data.manifest["tokenizer"],
+    }
+    if not start_is_lost:
+        made_from["init_from"] = weights_fingerprint(start) if start else None
+    settled: list = [None, {}, ""]  # checkpoint, what `auto` became, why: the same in all processes
+    if processes.rank == 0:
+        other = _how_it_differs(config, made_from)
+        if other is None:
+            found = run_config(folder)
+            made_from = found["made_from"] | made_from  # knows a start that is lost, too
+            settled = [latest_checkpoint(folder), found["resolved"], "so the run began"]
+        elif start_is_lost:
+            raise start_is_lost
+        else:
+            dtype, why = _choose_dtype(config, processes)
+            settled = [None, {"dtype": dtype_name(dtype), "device": processes.device.type}, why]
+            _set_aside(config, other)
+            (folder / "checkpoints").mkdir(parents=True)
+        # Anew where a run goes on, too: it may have been moved, or do some things otherwise now.
+        config.save(folder / "config.json", resolved=settled[1], made_from=made_from)
+    if processes.world_size > 1:
+        dist.broadcast_object_list(settled, src=0)
+    checkpoint, resolved, why = settled
+    log, dtype = RunLog(folder, speaks=processes.rank == 0), getattr(torch, resolved["dtype"])
+    log.say(f"The number format is {resolved['dtype']}: {why}.")
+    if checkpoint:
+        log.forget_after(step_of(checkpoint))
+        log.say(f"Going on from {checkpoint.name}.")
+    as_it_computes = replace(config, dtype="fp32" if dtype == torch.float32 else "bf16")
+    gigabytes = device_gigabytes(processes)
+    memory = MemoryBudget(as_it_computes, len(tokenizer), processes.world_size, gigabytes)
+    return Run(
+        config,
+        processes,
+        log,
+        tokenizer,
+        train_data,
+        val_data,
+        start,
+        checkpoint,
+        dtype,
+        memory,
+        count_micro_batches(config, processes.device, memory, log),
+    )
+
+
+def _find_start(config: TrainConfig) -> tuple[Path | None, FileNotFoundError | None]:
+    """The model folder to start from. Where it is lost, this run's own checkpoint, which knows the
+    rest, and the error for a run that would have to begin with it.
+    """
+    if not config.init_from:
+        return None, None
+    try:
+        return model_folder(config.init_from), None
+    except FileNotFoundError as error:
+        if config.resume == "never" or not step_folders(config.out_dir):
+            raise
+        return latest_checkpoint(config.out_dir), error
+
+
+def _open_data(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerFast
+) -> tuple[PackedDataset, PackedDataset | None]:
+    def rows_of(folder: Path, packing: str) -> PackedDataset:
+        return PackedDataset(folder, config.max_seq_len, packing=packing, tokenizer=tokenizer)
+
+    folder, val_data = Path(config.data_path), None
+    split = not (folder / "manifest.json").is_file()
+    train_data = rows_of(folder / "train" if split else folder, config.packing)
+    if not len(train_data):
+        left_out = f", and no token to learn in any of {train_data.left_out:,} rows"
+        raise ValueError(
+            f"{train_data.folder} holds nothing to learn: no document of two tokens or more"
+            f"{left_out if train_data.left_out else ''}."
+        )
+    if split and (folder / "val").is_dir() and any((folder / "val").iterdir()):
+        # However training packs: a stream cuts documents and drops its end, and its number would
+        # be of other text.
+        val_data = rows_of(folder / "val", "best_fit")
+    return train_data, val_data if val_data and len(val_data) else None
+
+
+def _count_steps(config: TrainConfig, data: PackedDataset) -> int:
+    if config.steps:
+        return config.steps
+    steps = config.epochs * len(data) / config.batch_size
+    if config.tokens:
+        steps = config.tokens / (config.batch_size * config.max_seq_len * (1 - data.waste))
+    return max(1, math.ceil(steps))
+
+
+def _size_of(start: Path | None) -> dict[str, Any]:
+    """The options of the model's size, where a model brings them along."""
+    if start is None:
+        return {}
+    shape = ModelConfig.from_hf(read_json(start / "config.json"), str(start / "config.json"))
+    return {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
+
+
+def count_micro_batches(
+    config: TrainConfig, device: torch.device, memory: MemoryBudget, log: RunLog
+) -> int:
+    """grad_accumulation_steps as a number."""
+    if isinstance(config.grad_accumulation_steps, int):
+        return config.grad_accumulation_steps
+    if device.type != "cuda":
+        return 1
+    number = memory.micro_batches_that_fit()
+    room = f"{memory.gigabytes:.3g} GB"
+    log.say(f"grad_accumulation_steps is {number}, by what should fit into {room}.")
+    return number
+
+
+def _choose_dtype(config: TrainConfig, processes: Processes) -> tuple[torch.dtype, str]:
+    """The number format of a new run, and why; tried with a product of its own."""
+    shape = ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads)
+    positions = math.ceil(config.batch_size / processes.world_size) * config.max_seq_len
+    return choose_dtype(config.dtype, processes.device, (positions, shape.dim, shape.hidden_dim))
+
+
+# ---- an older run in the folder
+
+
+def _how_it_differs(config: TrainConfig, made_from: dict) -> list[str] | None:
+    """None: the folder holds a checkpoint of this very run. Else how its run differs, in words."""
+    folder = Path(config.out_dir)
+    if config.resume == "never" or not step_folders(folder):
+        if config.resume == "must":
+            raise FileNotFoundError(
+                f"resume='must', but {folder} holds no checkpoint to go on from."
+            )
+        return []
+    found = run_config(folder)
+    # An option that came after that run was as its default; dtype="auto" goes on as it began.
+    saved = {f.name: f.default for f in fields(TrainConfig)} | found
+    now = {name: value for name, value in asdict(config).items() if name not in FREE_OPTIONS}
+    dtype = {} if config.dtype == "auto" else {"dtype": dtype_name(DTYPES[config.dtype])}
+    different = differences(saved, now) + differences(saved.get("resolved"), dtype) if found else []
+    different += differences(found.get("made_from"), made_from)
+    if different and config.resume == "must":
+        raise ValueError(
+            f"resume='must', but {folder} is another run; different: {', '.join(different)}."
+        )
+    return different or None
+
+
+def _set_aside(config: TrainConfig, other: list[str]) -> None:
+    """An older run of this name is renamed, never overwritten; one without a checkpoint is removed.
+    What no run wrote is left alone.
+    """
+    folder = Path(config.out_dir)
+    if not folder.exists():
+        return
+    source = config.init_from and Path(config.init_from).resolve()
+    if weight_files(folder) or (source and source.is_relative_to(folder.resolve())):
+        raise ValueError(
+            f"out_dir {folder} holds the model to start from, or another one; a new run would"
+            " begin by moving it away: choose another out_dir."
+        )
+    checkpoints = folder / "checkpoints"
+    for stray in checkpoints.glob(".tmp-*"):  # of one that was killed while it saved its first
+        shutil.rmtree(stray, ignore_errors=True)
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        number = 1
+        while (old := folder.with_name(f"{folder.name}.old{number}")).exists():
+            number += 1
+        folder.rename(old)
+        why = f" (different: {', '.join(other)})" if other else ""
+        print(f"An older run lay in {folder.name}; it is now {old.name}{why}.", flush=True)
+        return
+    names = ("metrics.jsonl", "samples.jsonl", "config.json")
+    written = [folder / name for name in names if (folder / name).exists()]
+    if written and "data_path" not in run_config(folder):
+        found = ", ".join(path.name for path in written)
+        raise ValueError(
+            f"out_dir {folder} is no run, and holds {found}, which a run would write anew: choose"
+            " another out_dir."
+        )
+    for path in written:
+        path.unlink()
+    if checkpoints.is_dir():
+        checkpoints.rmdir()
+
+
+@contextmanager
+def claimed(folder: Path, processes: Processes) -> Iterator[None]:
+    """Locks a run's log, so that no two processes work on it and mix their checkpoints. Another one
+    may be about to end (a kernel that was restarted, workers that still save): it is waited for.
+
+    Raises:
+        RuntimeError: it does not end within `CLAIM_SECONDS`.
+    """
+    log = folder / "train.log"
+    # Of many machines one may be lost, and its lock outlive it.
+    if sys.platform == "win32" or processes.rank or processes.machines > 1 or not log.is_file():
+        yield
+        return
+    with log.open("a", encoding="utf-8") as file:
+        end, said = time.monotonic() + CLAIM_SECONDS, False
+        while not _lock(file):
+            if time.monotonic() > end:
+                raise RuntimeError(
+                    f"Another process trains in {folder}: stop that one first (watch(run) shows"
+                    " it), or choose another out_dir."
+                )
+            if not said:
+                said = True
+                print(f"Another process still works in {folder.name}; waiting for its end …")
+            time.sleep(0.3)
+        yield
+
+
+def _lock(file: TextIO) -> bool:
+    with suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
