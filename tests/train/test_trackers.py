@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from tinyllm_lib.train import trackers, train
+from tinyllm_lib.train import log as trackers
+from tinyllm_lib.train import train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -36,6 +36,7 @@ from tinyllm_lib.dataset import (
 )
 from tinyllm_lib.evaluate import bits_per_byte
 from tinyllm_lib.evaluate.evaluation import kind_of_run
+from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import Transformer, latest_checkpoint, load_state, step_folders, step_of
 from tinyllm_lib.share.card import read_stages
 from tinyllm_lib.share.server import free_port
@@ -56,7 +57,7 @@ from tinyllm_lib.train.config import parse_args
 from tinyllm_lib.train.devices import choose_dtype
 from tinyllm_lib.train.optim import make_optimizers
 from tinyllm_lib.train.run_folder import count_micro_batches
-from tinyllm_lib.train.trainer import flatten_gradients
+from tinyllm_lib.train.start import flatten_gradients
 from tinyllm_lib.train.worker import resume_command
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -626,9 +627,7 @@ def test_a_line_separator_in_a_sample_is_no_end_of_line(tiny_config, tmp_path, m
     config = tiny_config(
         tmp_path / "run", steps=2, save_interval=1, eval_interval=1, sample_prompts="小猫"
     )
-    monkeypatch.setattr(
-        "tinyllm_lib.train.trainer._sample_writer", lambda *_: lambda prompt: "one\u2028two"
-    )
+    monkeypatch.setattr(TextGenerator, "complete", lambda *_, **__: "one\u2028two")
     train(config)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_000002")
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
@@ -1163,8 +1162,9 @@ def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(
     )
     run = prepare_run(replace(config, resume="must"), ALONE)  # the same result: the same run
     assert run.micro_batches == 1
-    number = count_micro_batches(config, torch.device("cuda"), run.memory, run.log)
-    assert len(build(replace(run, micro_batches=number)).load_step(0)[0]) == 4
+    gpu = replace(run, config=config, processes=replace(ALONE, device=torch.device("cuda")))
+    settled = replace(run.config, grad_accumulation_steps=count_micro_batches(gpu))
+    assert len(build(replace(run, config=settled)).load_step(0)[0]) == 4
     assert "grad_accumulation_steps is 4, by what should fit" in (
         tmp_path / "run" / "train.log"
     ).read_text("utf-8")

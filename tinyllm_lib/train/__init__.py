@@ -24,7 +24,8 @@ from tinyllm_lib.train.config import TrainConfig, get_lr, run_config
 from tinyllm_lib.train.devices import Processes, missing_for_cpu_compile, peak_flops
 from tinyllm_lib.train.memory import train_memory
 from tinyllm_lib.train.run_folder import prepare_run
-from tinyllm_lib.train.trainer import Trainer, build, train
+from tinyllm_lib.train.start import build, train
+from tinyllm_lib.train.trainer import Trainer
 from tinyllm_lib.train.worker import (
     ITSELF,
     Lifeline,

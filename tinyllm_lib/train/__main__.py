@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from tinyllm_lib.data import utf8_output
 from tinyllm_lib.train.config import parse_args
-from tinyllm_lib.train.trainer import train
+from tinyllm_lib.train.start import train
 from tinyllm_lib.train.worker import failure_reported
 
 

@@ -14,25 +14,25 @@ from typing import Any
 from tinyllm_lib.data import write_json
 
 
-def option(default: Any, text: str, *, positive: bool = False, choices: tuple = (), word="") -> Any:
+def option(default: Any, text: str, *choices: Any, positive: bool = False) -> Any:
     """A field whose declaration is all that validation, `--help` and the command line go by: the
-    type of its default; numbers not negative, or `positive`; one of `choices`, where there are any;
-    a `word` that may stand instead of a number.
+    type of its default; for numbers, that they are not negative, or `positive`, and the words that
+    may stand instead (`choices`); for all else, the `choices` where there are few.
     """
-    about = {"help": text, "positive": positive, "choices": choices, "word": word}
+    about = {"help": text, "choices": choices, "positive": positive}
     return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The data: where it lies, and how it becomes rows and batches."""
+    """Where the data lies, and how it becomes rows and batches."""
 
     data_path: str = option("", "folder with train/ and val/ token shards")
     tokenizer_path: str = option("", "tokenizer folder; empty: the one of init_from")
     packing: str = option(
         "best_fit",
         "best_fit: whole documents; stream: one long tape; none: a document a row",
-        choices=("best_fit", "stream", "none"),
+        *("best_fit", "stream", "none"),
     )
     batch_size: int = option(
         64, "rows of one optimiser step, over all processes and micro-batches", positive=True
@@ -51,22 +51,18 @@ class ModelOptions:
     n_heads: int = option(16, "query heads", positive=True)
     n_kv_heads: int = option(8, "key/value heads", positive=True)
     max_seq_len: int = option(512, "context: positions in a row", positive=True)
-    separate_documents: bool = option(
-        True, "attention stays within a document", choices=(True, False)
-    )
+    separate_documents: bool = option(True, "attention stays within a document", True, False)
 
 
 @dataclass(frozen=True)
 class OptimisationOptions:
-    """The optimisation: how long, by which optimiser, at which rate."""
+    """How long, by which optimiser, at which rate."""
 
     steps: int = option(0, "optimiser steps; 0: from tokens or epochs")
     tokens: int = option(0, "train for about so many tokens; 0: from epochs")
-    epochs: float = option(
-        1.0, "passes over the data, where neither steps nor tokens says how long"
-    )
+    epochs: float = option(1.0, "passes over the data, where neither steps nor tokens says so")
     optimizer: str = option(
-        "muon", "muon (hidden matrices; AdamW for the rest) or adamw", choices=("adamw", "muon")
+        "muon", "muon (hidden matrices; AdamW for the rest) or adamw", "adamw", "muon"
     )
     learning_rate: float = option(3e-3, "the highest learning rate", positive=True)
     warmup_steps: int = option(50, "steps of linear warm-up")
@@ -78,49 +74,39 @@ class OptimisationOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """The machine: what it computes on, and how its memory is spared."""
+    """What the run computes on; none of it changes the result, but for rounding."""
 
     grad_accumulation_steps: int | str = option(
         1,
-        "micro-batches into which a process cuts its rows, the result is the same; auto: as few"
-        " as fit on the GPU",
-        positive=True,
-        word="auto",
-    )
-    device: str = option(
-        "auto", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda", "mps")
-    )
-    dtype: str = option(
+        "micro-batches into which a process cuts its rows; auto: as few as fit on the GPU",
         "auto",
-        "auto: bf16 where it is faster, and as it began where a run goes on; weights are fp32"
-        " always",
-        choices=("auto", "fp32", "bf16"),
+        positive=True,
+    )
+    device: str = option("auto", "auto: a GPU where there is one", "auto", "cpu", "cuda", "mps")
+    dtype: str = option(
+        "auto", "auto: bf16 where it is faster; weights are fp32 always", "auto", "fp32", "bf16"
     )
     compile: bool | str = option(
-        "auto",
-        "torch.compile; auto: where it pays back within the run",
-        choices=("auto", True, False),
+        "auto", "torch.compile; auto: where it pays back within the run", "auto", True, False
     )
     num_workers: int = option(1, "threads that prepare batches")
 
 
 @dataclass(frozen=True)
 class LogOptions:
-    """The run folder: log, evaluation, checkpoints."""
+    """The run folder: what is written into it, and when."""
 
     out_dir: str = option("", "the run folder to write")
     resume: str = option(
         "auto",
         "auto: go on if the folder holds this very run, else start anew beside it; never; must",
-        choices=("auto", "never", "must"),
+        *("auto", "never", "must"),
     )
     log_interval: int = option(10, "steps between lines of metrics.jsonl", positive=True)
     eval_interval: int = option(0, "steps between evaluations; 0: only at the end")
     eval_rows: int = option(256, "validation rows of one evaluation", positive=True)
     sample_prompts: str = option(
-        "",
-        "prompts answered at each evaluation, separated by |; in a run on dialogues they are"
-        " messages",
+        "", "texts (messages, in a run on dialogues) answered at each evaluation, separated by |"
     )
     save_interval: int = option(0, "steps between checkpoints; 0: only at the end")
     keep_last: int = option(2, "newest checkpoints to keep")
@@ -128,10 +114,11 @@ class LogOptions:
     tracker: str = option(
         "none",
         "where the numbers go besides metrics.jsonl",
-        choices=("none", "swanlab", "tensorboard", "wandb"),
+        *("none", "swanlab", "tensorboard", "wandb"),
     )
 
 
+NUMBERS = (int, float)
 GROUPS = {  # as --help and print(config) show them
     "data": DataOptions,
     "model": ModelOptions,
@@ -141,9 +128,8 @@ GROUPS = {  # as --help and print(config) show them
 }
 # What may change when a run goes on, for it changes no weight, but for rounding. Of files it is
 # their content that counts, of tokens and epochs the steps that they come to.
-FREE_OPTIONS = {f.name for group in (MachineOptions, LogOptions) for f in fields(group)} | {
-    *("data_path", "tokenizer_path", "init_from", "tokens", "epochs")
-}
+FREE_OPTIONS = {f.name for group in (MachineOptions, LogOptions) for f in fields(group)}
+FREE_OPTIONS |= {"data_path", "tokenizer_path", "init_from", "tokens", "epochs"}
 
 
 @dataclass(frozen=True)
@@ -157,7 +143,7 @@ class TrainConfig(LogOptions, MachineOptions, OptimisationOptions, ModelOptions,
     def __post_init__(self) -> None:
         problems = []
         for f in fields(self):
-            value = _plain(getattr(self, f.name), type(f.default))
+            value = _plain(getattr(self, f.name), _kind(f))
             object.__setattr__(self, f.name, value)
             if demand := _unmet_demand(f, value):
                 problems.append(f"{f.name} must {demand}, is {value!r}")
@@ -192,6 +178,10 @@ class TrainConfig(LogOptions, MachineOptions, OptimisationOptions, ModelOptions,
         return cls(**options)
 
 
+def _kind(f: Field) -> Any:
+    return type(f.default)
+
+
 def _plain(value: object, kind: type) -> object:
     """A Path as text and a whole number such as 1e9 as an int, where the option holds that."""
     if kind is str and isinstance(value, os.PathLike):
@@ -203,15 +193,14 @@ def _plain(value: object, kind: type) -> object:
 
 def _unmet_demand(f: Field, value: Any) -> str:
     """What the option's declaration asks of its value in vain, in words; else empty."""
-    kind: Any = type(f.default)
-    choices, word = f.metadata["choices"], f.metadata["word"]
-    if choices:
-        return "" if value in choices else f"be one of {', '.join(map(str, choices))}"
-    if word and value == word:
+    kind, choices = _kind(f), f.metadata["choices"]
+    if value in choices:
         return ""
-    if not isinstance(value, int | float if kind is float else kind):
+    if choices and kind not in NUMBERS:
+        return f"be one of {', '.join(map(str, choices))}"
+    if not isinstance(value, NUMBERS if kind is float else kind):
         named = "a number" if kind is float else f"of type {kind.__name__}"
-        return f"be {named}" + (f" or {word!r}" if word else "")
+        return f"be {' or '.join([named, *map(repr, choices)])}"
     if kind is str or value > 0 or (value == 0 and not f.metadata["positive"]):
         return ""
     return "be positive" if f.metadata["positive"] else "not be negative"
@@ -250,12 +239,12 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
         prog="python -m tinyllm_lib.train",
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
         allow_abbrev=False,
-        description="Trains on token shards and writes a run folder; under torchrun with as many"
-        " processes as it starts.",
+        description="Trains on token shards and writes a run folder, in as many processes as"
+        " torchrun starts.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
     )
     about = "a JSON file with any of these options, such as a run's config.json"
-    parser.add_argument("--config", default="", metavar="FILE", help=about)
+    parser.add_argument("--config", metavar="FILE", help=about)
     for title, group in GROUPS.items():
         section = parser.add_argument_group(title)
         for f in fields(group):
@@ -277,18 +266,17 @@ def _argument(f: Field) -> dict[str, Any]:
     """What argparse has to know of an option, from its declaration. A text that is none of its
     choices passes: `TrainConfig` refuses it.
     """
-    kind: Any = type(f.default)
-    choices, word = f.metadata["choices"], f.metadata["word"]
-    values = {str(value).lower(): value for value in (*choices, word) if value != ""}
+    kind, choices = _kind(f), f.metadata["choices"]
+    values = {str(choice).lower(): choice for choice in choices}
 
     def read(text: str) -> object:
         if text.lower() in values:
             return values[text.lower()]
-        return text if choices else kind(text)
+        return kind(text) if kind in NUMBERS else text
 
-    read.__name__ = " or ".join([kind.__name__, *[word] * bool(word)])  # as argparse's errors say
+    read.__name__ = " or ".join([kind.__name__, *values])  # as argparse calls it in an error
     default = f" (default: {f.default})".lower() if f.default != "" else ""
-    shown = values if choices else [kind.__name__.upper(), *values]
+    shown = values if choices and kind not in NUMBERS else [kind.__name__.upper(), *values]
     argument = {"type": read, "default": f.default, "metavar": "|".join(shown)}
     if True in choices:  # --compile alone means true
         argument |= {"nargs": "?", "const": True}

@@ -153,7 +153,7 @@ def choose_dtype(
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """ "float32", as a run's config.json says it."""
+    """As a run's config.json has it, float32 or bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 

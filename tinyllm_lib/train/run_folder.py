@@ -11,7 +11,8 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager as ContextManager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,8 +36,8 @@ from tinyllm_lib.model import (
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.train.config import FREE_OPTIONS, TrainConfig, run_config
 from tinyllm_lib.train.devices import DTYPES, Processes, choose_dtype, dtype_name
+from tinyllm_lib.train.log import RunLog
 from tinyllm_lib.train.memory import MemoryBudget, device_gigabytes
-from tinyllm_lib.train.run_log import RunLog
 
 if sys.platform != "win32":
     import fcntl
@@ -48,7 +49,7 @@ CLAIM_SECONDS = 120.0  # for a step and a checkpoint of another process
 class Run:
     """A run whose folder is ready: all that `build` needs."""
 
-    config: TrainConfig  # with the number of steps, and the size of the model it starts from
+    config: TrainConfig  # as it runs: steps, size, dtype and micro-batches are settled
     processes: Processes
     log: RunLog
     tokenizer: PreTrainedTokenizerFast
@@ -56,25 +57,24 @@ class Run:
     val_data: PackedDataset | None
     start: Path | None  # the folder of the weights to begin with; None: random ones
     checkpoint: Path | None  # the folder to go on from
-    dtype: torch.dtype  # to compute in
-    memory: MemoryBudget
-    micro_batches: int
 
     @property
-    def prompts(self) -> list[str]:
-        """The `sample_prompts`, one by one."""
-        parts = map(str.strip, self.config.sample_prompts.split("|"))
-        return [prompt for prompt in parts if prompt]
+    def dtype(self) -> torch.dtype:
+        """To compute in; weights are fp32."""
+        return DTYPES[self.config.dtype]
 
-    def autocast(self) -> AbstractContextManager:
-        """Computes in `dtype`; weights stay fp32."""
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.processes.device.type, self.dtype)
+    @property
+    def micro_batches(self) -> int:
+        """Into which a process cuts its rows of a step."""
+        return int(self.config.grad_accumulation_steps)
 
-    def explaining_out_of_memory(
-        self, where: str, advice: Callable[[], str]
-    ) -> AbstractContextManager:
+    @property
+    def memory(self) -> MemoryBudget:
+        """What there is of it, and how far it reaches."""
+        sizes = len(self.tokenizer), self.processes.world_size
+        return MemoryBudget(self.config, *sizes, device_gigabytes(self.processes))
+
+    def explaining_out_of_memory(self, where: str, advice: Callable[[], str]) -> ContextManager:
         """An error for want of memory says where it came, what to change and what is saved."""
         return explaining_out_of_memory(where, lambda: f"{advice()} {self.log.last_good()}")
 
@@ -88,6 +88,7 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
         FileNotFoundError: data or start are missing; resume='must', and there is no checkpoint.
     """
     folder = Path(config.out_dir)
+    log = RunLog(folder, speaks=processes.rank == 0)
     start, start_is_lost = _find_start(config)
     if not (tokenizer_folder := config.tokenizer_path or start):
         raise ValueError(
@@ -97,10 +98,8 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
     tokenizer = load_tokenizer(tokenizer_folder)
     train_data, val_data = _open_data(config, tokenizer)
     config = replace(config, steps=_count_steps(config, train_data), **_size_of(start))
-    made_from = {
-        "shards": shards_fingerprint(train_data.manifest),
-        "tokenizer": train_data.manifest["tokenizer"],
-    }
+    shards = train_data.manifest
+    made_from = {"shards": shards_fingerprint(shards), "tokenizer": shards["tokenizer"]}
     if not start_is_lost:
         made_from["init_from"] = weights_fingerprint(start) if start else None
     settled: list = [None, {}, ""]  # checkpoint, what `auto` became, why: the same in all processes
@@ -122,27 +121,13 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
     if processes.world_size > 1:
         dist.broadcast_object_list(settled, src=0)
     checkpoint, resolved, why = settled
-    log, dtype = RunLog(folder, speaks=processes.rank == 0), getattr(torch, resolved["dtype"])
     log.say(f"The number format is {resolved['dtype']}: {why}.")
     if checkpoint:
         log.forget_after(step_of(checkpoint))
         log.say(f"Going on from {checkpoint.name}.")
-    as_it_computes = replace(config, dtype="fp32" if dtype == torch.float32 else "bf16")
-    gigabytes = device_gigabytes(processes)
-    memory = MemoryBudget(as_it_computes, len(tokenizer), processes.world_size, gigabytes)
-    return Run(
-        config,
-        processes,
-        log,
-        tokenizer,
-        train_data,
-        val_data,
-        start,
-        checkpoint,
-        dtype,
-        memory,
-        count_micro_batches(config, processes.device, memory, log),
-    )
+    config = replace(config, dtype="bf16" if resolved["dtype"] == "bfloat16" else "fp32")
+    run = Run(config, processes, log, tokenizer, train_data, val_data, start, checkpoint)
+    return replace(run, config=replace(config, grad_accumulation_steps=count_micro_batches(run)))
 
 
 def _find_start(config: TrainConfig) -> tuple[Path | None, FileNotFoundError | None]:
@@ -198,17 +183,14 @@ def _size_of(start: Path | None) -> dict[str, Any]:
     return {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
 
 
-def count_micro_batches(
-    config: TrainConfig, device: torch.device, memory: MemoryBudget, log: RunLog
-) -> int:
+def count_micro_batches(run: Run) -> int:
     """grad_accumulation_steps as a number."""
-    if isinstance(config.grad_accumulation_steps, int):
-        return config.grad_accumulation_steps
-    if device.type != "cuda":
+    if run.config.grad_accumulation_steps != "auto":
+        return run.micro_batches
+    if run.processes.device.type != "cuda":
         return 1
-    number = memory.micro_batches_that_fit()
-    room = f"{memory.gigabytes:.3g} GB"
-    log.say(f"grad_accumulation_steps is {number}, by what should fit into {room}.")
+    number, room = run.memory.micro_batches_that_fit(), f"{run.memory.gigabytes:.3g} GB"
+    run.log.say(f"grad_accumulation_steps is {number}, by what should fit into {room}.")
     return number
 
 
@@ -227,9 +209,8 @@ def _how_it_differs(config: TrainConfig, made_from: dict) -> list[str] | None:
     folder = Path(config.out_dir)
     if config.resume == "never" or not step_folders(folder):
         if config.resume == "must":
-            raise FileNotFoundError(
-                f"resume='must', but {folder} holds no checkpoint to go on from."
-            )
+            missing = f"{folder} holds no checkpoint to go on from."
+            raise FileNotFoundError(f"resume='must', but {missing}")
         return []
     found = run_config(folder)
     # An option that came after that run was as its default; dtype="auto" goes on as it began.
@@ -239,9 +220,8 @@ def _how_it_differs(config: TrainConfig, made_from: dict) -> list[str] | None:
     different = differences(saved, now) + differences(saved.get("resolved"), dtype) if found else []
     different += differences(found.get("made_from"), made_from)
     if different and config.resume == "must":
-        raise ValueError(
-            f"resume='must', but {folder} is another run; different: {', '.join(different)}."
-        )
+        said = f"{folder} is another run; different: {', '.join(different)}."
+        raise ValueError(f"resume='must', but {said}")
     return different or None
 
 
@@ -306,7 +286,8 @@ def claimed(folder: Path, processes: Processes) -> Iterator[None]:
                 )
             if not said:
                 said = True
-                print(f"Another process still works in {folder.name}; waiting for its end …")
+                what = f"Another process still works in {folder.name}; waiting for its end …"
+                print(what, flush=True)
             time.sleep(0.3)
         yield
 

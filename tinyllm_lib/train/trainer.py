@@ -1,13 +1,6 @@
-"""The trainer: token shards and a TrainConfig become a run folder. Pretraining and SFT are the same
-loop with other numbers.
+"""The trainer: pretraining and SFT are the same loop with other numbers.
 
-Started through torchrun, with one process as with many (`tinyllm_lib.launch` does it from a
-notebook):
-
-    torchrun --standalone --nproc_per_node 8 -m tinyllm_lib.train --config config.json
-
-`train` is all of it: `prepare_run` touches the disk, `build` makes model and optimisers,
-`Trainer.fit` loops. Two rules make the result independent of how the work is cut up:
+Two rules make the result independent of how the work is cut up:
 
 * **A token weighs the same wherever it lies.** An optimiser step minimises the sum over its
   supervised tokens divided by their number, counted over all micro-batches and processes before
@@ -19,17 +12,13 @@ notebook):
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,115 +26,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinyllm_lib.dataset import DataOrder, PackedRow, collate
-from tinyllm_lib.generate import TextGenerator
-from tinyllm_lib.model import ModelConfig, Transformer, load_state, save_checkpoint, score
-from tinyllm_lib.tokenizer import check_size, token_byte_lengths
-from tinyllm_lib.train.config import TrainConfig, get_lr
-from tinyllm_lib.train.devices import Processes, compile_pays, dtype_name, peak_flops
-from tinyllm_lib.train.optim import make_optimizers
-from tinyllm_lib.train.run_folder import Run, claimed, prepare_run
-from tinyllm_lib.train.trackers import tracked
-from tinyllm_lib.train.worker import Lifeline, resume_command
+from tinyllm_lib.model import Transformer, save_checkpoint, score
+from tinyllm_lib.tokenizer import token_byte_lengths
+from tinyllm_lib.train.config import get_lr
+from tinyllm_lib.train.devices import dtype_name, peak_flops
+from tinyllm_lib.train.log import tracked
+from tinyllm_lib.train.run_folder import Run
+from tinyllm_lib.train.worker import resume_command
 
 EVAL_BATCH = 16  # rows, at most
+SAMPLE_ADVICE = "leave sample_prompts empty."
 LoadedStep = tuple[list[PackedRow], int, int]
-
-
-def train(config: TrainConfig) -> Path:
-    """Trains as `config` says, in this process (and its torchrun siblings); returns the run folder.
-
-    SIGTERM and Ctrl-C end the run after the current step, with a checkpoint.
-    """
-    lifeline, folder = Lifeline(), Path(config.out_dir)
-    processes = Processes.join(config)
-    lifeline.mark("met")
-    with claimed(folder, processes):  # as it lies there: a new run may move it away
-        run = prepare_run(config, processes)
-    with claimed(folder, processes):
-        trainer = build(run)
-        with _stopped_by_signals(trainer, lifeline):
-            trainer.fit()
-    if processes.world_size > 1:
-        dist.barrier()  # nobody leaves while another still needs it
-    return folder
-
-
-def build(run: Run) -> Trainer:
-    """The model of a prepared run, its optimisers, and how far they are; writes nothing."""
-    config, device = run.config, run.processes.device
-    torch.manual_seed(config.seed)
-    with run.explaining_out_of_memory("while building the model", run.memory.advice_for_model):
-        model = _build_model(run).to(device)
-        gradients = flatten_gradients(model)
-        rates = config.learning_rate, config.weight_decay
-        optimizers = make_optimizers(model, config.optimizer, *rates)
-        state: dict[str, Any] = {"step": 0, "tokens": 0}
-        if run.checkpoint:
-            state = load_state(run.checkpoint)
-            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            torch.set_rng_state(state["torch_rng"])
-    tokens = config.steps * config.batch_size * config.max_seq_len / run.processes.world_size
-    flops = tokens * model.flops_per_token(config.max_seq_len)
-    pays, why = compile_pays(config.compile, flops, device, run.dtype)
-    return Trainer(
-        run,
-        model,
-        optimizers,
-        gradients,
-        nats=torch.compile(model.nats) if pays else model.nats,
-        about_compile=f"torch.compile is {'on' if pays else 'off'}: {why}.",
-        order=DataOrder(len(run.train_data), config.seed),
-        write=_sample_writer(run, model),
-        first_bad=torch.zeros(3, device=device),
-        step=state["step"],
-        tokens=state["tokens"],
-        saved_step=state["step"],
-    )
-
-
-def _build_model(run: Run) -> Transformer:
-    config, folder = run.config, run.checkpoint or run.start
-    if folder is None:
-        size = config.dim, config.n_layers, config.n_heads, config.n_kv_heads
-        return Transformer(ModelConfig(*size, len(run.tokenizer), config.max_seq_len))
-    model = Transformer.from_pretrained(folder)
-    check_size(run.tokenizer, model.config.vocab_size, folder)
-    if (known := model.config.max_seq_len) < config.max_seq_len:
-        wanted = config.max_seq_len
-        raise ValueError(f"{folder} knows {known} positions, max_seq_len is {wanted}: lower it.")
-    return model
-
-
-def flatten_gradients(model: Transformer) -> Tensor:
-    """Makes all gradients views into one buffer, whose last number is the loss: one all-reduce, one
-    norm, one zeroing.
-    """
-    params = [*model.parameters()]
-    sizes = [p.numel() for p in params]
-    gradients = torch.zeros(sum(sizes) + 1, device=params[0].device)
-    for p, part in zip(params, gradients[:-1].split(sizes), strict=True):
-        p.grad = part.view_as(p)
-    return gradients
-
-
-def _sample_writer(run: Run, model: Transformer) -> Callable[[str], str]:
-    """Prompt -> text, by the model as it stands: a reply where the run learns dialogues, else how
-    the text goes on.
-
-    Raises:
-        ValueError: one of `sample_prompts` does not fit the context.
-    """
-    generator, length = TextGenerator.from_model(model, run.tokenizer), run.config.max_seq_len // 4
-    write = generator.complete if run.train_data.shards[0][1] is None else generator.chat
-    for prompt in run.prompts:
-        try:
-            write(prompt, max_new_tokens=1)
-        except ValueError as error:
-            raise ValueError(f"sample_prompts: {prompt!r}: {error}") from error
-    return lambda prompt: write(
-        prompt, max_new_tokens=min(64, length), temperature=0.7, top_k=50, seed=run.config.seed
-    )
 
 
 @dataclass
@@ -159,11 +50,11 @@ class Trainer:
     nats: Callable[..., Tensor]  # the model's, compiled where that pays
     about_compile: str
     order: DataOrder
-    write: Callable[[str], str]  # prompt -> sample
+    writers: dict[str, Callable[[], str]]  # by prompt
     first_bad: Tensor  # step, loss and gradient norm where one was no number, else 0
-    step: int = 0  # that are done
-    tokens: int = 0
-    saved_step: int = 0
+    step: int  # steps that are done
+    tokens: int
+    saved_step: int
     stop: bool = False  # after the current step
 
     def fit(self) -> None:
@@ -174,23 +65,23 @@ class Trainer:
         self._check_data_and_say_what_begins()
         flops = self.model.flops_per_token(config.max_seq_len)
         peak = peak_flops(processes.device, run.dtype) * processes.world_size
-        loaded = _ahead(self.load_step, range(self.step, config.steps), config.num_workers)
+        steps, rows = range(self.step, config.steps), self._rows_at_once()
         clock, clock_tokens = time.perf_counter(), self.tokens
         with tracked(config, run.log, self.step + 1) as send:
-            for batches, supervised, positions in loaded:
+            for batches, supervised, positions in _ahead(self.load_step, steps, config.num_workers):
                 counts = torch.tensor([supervised, positions, self.stop], dtype=torch.float64)
                 supervised, positions, stop = map(int, processes.all_reduce(counts).tolist())
                 if stop:
                     break
-                with self._explaining_out_of_memory(f"in step {self.step + 1}"):
+                with self._explaining_out_of_memory(f"in step {self.step + 1}", rows):
                     self.accumulate_gradients(batches, supervised)
                     norm = self.update()
                 self.step, self.tokens = self.step + 1, self.tokens + positions
-                last, row = self.step == config.steps, {}
+                last, row = self.step == config.steps, dict[str, float](tokens=self.tokens)
                 if last or self.step == 1 or self.step % config.log_interval == 0:
                     self.check_finite()  # waits for the device, so it stands before the clock
                     rate = (self.tokens - clock_tokens) / (time.perf_counter() - clock)
-                    row = {
+                    row |= {
                         "loss": round(self.gradients[-1].item(), 5),
                         "lr": round(get_lr(self.step - 1, config), 8),
                         "grad_norm": round(norm.item(), 4),
@@ -201,8 +92,7 @@ class Trainer:
                 pause = time.perf_counter()
                 if evaluated := last or self._is_due(config.eval_interval):
                     row |= self.evaluate()
-                if row:
-                    row = {"tokens": self.tokens, **row}
+                if len(row) > 1:
                     run.log.write_metrics(self.step, config.steps, row)
                     send(self.step, row)
                 if evaluated:
@@ -235,16 +125,20 @@ class Trainer:
         """Sums the gradient of (sum of nats) / supervised_tokens over the micro-batches and all
         processes.
         """
+        device = self.run.processes.device
         self.gradients.zero_()
         for batch in batches:
-            device = self.run.processes.device
             batch = PackedRow(*(t.to(device, non_blocking=True) for t in batch))
             weights = batch.loss_mask.float() / max(supervised_tokens, 1)
-            with self.run.autocast():
+            with self._autocast():
                 loss = self.nats(batch.X, batch.Y, weights, **self._documents_of(batch))
             loss.backward()
             self.gradients[-1] += loss.detach()
         self.run.processes.all_reduce(self.gradients)
+
+    def _autocast(self) -> AbstractContextManager:
+        device, dtype = self.run.processes.device.type, self.run.dtype
+        return nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
     def _documents_of(self, batch: PackedRow) -> dict[str, Tensor]:
         """What keeps attention inside each document, where the config asks for it."""
@@ -254,25 +148,23 @@ class Trainer:
 
     def update(self) -> Tensor:
         """Clips, sets the learning rate, steps the optimisers; returns the gradient norm before
-        clipping.
-
-        Nothing here waits for the device: a loss that is no number is noted there, and read at the
-        next line of the log.
+        clipping. Nothing here waits for the device: a loss that is no number is noted there, and
+        read at the next line of the log.
         """
-        norm, clip = self.gradients[:-1].norm(), self.run.config.grad_clip
+        config, norm = self.run.config, self.gradients[:-1].norm()
         now = torch.stack([torch.full_like(norm, self.step + 1), self.gradients[-1], norm])
         fine = now.isfinite().all() | (self.first_bad[0] > 0)
         self.first_bad = torch.where(fine, self.first_bad, now)
-        if clip:
-            self.gradients[:-1].mul_((clip / (norm + 1e-6)).clamp(max=1.0))
+        if config.grad_clip:
+            self.gradients[:-1].mul_((config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = get_lr(self.step, self.run.config)
+                group["lr"] = get_lr(self.step, config)
             optimizer.step()
         return norm
 
     def check_finite(self) -> None:
-        """Reads whether all was finite until now; waits for the device.
+        """Waits for the device, and reads whether all was finite until now.
 
         Raises:
             RuntimeError: a loss or a gradient was not; says in which step, and on which rows.
@@ -293,27 +185,22 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Validation loss in nats per supervised token, and bits per byte of text (`score`)."""
-        run, data = self.run, self.run.val_data
+        run, data, size = self.run, self.run.val_data, self._rows_at_once(EVAL_BATCH)
         if data is None:
             return {}
         rows = self.eval_rows()[run.processes.rank :: run.processes.world_size]
-        size = min(EVAL_BATCH, self._rows_at_once())  # no more than fits in training
         parts = [rows[start : start + size] for start in range(0, len(rows), size)]
         batches = (collate([data[i] for i in part]) for part in parts)
-        with self._explaining_out_of_memory(
-            f"in the evaluation after step {self.step}", EVAL_BATCH
-        ):
+        with self._explaining_out_of_memory(f"in the evaluation after step {self.step}", size):
             found = score(
                 self.model,
                 ((b.X, b.Y, b.loss_mask, self._documents_of(b)) for b in batches),
                 torch.tensor(token_byte_lengths(run.tokenizer)),
-                autocast=run.autocast(),
+                autocast=self._autocast(),
                 add_up=run.processes.all_reduce,
             )
-        return {
-            "val_loss": round(found.nats_per_token, 5),
-            "val_bits_per_byte": round(found.bits_per_byte, 5),
-        }
+        numbers = {"val_loss": found.nats_per_token, "val_bits_per_byte": found.bits_per_byte}
+        return {name: round(number, 5) for name, number in numbers.items()}
 
     def eval_rows(self) -> list[int]:
         """A sample of all rows (best fit sorts them by length), the same in every run on these
@@ -326,54 +213,55 @@ class Trainer:
         """Writes how the model answers the `sample_prompts` now to train.log and samples.jsonl.
         Draws no number of torch's.
         """
-        run, where = self.run, f"in the samples after step {self.step}"
-        for prompt in run.prompts if run.log.speaks else ():
+        log, where = self.run.log, f"in the samples after step {self.step}"
+        for prompt, write in self.writers.items() if log.speaks else ():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a reply that fills the context
-                with run.explaining_out_of_memory(where, lambda: "leave sample_prompts empty."):
-                    text = self.write(prompt)
-            run.log.append("samples.jsonl", {"step": self.step, "prompt": prompt, "text": text})
-            run.log.say(f"sample  {prompt} → {text}".replace("\n", "⏎"))
+                with self.run.explaining_out_of_memory(where, lambda: SAMPLE_ADVICE):
+                    text = write()
+            log.append("samples.jsonl", {"step": self.step, "prompt": prompt, "text": text})
+            log.say(f"sample  {prompt} → {text}".replace("\n", "⏎"))
 
     def save(self) -> None:
-        """Writes a checkpoint, unless there is one of this step; none with a loss that was no
+        """Writes a checkpoint, unless there is one of this step; none after a loss that was no
         number.
         """
         run, config = self.run, self.run.config
-        if self.step != self.saved_step:
-            self.check_finite()
-            if run.processes.rank == 0:
-                state = {
-                    "step": self.step,
-                    "tokens": self.tokens,
-                    "optimizers": [o.state_dict() for o in self.optimizers],
-                    "torch_rng": torch.get_rng_state(),
-                    "config": asdict(config),
-                }
-                keep = {"keep_last": config.keep_last, "keep_every": config.keep_every}
-                save_checkpoint(run.log.folder, self.step, self.model, run.tokenizer, state, **keep)
-            self.saved_step = self.step
-            if run.processes.world_size > 1:
-                dist.barrier()
+        if self.step == self.saved_step:
+            return
+        self.check_finite()
+        if run.processes.rank == 0:
+            state = {
+                "step": self.step,
+                "tokens": self.tokens,
+                "optimizers": [o.state_dict() for o in self.optimizers],
+                "torch_rng": torch.get_rng_state(),
+                "config": asdict(config),
+            }
+            keep = {"keep_last": config.keep_last, "keep_every": config.keep_every}
+            save_checkpoint(run.log.folder, self.step, self.model, run.tokenizer, state, **keep)
+        self.saved_step = self.step
+        if run.processes.world_size > 1:
+            dist.barrier()
 
     # ---- what is said
 
-    def _rows_at_once(self) -> int:
+    def _rows_at_once(self, most: int | None = None) -> int:
+        """Rows of a micro-batch, or `most`; what does not fit in training shall not have to in an
+        evaluation.
+        """
         share = math.ceil(self.run.config.batch_size / self.run.processes.world_size)
-        return math.ceil(share / self.run.micro_batches)
+        rows = math.ceil(share / self.run.micro_batches)
+        return min(rows, most or rows)
 
-    def _explaining_out_of_memory(self, where: str, most: int = 2**31):
-        rows = min(self._rows_at_once(), most)
-        return self.run.explaining_out_of_memory(
-            where, lambda: self.run.memory.advice_for_rows(rows)
-        )
+    def _explaining_out_of_memory(self, where: str, rows: int) -> AbstractContextManager:
+        run = self.run
+        return run.explaining_out_of_memory(where, lambda: run.memory.advice_for_rows(rows))
 
     def _check_data_and_say_what_begins(self) -> None:
-        run, data = self.run, self.run.train_data
-        if run.log.speaks:
-            data.check_content()
-            if run.val_data is not None:
-                run.val_data.check_content()
+        run, data, processes = self.run, self.run.train_data, self.run.processes
+        for rows in filter(None, (data, run.val_data) if processes.rank == 0 else ()):
+            rows.check_content()
         run.log.say(self.about_compile)
         if data.left_out:
             run.log.say(f"{data.left_out:,} rows hold no token to learn and are left out.")
@@ -383,26 +271,27 @@ class Trainer:
         run.log.say(
             f"{self.model.num_parameters():,} parameters, {len(data):,} rows of {data.context}"
             f" ({data.waste:.1%} padding), steps {self.step} to {run.config.steps},"
-            f" {run.processes.world_size} x {run.processes.device.type}, {dtype_name(run.dtype)}"
+            f" {processes.world_size} x {processes.device.type}, {dtype_name(run.dtype)}"
         )
 
     def _say_how_it_ended(self) -> None:
         run, steps = self.run, self.run.config.steps
-        said = f"Finished: {run.log.folder.name}, {steps} steps, {self.tokens:,} tokens."
-        if self.step < steps:
-            go_on = ", on each machine."
-            if run.processes.machines == 1:
-                go_on = f", or: {resume_command(run.log.folder, run.processes.world_size)}"
-            said = (
-                f"Stopped after step {self.step} of {steps}; the checkpoint is saved. The same"
-                f" command goes on from here{go_on}"
+        if self.step == steps:
+            return run.log.say(
+                f"Finished: {run.log.folder.name}, {steps} steps, {self.tokens:,} tokens."
             )
         if not self.step:
-            said = (
+            return run.log.say(
                 "Stopped before the first step; there is nothing to save. The same command begins"
                 " again."
             )
-        run.log.say(said)
+        go_on = ", on each machine."
+        if run.processes.machines == 1:
+            go_on = f", or: {resume_command(run.log.folder, run.processes.world_size)}"
+        run.log.say(
+            f"Stopped after step {self.step} of {steps}; the checkpoint is saved. The same command"
+            f" goes on from here{go_on}"
+        )
 
 
 def _ahead(load: Callable[[int], LoadedStep], steps: range, threads: int) -> Iterator[LoadedStep]:
@@ -415,25 +304,3 @@ def _ahead(load: Callable[[int], LoadedStep], steps: range, threads: int) -> Ite
                 yield futures.popleft().result()
         while futures:
             yield futures.popleft().result()
-
-
-@contextmanager
-def _stopped_by_signals(trainer: Trainer, lifeline: Lifeline) -> Iterator[None]:
-    """SIGTERM, Ctrl-C and the starter end the run after its current step. A failure is logged."""
-
-    def ask_to_stop(*_: object) -> None:
-        trainer.stop = True
-
-    lifeline.end = ask_to_stop
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
-    handlers = {number: signal.signal(number, ask_to_stop) for number in numbers}
-    try:
-        yield
-    except Exception as error:
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        trainer.run.log.say(f"Failed after step {trainer.step}: {what}")
-        raise
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler or signal.SIG_DFL)
