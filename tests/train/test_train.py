@@ -58,7 +58,7 @@ from tinyllm_lib.train.devices import choose_dtype
 from tinyllm_lib.train.optim import make_optimizers
 from tinyllm_lib.train.run_folder import count_micro_batches
 from tinyllm_lib.train.start import flatten_gradients
-from tinyllm_lib.train.worker import resume_command
+from tinyllm_lib.train.trainer import resume_command
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -495,9 +495,11 @@ def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch)
 
 def test_steps_follow_from_tokens_or_epochs(tiny_config, tmp_path, pretrain_tokens):
     data = PackedDataset(pretrain_tokens / "train", 32)
-    by_epochs = trainer_of(tiny_config(tmp_path / "a", steps=0, epochs=2.5)).config
+    by_epochs = prepare_run(tiny_config(tmp_path / "a", steps=0, epochs=2.5), ALONE).config
     assert by_epochs.steps == math.ceil(2.5 * len(data) / 8)
-    by_tokens = trainer_of(tiny_config(tmp_path / "b", steps=0, tokens=3 * data.positions)).config
+    by_tokens = prepare_run(
+        tiny_config(tmp_path / "b", steps=0, tokens=3 * data.positions), ALONE
+    ).config
     assert by_tokens.steps == pytest.approx(3 * len(data) / 8, abs=1)
 
 
@@ -1077,7 +1079,7 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, 
     def too_large(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
-    trainer.nats = too_large
+    trainer.nll = too_large
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert (
@@ -1090,7 +1092,7 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, 
 
 def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_config, tmp_path):
     trainer = trainer_of(tiny_config(tmp_path / "run", save_interval=1, grad_accumulation_steps=4))
-    nats, calls = trainer.nats, []
+    nats, calls = trainer.nll, []
 
     def too_large_in_step_three(*args, **options):
         calls.append(1)
@@ -1098,7 +1100,7 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
             torch.empty(2**60, dtype=torch.uint8)  # the CPU's own error
         return nats(*args, **options)
 
-    trainer.nats = too_large_in_step_three
+    trainer.nll = too_large_in_step_three
     advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes it 1.*; .*checkpoint: step_000002"
     with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
         trainer.fit()
@@ -1177,7 +1179,7 @@ def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(
 
 def test_another_error_in_a_step_stays_what_it_is(tiny_config, tmp_path):
     trainer = trainer_of(tiny_config(tmp_path / "run"))
-    trainer.nats = lambda *_, **__: torch.ones(2) @ torch.ones(3)
+    trainer.nll = lambda *_, **__: torch.ones(2) @ torch.ones(3)
     with pytest.raises(RuntimeError, match="inconsistent tensor size") as raised:
         trainer.fit()
     assert not isinstance(raised.value, torch.OutOfMemoryError)
@@ -1244,7 +1246,7 @@ def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, mon
     trainer = trainer_of(tiny_config(tmp_path / "run", optimizer=optimizer))
     on(trainer, device=torch.device("meta"))
     trainer.model = trainer.model.to("meta")
-    trainer.nats = trainer.model.nats
+    trainer.nll = trainer.model.nats
     trainer.optimizers = make_optimizers(trainer.model, optimizer, 1e-3, 0.1)
     trainer.first_bad = trainer.first_bad.to("meta")
     trainer.gradients = flatten_gradients(trainer.model)

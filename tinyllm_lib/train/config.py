@@ -1,7 +1,5 @@
 """Every option of a training run: `TrainConfig`, its learning rate and its command line."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import json
@@ -9,7 +7,7 @@ import math
 import os
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tinyllm_lib.data import write_json
 
@@ -162,7 +160,7 @@ class TrainConfig(LogOptions, MachineOptions, OptimisationOptions, ModelOptions,
         write_json(path, {**asdict(self), **found})
 
     @classmethod
-    def load(cls, path: str | Path) -> TrainConfig:
+    def load(cls, path: str | Path) -> Self:
         """The config in a JSON file of options, such as a run's config.json.
 
         Raises:

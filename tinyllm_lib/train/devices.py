@@ -2,8 +2,6 @@
 speed that they could reach, whether compiling pays.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil
@@ -13,6 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -36,7 +35,7 @@ class Processes:
     machines: int = 1
 
     @classmethod
-    def join(cls, config: TrainConfig) -> Processes:
+    def join(cls, config: TrainConfig) -> Self:
         """Takes its place among the processes that torchrun, or another launcher, has started.
 
         Raises:
@@ -63,10 +62,8 @@ class Processes:
 
 def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
     mps = torch.backends.mps.is_available()
-    kind = wanted
-    if wanted == "auto":
-        kind = "mps" if mps and world_size == 1 else "cpu"
-        kind = "cuda" if torch.cuda.is_available() else kind
+    found = "cuda" if torch.cuda.is_available() else "mps" if mps and world_size == 1 else "cpu"
+    kind = found if wanted == "auto" else wanted
     there = {"cuda": torch.cuda.device_count(), "mps": int(mps)}
     if there.get(kind, local_rank + 1) <= local_rank:
         raise ValueError(

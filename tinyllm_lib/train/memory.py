@@ -2,8 +2,6 @@
 to change where it is not there.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

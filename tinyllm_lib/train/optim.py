@@ -7,8 +7,6 @@ and one matrix after the other in every process, where ours takes all of one sha
 shares them out.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ It opens what a run is made from, settles the numbers that follow from it, and f
 to go on from, or else makes the folder anew.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import sys
@@ -277,17 +275,17 @@ def claimed(folder: Path, processes: Processes) -> Iterator[None]:
         yield
         return
     with log.open("a", encoding="utf-8") as file:
-        end, said = time.monotonic() + CLAIM_SECONDS, False
+        end = time.monotonic() + CLAIM_SECONDS
+        if not _lock(file):
+            print(
+                f"Another process still works in {folder.name}; waiting for its end …", flush=True
+            )
         while not _lock(file):
             if time.monotonic() > end:
                 raise RuntimeError(
                     f"Another process trains in {folder}: stop that one first (watch(run) shows"
                     " it), or choose another out_dir."
                 )
-            if not said:
-                said = True
-                what = f"Another process still works in {folder.name}; waiting for its end …"
-                print(what, flush=True)
             time.sleep(0.3)
         yield
 

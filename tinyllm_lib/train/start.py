@@ -1,5 +1,6 @@
-"""The start of a run: `prepare_run` touches the disk, `build` makes model and optimisers,
-`Trainer.fit` loops. With one process as with many:
+"""A run from start to end: `prepare_run` touches the disk, `build` is pure, `Trainer.fit` loops.
+
+With one process as with many:
 
     torchrun --standalone --nproc_per_node 8 -m tinyllm_lib.train --config config.json
 """
@@ -70,7 +71,7 @@ def build(run: Run) -> Trainer:
         model,
         optimizers,
         gradients,
-        nats=torch.compile(model.nats) if pays else model.nats,
+        nll=torch.compile(model.nats) if pays else model.nats,
         about_compile=f"torch.compile is {'on' if pays else 'off'}: {why}.",
         order=DataOrder(len(run.train_data), config.seed),
         writers=_sample_writers(run, model),

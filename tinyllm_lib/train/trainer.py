@@ -12,6 +12,8 @@ Two rules make the result independent of how the work is cut up:
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import time
 import warnings
 from collections import deque
@@ -19,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,7 +35,7 @@ from tinyllm_lib.train.config import get_lr
 from tinyllm_lib.train.devices import dtype_name, peak_flops
 from tinyllm_lib.train.log import tracked
 from tinyllm_lib.train.run_folder import Run
-from tinyllm_lib.train.worker import resume_command
+from tinyllm_lib.train.worker import meet, meeting_host
 
 EVAL_BATCH = 16  # rows, at most
 SAMPLE_ADVICE = "leave sample_prompts empty."
@@ -47,7 +50,7 @@ class Trainer:
     model: Transformer
     optimizers: list[torch.optim.Optimizer]
     gradients: Tensor  # of all parameters, flat, and the loss
-    nats: Callable[..., Tensor]  # the model's, compiled where that pays
+    nll: Callable[..., Tensor]  # the model's weighted loss, compiled where that pays
     about_compile: str
     order: DataOrder
     writers: dict[str, Callable[[], str]]  # by prompt
@@ -131,7 +134,7 @@ class Trainer:
             batch = PackedRow(*(t.to(device, non_blocking=True) for t in batch))
             weights = batch.loss_mask.float() / max(supervised_tokens, 1)
             with self._autocast():
-                loss = self.nats(batch.X, batch.Y, weights, **self._documents_of(batch))
+                loss = self.nll(batch.X, batch.Y, weights, **self._documents_of(batch))
             loss.backward()
             self.gradients[-1] += loss.detach()
         self.run.processes.all_reduce(self.gradients)
@@ -304,3 +307,11 @@ def _ahead(load: Callable[[int], LoadedStep], steps: range, threads: int) -> Ite
                 yield futures.popleft().result()
         while futures:
             yield futures.popleft().result()
+
+
+def resume_command(run: Path, processes: int) -> str:
+    """The shell command that goes on with a run of this machine from its last checkpoint."""
+    agent = ["tinyllm_lib.launch.torchrun", "agent", *meeting_host(True), *meet(processes), "-m"]
+    options = ["--config", str(run / "config.json"), "--resume", "must"]
+    many = agent if processes > 1 else []
+    return shlex.join([sys.executable, "-m", *many, "tinyllm_lib.train", *options])
