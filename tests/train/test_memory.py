@@ -96,9 +96,9 @@ def test_an_error_for_want_of_memory_is_explained_once_where_it_came_and_others_
     with (
         pytest.raises(OutOfMemory) as raised,
         explaining_out_of_memory("while loading", lambda: "take less."),
+        explaining_out_of_memory("further in", "nothing."),
     ):
-        with explaining_out_of_memory("further in", "nothing."):
-            raise MemoryError
+        raise MemoryError
     assert str(raised.value) == "Out of memory while loading: take less. (MemoryError)"
     with (
         pytest.raises(RuntimeError, match="^shapes$"),

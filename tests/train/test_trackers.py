@@ -1,4 +1,4 @@
-"""Experiment trackers: the numbers of metrics.jsonl arrive there, and a tracker never stops a run."""
+"""Experiment trackers: the numbers of metrics.jsonl arrive there, and none ever stops a run."""
 
 import sys
 

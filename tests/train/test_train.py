@@ -202,7 +202,7 @@ def test_compiling_changes_nothing_and_breaks_the_graph_at_the_head_alone(uneven
 
 @pytest.fixture(scope="module")
 def torchrun(tmp_path_factory):
-    """torchrun(config, processes) -> what gradients.py found in real processes that talk over gloo."""
+    """torchrun(config, processes) -> what gradients.py found in processes that talk over gloo."""
 
     def run(config, processes):
         folder = tmp_path_factory.mktemp("torchrun")

@@ -20,9 +20,8 @@ def main() -> None:
             raise SystemExit("tinyllm_lib.train: --data_path and --out_dir are needed; see --help.")
         train(config)
     if dist.is_initialized():
-        # Seen about once in 25 runs with gloo: a finished worker aborts while its threads are taken
-        # down ("terminate called without an active exception"), and a good run counts as failed.
-        # All is saved: leave.
+        # Else gloo's threads may abort a finished worker ("terminate called without an active
+        # exception", about once in 25 runs), and a good run counts as failed. All is saved.
         sys.stdout.flush()
         os._exit(0)
 

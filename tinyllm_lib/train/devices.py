@@ -74,24 +74,18 @@ def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
 
 
 def _place_in_environment() -> tuple[int, ...]:
-    """The numbers of `ALONE` as a launcher has set them, where it says all that is needed to meet:
-    for a WORLD_SIZE that is left over from elsewhere nobody has started the others.
-    """
+    """The numbers of `ALONE` as a launcher has set them, if it has set all that a meeting needs."""
     found = {
         name: int(value)
         for name in (*ALONE, "MASTER_PORT")
         if (value := os.environ.get(name, "")).isdecimal()
     }
-    port, world_size = found.pop("MASTER_PORT", 0), found.get("WORLD_SIZE", 1)
+    port, world_size = found.pop("MASTER_PORT", 0), found.get("WORLD_SIZE", 0)
     if os.environ.get("MASTER_ADDR") and port and found.get("RANK", math.inf) < world_size:
         return tuple((ALONE | found).values())
     if world_size > 1:
-        print(
-            f"WORLD_SIZE={world_size} is in the environment, but not a RANK below it with"
-            " MASTER_ADDR and MASTER_PORT, as torchrun sets them: taken as left over from"
-            " elsewhere, this process trains alone.",
-            flush=True,
-        )
+        left_over = f"WORLD_SIZE={world_size} is in the environment, but not a RANK below it with"
+        print(f"{left_over} MASTER_ADDR and MASTER_PORT: this process trains alone.", flush=True)
     return tuple(ALONE.values())
 
 
@@ -103,12 +97,11 @@ def _meet(backend: str, rank: int, world_size: int) -> None:
         store.set(f"tinyllm/{rank}", "here")
         store.wait([f"tinyllm/{other}" for other in range(world_size)], patience)
     except dist.DistError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RuntimeError(
-            f"Process {rank} of {world_size} did not meet the others at"
-            f" {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {MEETING_SECONDS:.0f}"
-            f" s ({str(error).splitlines()[0]}). Are they all started, and can they reach that"
-            " address? To train in this process alone, remove RANK and WORLD_SIZE from the"
-            " environment."
+            f"Process {rank} of {world_size} did not meet the others at {place} within"
+            f" {MEETING_SECONDS:.0f} s ({str(error).splitlines()[0]}). Are they all started? To"
+            " train in this process alone, remove RANK and WORLD_SIZE from the environment."
         ) from error
     store.set_timeout(dist.default_pg_timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
@@ -156,8 +149,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def bf16_speedup(positions: int, inputs: int, outputs: int) -> tuple[float, int]:
     """How many times faster this CPU trains a linear layer in bf16 than in fp32, and the positions
-    that it was tried with: as many as `BF16_SECONDS` allow, for where bf16 is emulated a whole
-    batch may take a minute.
+    that it was tried with: as many as `BF16_SECONDS` allow (emulated, bf16 may take a minute).
     """
     end, tried, fp32, bf16 = time.perf_counter() + BF16_SECONDS, 1, math.inf, math.inf
     weight = torch.ones(outputs, inputs, requires_grad=True)

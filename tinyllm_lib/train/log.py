@@ -86,9 +86,7 @@ def _step_of_line(line: bytes) -> float:
 
 
 class TensorBoard:
-    """Event files for `tensorboard --logdir runs/`; what a killed run wrote past its last
-    checkpoint is purged.
-    """
+    """Event files for `tensorboard --logdir runs/`; what a killed run wrote too much is purged."""
 
     def __init__(self, folder: Path, run_name: str, run_id: str, config: dict, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -132,12 +130,11 @@ TRACKERS: dict[str, Callable] = {"tensorboard": TensorBoard, "swanlab": SwanLab,
 
 
 def open_tracker(name: str, run: Path, config: dict, first_step: int = 1):
-    """The tracker called `name`, ready for `log(step, numbers)` and `close()`; its files lie in the
-    run folder, and so does its identifier, by which a run that goes on is the same one there.
+    """A tracker, ready for `log(step, numbers)` and `close()`; its files lie in the run folder, and
+    so does its identifier, by which a run that goes on is the same one there.
 
     Raises:
-        ModuleNotFoundError: the library is not installed.
-        RuntimeError: it does not start, for want of a key for example.
+        ModuleNotFoundError: it is not installed.  RuntimeError: it does not start.
     """
     folder = run / "trackers" / name
     folder.mkdir(parents=True, exist_ok=True)

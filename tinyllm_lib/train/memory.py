@@ -75,26 +75,22 @@ class MemoryBudget:
         rows = math.ceil(self.config.batch_size / self.gpus)
         size = f"of {self.config.max_seq_len} tokens at a time"
         if tried == 1:
-            return (
-                f"even one row {size} does not fit. Take a smaller model or a smaller max_seq_len,"
-                " or a device with more memory."
-            )
+            advice = "Take a smaller model or max_seq_len, or a device with more memory."
+            return f"even one row {size} does not fit. {advice}"
         number = self.micro_batches_that_fit(at_least=math.ceil(rows / (tried // 2)))
+        fewer, need = math.ceil(rows / number), sum(self.need(number).values())
         return (
-            f"{tried} rows {size} do not fit. grad_accumulation_steps={number} makes it"
-            f" {math.ceil(rows / number)}, with which training by estimate needs"
-            f" {sum(self.need(number).values()):.3g} of the {self.gigabytes:.3g} GB; the result is"
-            " the same."
+            f"{tried} rows {size} do not fit. grad_accumulation_steps={number} makes it {fewer},"
+            f" with which training by estimate needs {need:.3g} of the {self.gigabytes:.3g} GB; the"
+            " result is the same."
         )
 
     def advice_for_model(self) -> str:
         """What to change where not even the model and its optimisers fit."""
         *parts, _ = self.need(1).values()
-        return (
-            f"weights, gradients and optimisers of this model take {sum(parts):.3g} of"
-            f" {self.gigabytes:.3g} GB, whatever the batch. Take a smaller model, or a device with"
-            " more memory, and see what else runs there."
-        )
+        need = f"{sum(parts):.3g} of {self.gigabytes:.3g} GB, whatever the batch"
+        advice = "Take a smaller model, or a device with more memory, and see what else runs there."
+        return f"weights, gradients and optimisers of this model take {need}. {advice}"
 
 
 def device_gigabytes(processes: Processes) -> float:

@@ -89,10 +89,7 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
     log = RunLog(folder, speaks=processes.rank == 0)
     start, start_is_lost = _find_start(config)
     if not (tokenizer_folder := config.tokenizer_path or start):
-        raise ValueError(
-            "TrainConfig: tokenizer_path is empty, and so is init_from, which could bring a"
-            " tokenizer: set one of them."
-        )
+        raise ValueError("TrainConfig: tokenizer_path is empty, and so is init_from: set one.")
     tokenizer = load_tokenizer(tokenizer_folder)
     train_data, val_data = _open_data(config, tokenizer)
     config = replace(config, steps=_count_steps(config, train_data), **_size_of(start))
@@ -129,9 +126,7 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
 
 
 def _find_start(config: TrainConfig) -> tuple[Path | None, FileNotFoundError | None]:
-    """The model folder to start from. Where it is lost, this run's own checkpoint, which knows the
-    rest, and the error for a run that would have to begin with it.
-    """
+    """The model to start from; where it is lost, the run's own checkpoint, and the error of it."""
     if not config.init_from:
         return None, None
     try:
@@ -152,14 +147,11 @@ def _open_data(
     split = not (folder / "manifest.json").is_file()
     train_data = rows_of(folder / "train" if split else folder, config.packing)
     if not len(train_data):
+        nothing = f"{train_data.folder} holds nothing to learn: no document of two tokens or more"
         left_out = f", and no token to learn in any of {train_data.left_out:,} rows"
-        raise ValueError(
-            f"{train_data.folder} holds nothing to learn: no document of two tokens or more"
-            f"{left_out if train_data.left_out else ''}."
-        )
+        raise ValueError(f"{nothing}{left_out if train_data.left_out else ''}.")
     if split and (folder / "val").is_dir() and any((folder / "val").iterdir()):
-        # However training packs: a stream cuts documents and drops its end, and its number would
-        # be of other text.
+        # However training packs: a stream cuts documents and drops its end.
         val_data = rows_of(folder / "val", "best_fit")
     return train_data, val_data if val_data and len(val_data) else None
 
@@ -193,7 +185,7 @@ def count_micro_batches(run: Run) -> int:
 
 
 def _choose_dtype(config: TrainConfig, processes: Processes) -> tuple[torch.dtype, str]:
-    """The number format of a new run, and why; tried with a product of its own."""
+    """The number format of a new run, and why."""
     shape = ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads)
     positions = math.ceil(config.batch_size / processes.world_size) * config.max_seq_len
     return choose_dtype(config.dtype, processes.device, (positions, shape.dim, shape.hidden_dim))
@@ -224,18 +216,14 @@ def _how_it_differs(config: TrainConfig, made_from: dict) -> list[str] | None:
 
 
 def _set_aside(config: TrainConfig, other: list[str]) -> None:
-    """An older run of this name is renamed, never overwritten; one without a checkpoint is removed.
-    What no run wrote is left alone.
-    """
+    """Renames an older run, and removes one without a checkpoint; what no run wrote stays."""
     folder = Path(config.out_dir)
     if not folder.exists():
         return
     source = config.init_from and Path(config.init_from).resolve()
     if weight_files(folder) or (source and source.is_relative_to(folder.resolve())):
-        raise ValueError(
-            f"out_dir {folder} holds the model to start from, or another one; a new run would"
-            " begin by moving it away: choose another out_dir."
-        )
+        holds = f"out_dir {folder} holds the model to start from, or another one"
+        raise ValueError(f"{holds}, which a new run would move away: choose another out_dir.")
     checkpoints = folder / "checkpoints"
     for stray in checkpoints.glob(".tmp-*"):  # of one that was killed while it saved its first
         shutil.rmtree(stray, ignore_errors=True)
@@ -251,10 +239,8 @@ def _set_aside(config: TrainConfig, other: list[str]) -> None:
     written = [folder / name for name in names if (folder / name).exists()]
     if written and "data_path" not in run_config(folder):
         found = ", ".join(path.name for path in written)
-        raise ValueError(
-            f"out_dir {folder} is no run, and holds {found}, which a run would write anew: choose"
-            " another out_dir."
-        )
+        holds = f"out_dir {folder} is no run, and holds {found}, which a run would write anew"
+        raise ValueError(f"{holds}: choose another out_dir.")
     for path in written:
         path.unlink()
     if checkpoints.is_dir():
@@ -263,11 +249,8 @@ def _set_aside(config: TrainConfig, other: list[str]) -> None:
 
 @contextmanager
 def claimed(folder: Path, processes: Processes) -> Iterator[None]:
-    """Locks a run's log, so that no two processes work on it and mix their checkpoints. Another one
-    may be about to end (a kernel that was restarted, workers that still save): it is waited for.
-
-    Raises:
-        RuntimeError: it does not end within `CLAIM_SECONDS`.
+    """Locks a run's log, so that no two processes mix their checkpoints. Another one may be about
+    to end (a kernel that was restarted, workers that still save): for `CLAIM_SECONDS` it may.
     """
     log = folder / "train.log"
     # Of many machines one may be lost, and its lock outlive it.
@@ -282,10 +265,8 @@ def claimed(folder: Path, processes: Processes) -> Iterator[None]:
             )
         while not _lock(file):
             if time.monotonic() > end:
-                raise RuntimeError(
-                    f"Another process trains in {folder}: stop that one first (watch(run) shows"
-                    " it), or choose another out_dir."
-                )
+                other = f"Another process trains in {folder}: stop that one first (watch(run) shows"
+                raise RuntimeError(f"{other} it), or choose another out_dir.")
             time.sleep(0.3)
         yield
 

@@ -31,7 +31,6 @@ from tinyllm_lib.train.worker import Lifeline
 
 def train(config: TrainConfig) -> Path:
     """Trains as `config` says, in this process (and its torchrun siblings); returns the run folder.
-
     SIGTERM and Ctrl-C end the run after the current step, with a checkpoint.
     """
     lifeline, folder = Lifeline(), Path(config.out_dir)
@@ -95,9 +94,7 @@ def _build_model(run: Run) -> Transformer:
 
 
 def flatten_gradients(model: Transformer) -> Tensor:
-    """Makes all gradients views into one buffer, whose last number is the loss: one all-reduce, one
-    norm, one zeroing.
-    """
+    """Makes all gradients views into one buffer (one all-reduce); its last number is the loss."""
     params = [*model.parameters()]
     sizes = [p.numel() for p in params]
     gradients = torch.zeros(sum(sizes) + 1, device=params[0].device)
@@ -107,9 +104,7 @@ def flatten_gradients(model: Transformer) -> Tensor:
 
 
 def _sample_writers(run: Run, model: Transformer) -> dict[str, Callable[[], str]]:
-    """For each of the `sample_prompts` what continues it by the model as it stands then: a reply
-    where the run learns dialogues. A prompt that does not fit the context is an error now.
-    """
+    """What answers each of the `sample_prompts` later; one that does not fit is an error now."""
     generator, config = TextGenerator.from_model(model, run.tokenizer), run.config
     write = generator.complete if run.train_data.shards[0][1] is None else generator.chat
     prompts = [prompt for part in config.sample_prompts.split("|") if (prompt := part.strip())]

@@ -112,9 +112,7 @@ class Trainer:
     # ---- one step
 
     def load_step(self, step: int) -> LoadedStep:
-        """This process's micro-batches of a step, their supervised tokens and their positions that
-        are not padding.
-        """
+        """This process's micro-batches of a step, their supervised tokens, and all but padding."""
         run, rows = self.run, self.order.step_rows(step, self.run.config.batch_size)
         share = np.array_split(rows, run.processes.world_size)[run.processes.rank]
         parts = [part for part in np.array_split(share, run.micro_batches) if len(part)]
@@ -125,9 +123,7 @@ class Trainer:
         return batches, supervised, sum(int((b.document_ids >= 0).sum()) for b in batches)
 
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
-        """Sums the gradient of (sum of nats) / supervised_tokens over the micro-batches and all
-        processes.
-        """
+        """Sums the gradient of nll / supervised_tokens over micro-batches and processes."""
         device = self.run.processes.device
         self.gradients.zero_()
         for batch in batches:
@@ -145,14 +141,12 @@ class Trainer:
 
     def _documents_of(self, batch: PackedRow) -> dict[str, Tensor]:
         """What keeps attention inside each document, where the config asks for it."""
-        if not self.run.config.separate_documents:
-            return {}
-        return {"position_ids": batch.position_ids, "document_ids": batch.document_ids}
+        documents = {"position_ids": batch.position_ids, "document_ids": batch.document_ids}
+        return documents if self.run.config.separate_documents else {}
 
     def update(self) -> Tensor:
-        """Clips, sets the learning rate, steps the optimisers; returns the gradient norm before
-        clipping. Nothing here waits for the device: a loss that is no number is noted there, and
-        read at the next line of the log.
+        """Clips, and steps the optimisers; returns the gradient norm before. Never waits for the
+        device: a loss that is no number is noted there, and read at the next line of the log.
         """
         config, norm = self.run.config, self.gradients[:-1].norm()
         now = torch.stack([torch.full_like(norm, self.step + 1), self.gradients[-1], norm])
@@ -167,11 +161,7 @@ class Trainer:
         return norm
 
     def check_finite(self) -> None:
-        """Waits for the device, and reads whether all was finite until now.
-
-        Raises:
-            RuntimeError: a loss or a gradient was not; says in which step, and on which rows.
-        """
+        """Waits for the device; a RuntimeError where a loss or a gradient was no number."""
         step, loss, norm = self.first_bad.tolist()
         if step:
             data = self.run.train_data
@@ -206,16 +196,12 @@ class Trainer:
         return {name: round(number, 5) for name, number in numbers.items()}
 
     def eval_rows(self) -> list[int]:
-        """A sample of all rows (best fit sorts them by length), the same in every run on these
-        shards; more rows contain fewer.
-        """
+        """A sample of all rows (best fit sorts them), the same in every run; more contain fewer."""
         order = np.random.default_rng(0).permutation(len(self.run.val_data or ()))
         return sorted(order[: self.run.config.eval_rows].tolist())
 
     def sample(self) -> None:
-        """Writes how the model answers the `sample_prompts` now to train.log and samples.jsonl.
-        Draws no number of torch's.
-        """
+        """Writes how the model answers the `sample_prompts` now; draws no number of torch's."""
         log, where = self.run.log, f"in the samples after step {self.step}"
         for prompt, write in self.writers.items() if log.speaks else ():
             with warnings.catch_warnings():
@@ -226,9 +212,7 @@ class Trainer:
             log.say(f"sample  {prompt} → {text}".replace("\n", "⏎"))
 
     def save(self) -> None:
-        """Writes a checkpoint, unless there is one of this step; none after a loss that was no
-        number.
-        """
+        """Writes a checkpoint of this step, once; none after a loss that was no number."""
         run, config = self.run, self.run.config
         if self.step == self.saved_step:
             return
@@ -250,9 +234,7 @@ class Trainer:
     # ---- what is said
 
     def _rows_at_once(self, most: int | None = None) -> int:
-        """Rows of a micro-batch, or `most`; what does not fit in training shall not have to in an
-        evaluation.
-        """
+        """Rows of a micro-batch, or `most`: evaluations have to fit where training does."""
         share = math.ceil(self.run.config.batch_size / self.run.processes.world_size)
         rows = math.ceil(share / self.run.micro_batches)
         return min(rows, most or rows)
@@ -279,22 +261,15 @@ class Trainer:
 
     def _say_how_it_ended(self) -> None:
         run, steps = self.run, self.run.config.steps
-        if self.step == steps:
-            return run.log.say(
-                f"Finished: {run.log.folder.name}, {steps} steps, {self.tokens:,} tokens."
-            )
+        said = f"Finished: {run.log.folder.name}, {steps} steps, {self.tokens:,} tokens."
+        if self.step < steps:
+            said = f"Stopped after step {self.step} of {steps}; the checkpoint is saved."
+            said += " The same command goes on from here"
+            command = resume_command(run.log.folder, run.processes.world_size)
+            said += f", or: {command}" if run.processes.machines == 1 else ", on each machine."
         if not self.step:
-            return run.log.say(
-                "Stopped before the first step; there is nothing to save. The same command begins"
-                " again."
-            )
-        go_on = ", on each machine."
-        if run.processes.machines == 1:
-            go_on = f", or: {resume_command(run.log.folder, run.processes.world_size)}"
-        run.log.say(
-            f"Stopped after step {self.step} of {steps}; the checkpoint is saved. The same command"
-            f" goes on from here{go_on}"
-        )
+            said = "Stopped before the first step, nothing is saved. The same command begins again."
+        run.log.say(said)
 
 
 def _ahead(load: Callable[[int], LoadedStep], steps: range, threads: int) -> Iterator[LoadedStep]:
