@@ -23,9 +23,10 @@ def option(default: Any, text: str, *choices: Any, positive: bool = False) -> An
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Where the data lies, and how it becomes rows and batches."""
+    """Where the data lies and the run goes, and how data becomes rows and batches."""
 
     data_path: str = option("", "folder with train/ and val/ token shards")
+    out_dir: str = option("", "the run folder to write")
     tokenizer_path: str = option("", "tokenizer folder; empty: the one of init_from")
     packing: str = option(
         "best_fit",
@@ -94,7 +95,6 @@ class MachineOptions:
 class LogOptions:
     """The run folder: what is written into it, and when."""
 
-    out_dir: str = option("", "the run folder to write")
     resume: str = option(
         "auto",
         "auto: go on if the folder holds this very run, else start anew beside it; never; must",
@@ -118,7 +118,7 @@ class LogOptions:
 
 NUMBERS = (int, float)
 GROUPS = {  # as --help and print(config) show them
-    "data": DataOptions,
+    "data and run folder": DataOptions,
     "model": ModelOptions,
     "optimisation": OptimisationOptions,
     "machine": MachineOptions,
@@ -127,7 +127,7 @@ GROUPS = {  # as --help and print(config) show them
 # What may change when a run goes on, for it changes no weight, but for rounding. Of files it is
 # their content that counts, of tokens and epochs the steps that they come to.
 FREE_OPTIONS = {f.name for group in (MachineOptions, LogOptions) for f in fields(group)}
-FREE_OPTIONS |= {"data_path", "tokenizer_path", "init_from", "tokens", "epochs"}
+FREE_OPTIONS |= {"data_path", "out_dir", "tokenizer_path", "init_from", "tokens", "epochs"}
 
 
 @dataclass(frozen=True)
