@@ -77,13 +77,15 @@ class MachineOptions:
 
     grad_accumulation_steps: int | str = option(
         1,
-        "micro-batches into which a process cuts its rows; auto: as few as fit on the GPU",
+        "micro-batches of a process's rows, the result is the same; auto: as few as fit on the GPU",
         "auto",
         positive=True,
     )
     device: str = option("auto", "auto: a GPU where there is one", "auto", "cpu", "cuda", "mps")
     dtype: str = option(
-        "auto", "auto: bf16 where it is faster; weights are fp32 always", "auto", "fp32", "bf16"
+        "auto",
+        "auto: bf16 where it is faster, and as it began where a run goes on; weights are fp32",
+        *("auto", "fp32", "bf16"),
     )
     compile: bool | str = option(
         "auto", "torch.compile; auto: where it pays back within the run", "auto", True, False
