@@ -58,7 +58,9 @@ def test_the_plain_recipe_has_as_many_parameters_as_ours(small_training, tmp_pat
     config = train.our_config(
         get_workspace().bench / "train", "laptop", "pretrain", str(tmp_path / "run")
     )
-    ours = train.Trainer(config, train.Processes.join(config)).model.num_parameters()
+    ours = train.build(
+        train.prepare_run(config, train.Processes.join(config))
+    ).model.num_parameters()
     assert ours == sum(p.numel() for p in train.plain_recipe("laptop", 1e-3)[0].parameters())
 
 

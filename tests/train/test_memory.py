@@ -8,13 +8,8 @@ import torch
 from tinyllm_lib.course.memory import memory_table
 from tinyllm_lib.model import explaining_out_of_memory, is_out_of_memory
 from tinyllm_lib.model.out_of_memory import OutOfMemory
-from tinyllm_lib.train import TrainConfig, train_memory
-from tinyllm_lib.train.memory import (
-    accumulation_that_fits,
-    advice_for_model,
-    advice_for_rows,
-    device_gigabytes,
-)
+from tinyllm_lib.train import Processes, TrainConfig, train_memory
+from tinyllm_lib.train.memory import MemoryBudget, device_gigabytes
 
 CONFIG = TrainConfig(
     dim=1024,
@@ -51,29 +46,30 @@ def test_activations_follow_the_micro_batch_and_the_number_format(changes, share
     assert changed == pytest.approx(share * usual)
 
 
+def budget(gigabytes, gpus=1):
+    return MemoryBudget(CONFIG, 6144, gpus, gigabytes)
+
+
 def test_the_accumulation_that_fits_is_the_smallest_power_that_does():
-    assert (
-        accumulation_that_fits(CONFIG, 6144, 1, None)
-        == accumulation_that_fits(CONFIG, 6144, 1, 1000.0)
-        == 1
-    )
-    assert accumulation_that_fits(CONFIG, 6144, 1, 1000.0, at_least=2) == 2
-    small, smaller = (accumulation_that_fits(CONFIG, 6144, 1, size) for size in (16.0, 8.0))
+    assert budget(1000.0).micro_batches_that_fit() == 1
+    assert budget(1000.0).micro_batches_that_fit(at_least=2) == 2
+    small, smaller = (budget(size).micro_batches_that_fit() for size in (16.0, 8.0))
     assert 2 < small < smaller <= 64
 
 
 def test_advice_names_the_rows_that_fit_or_that_none_will():
     assert (
         "64 rows of 512 tokens at a time do not fit. grad_accumulation_steps=2 makes it 32"
-        in advice_for_rows(CONFIG, 6144, 1, None, 64)
+        in budget(1000.0).advice_for_rows(64)
     )
     assert (
         "16 rows of 512 tokens at a time do not fit. grad_accumulation_steps=8 makes it 8"
-        in advice_for_rows(CONFIG, 6144, 1, None, 16)
+        in budget(1000.0).advice_for_rows(16)
     )
-    assert "even one row of 512 tokens" in advice_for_rows(CONFIG, 6144, 8, 4.0, 1)
-    assert "weights, gradients and optimisers of this model take 3.44 of 2 GB" in advice_for_model(
-        CONFIG, 6144, 2.0
+    assert "even one row of 512 tokens" in budget(4.0, gpus=8).advice_for_rows(1)
+    assert (
+        "weights, gradients and optimisers of this model take 3.44 of 2 GB"
+        in budget(2.0).advice_for_model()
     )
 
 
@@ -100,9 +96,9 @@ def test_an_error_for_want_of_memory_is_explained_once_where_it_came_and_others_
     with (
         pytest.raises(OutOfMemory) as raised,
         explaining_out_of_memory("while loading", lambda: "take less."),
+        explaining_out_of_memory("further in", "nothing."),
     ):
-        with explaining_out_of_memory("further in", "nothing."):
-            raise MemoryError
+        raise MemoryError
     assert str(raised.value) == "Out of memory while loading: take less. (MemoryError)"
     with (
         pytest.raises(RuntimeError, match="^shapes$"),
@@ -115,7 +111,7 @@ def test_on_a_cpu_the_memory_is_what_may_be_used_shared_by_the_processes(monkeyp
     monkeypatch.setattr(
         "tinyllm_lib.train.memory.allowed_memory", lambda: 8 * 10**9
     )  # as of a container's limit
-    assert device_gigabytes(torch.device("cpu"), 2) == 4.0
+    assert device_gigabytes(Processes(0, 0, 2, torch.device("cpu"))) == 4.0
 
 
 def test_auto_micro_batches_count_as_one():

@@ -1,10 +1,11 @@
-"""Experiment trackers: the numbers of metrics.jsonl arrive there, and a tracker never stops a run."""
+"""Experiment trackers: the numbers of metrics.jsonl arrive there, and none ever stops a run."""
 
 import sys
 
 import pytest
 
-from tinyllm_lib.train import trackers, train
+from tinyllm_lib.train import log as trackers
+from tinyllm_lib.train import train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")

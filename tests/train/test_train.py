@@ -36,15 +36,29 @@ from tinyllm_lib.dataset import (
 )
 from tinyllm_lib.evaluate import bits_per_byte
 from tinyllm_lib.evaluate.exam import kind_of_run
+from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import Transformer, latest_checkpoint, load_state, step_folders, step_of
 from tinyllm_lib.share.card import read_stages
 from tinyllm_lib.share.server import free_port
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
-from tinyllm_lib.train import Processes, TrainConfig, Trainer, devices, get_lr, train, train_memory
-from tinyllm_lib.train.config import parse_args, resume_command
+from tinyllm_lib.train import (
+    Processes,
+    TrainConfig,
+    Trainer,
+    build,
+    devices,
+    get_lr,
+    prepare_run,
+    train,
+    train_memory,
+)
+from tinyllm_lib.train.__main__ import main
+from tinyllm_lib.train.config import parse_args
 from tinyllm_lib.train.devices import choose_dtype
 from tinyllm_lib.train.optim import make_optimizers
-from tinyllm_lib.train.trainer import main
+from tinyllm_lib.train.run_folder import count_micro_batches
+from tinyllm_lib.train.start import flatten_gradients
+from tinyllm_lib.train.trainer import resume_command
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +68,15 @@ needs_compiler = pytest.mark.skipif(
 )
 ALONE = Processes(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 METERS = {"tokens_per_second", "mfu"}  # what may differ between two equal runs
+
+
+def trainer_of(config, processes=ALONE):
+    return build(prepare_run(config, processes))
+
+
+def on(trainer, **changes):
+    """Makes a trainer take itself for another of the processes, or to have another device."""
+    trainer.run = replace(trainer.run, processes=replace(ALONE, **changes))
 
 
 def metrics(run):
@@ -140,7 +163,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_supervised_tokens(
 ):
     rows = [*PackedDataset(uneven_tokens, 32)]
     assert sorted(int(row.loss_mask.sum()) for row in rows) == sorted(min(n, 32) for n in UNEVEN)
-    model = Trainer(replace(uneven_config, resume="never"), ALONE).model
+    model = trainer_of(replace(uneven_config, resume="never")).model
     model.zero_grad()
     ids, targets, mask = (torch.stack([row[i] for row in rows]) for i in range(3))
     loss = F.cross_entropy(model(ids)[mask == 1], targets[mask == 1])
@@ -154,7 +177,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_supervised_tokens(
 def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_batches):
     config = replace(uneven_config, grad_accumulation_steps=micro_batches)
     if micro_batches == 4:
-        parts = Trainer(replace(config, out_dir=config.out_dir + "_parts"), ALONE).load_step(0)[0]
+        parts = trainer_of(replace(config, out_dir=config.out_dir + "_parts")).load_step(0)[0]
         assert [int(part.loss_mask.sum()) for part in parts] == [
             33,
             2,
@@ -179,7 +202,7 @@ def test_compiling_changes_nothing_and_breaks_the_graph_at_the_head_alone(uneven
 
 @pytest.fixture(scope="module")
 def torchrun(tmp_path_factory):
-    """torchrun(config, processes) -> what gradients.py found in real processes that talk over gloo."""
+    """torchrun(config, processes) -> what gradients.py found in processes that talk over gloo."""
 
     def run(config, processes):
         folder = tmp_path_factory.mktemp("torchrun")
@@ -212,7 +235,7 @@ def test_one_and_two_processes_see_the_same_global_batches_and_the_same_losses(
 ):
     config = tiny_config(tmp_path / "two", batch_size=7)  # rank 0 gets four rows, rank 1 three
     two = torchrun(config, 2)
-    alone = Trainer(replace(config, out_dir=str(tmp_path / "one")), ALONE)
+    alone = trainer_of(replace(config, out_dir=str(tmp_path / "one")))
     for step, ids in enumerate(two["batches"]):
         assert torch.equal(ids, torch.cat([batch.X for batch in alone.load_step(step)[0]]))
     alone.fit()
@@ -307,11 +330,11 @@ def test_a_batch_may_be_larger_than_the_data():
 
 def test_a_step_is_shared_out_completely_between_processes_and_micro_batches(tiny_config, tmp_path):
     config = tiny_config(tmp_path / "run", batch_size=7, grad_accumulation_steps=3)
-    trainer = Trainer(config, ALONE)
+    trainer = trainer_of(config)
     whole = torch.cat([batch.X for batch in trainer.load_step(4)[0]])
     shares = []
     for rank in (0, 1):
-        trainer.processes = replace(ALONE, rank=rank, world_size=2)
+        on(trainer, rank=rank, world_size=2)
         shares += [batch.X for batch in trainer.load_step(4)[0]]
     assert torch.equal(torch.cat(shares), whole)
     assert len(whole) == 7
@@ -442,20 +465,20 @@ def test_fewer_eval_rows_change_the_noise_and_not_the_mean(
     tiny_config, uneven_validation, tmp_path
 ):
     config = tiny_config(tmp_path / "run", data_path=str(uneven_validation), steps=12)
-    trainer = Trainer(config, ALONE)
+    trainer = trainer_of(config)
     trainer.fit()
-    rows = len(trainer.val_data)
+    rows = len(trainer.run.val_data)
 
     def loss(eval_rows):
-        trainer.config = replace(config, eval_rows=eval_rows)
+        trainer.run = replace(trainer.run, config=replace(config, eval_rows=eval_rows))
         return trainer.evaluate()["val_loss"]
 
     assert rows > 300
     assert loss(rows // 4) == pytest.approx(loss(rows), rel=0.15)
-    trainer.config = replace(config, seed=5, eval_rows=20)
-    some = trainer._eval_rows()
-    trainer.config = replace(config, eval_rows=40)
-    assert len(some) == 20 and set(some) < set(trainer._eval_rows())
+    trainer.run = replace(trainer.run, config=replace(config, seed=5, eval_rows=20))
+    some = trainer.eval_rows()
+    trainer.run = replace(trainer.run, config=replace(config, eval_rows=40))
+    assert len(some) == 20 and set(some) < set(trainer.eval_rows())
 
 
 def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch):
@@ -472,9 +495,9 @@ def test_a_run_that_fails_says_so_in_its_log(tiny_config, tmp_path, monkeypatch)
 
 def test_steps_follow_from_tokens_or_epochs(tiny_config, tmp_path, pretrain_tokens):
     data = PackedDataset(pretrain_tokens / "train", 32)
-    by_epochs = Trainer(tiny_config(tmp_path / "a", steps=0, epochs=2.5), ALONE).config
+    by_epochs = prepare_run(tiny_config(tmp_path / "a", steps=0, epochs=2.5), ALONE).config
     assert by_epochs.steps == math.ceil(2.5 * len(data) / 8)
-    by_tokens = Trainer(
+    by_tokens = prepare_run(
         tiny_config(tmp_path / "b", steps=0, tokens=3 * data.positions), ALONE
     ).config
     assert by_tokens.steps == pytest.approx(3 * len(data) / 8, abs=1)
@@ -606,7 +629,7 @@ def test_a_line_separator_in_a_sample_is_no_end_of_line(tiny_config, tmp_path, m
     config = tiny_config(
         tmp_path / "run", steps=2, save_interval=1, eval_interval=1, sample_prompts="小猫"
     )
-    monkeypatch.setattr(Trainer, "_sample_writer", lambda self: lambda prompt: "one\u2028two")
+    monkeypatch.setattr(TextGenerator, "complete", lambda *_, **__: "one\u2028two")
     train(config)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_000002")
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
@@ -963,7 +986,7 @@ def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with
 
     monkeypatch.setattr(Trainer, "sample", taken)
     train(config)
-    monkeypatch.setattr("tinyllm_lib.train.trainer.CLAIM_SECONDS", 0.1)
+    monkeypatch.setattr("tinyllm_lib.train.run_folder.CLAIM_SECONDS", 0.1)
     with (tmp_path / "run" / "train.log").open("a") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
         with pytest.raises(
@@ -971,7 +994,7 @@ def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with
         ):
             train(replace(config, seed=1))
         assert [path.name for path in tmp_path.iterdir()] == ["run"]
-        monkeypatch.setattr("tinyllm_lib.train.trainer.CLAIM_SECONDS", 60.0)
+        monkeypatch.setattr("tinyllm_lib.train.run_folder.CLAIM_SECONDS", 60.0)
         threading.Timer(0.5, fcntl.flock, (first, fcntl.LOCK_UN)).start()
         train(replace(config, seed=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old1"]
@@ -1050,15 +1073,13 @@ def test_a_learning_rate_far_too_high_names_the_last_good_checkpoint(tiny_config
 
 
 def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "tinyllm_lib.train.trainer.device_gigabytes", lambda device, processes: 16.0
-    )
-    trainer = Trainer(tiny_config(tmp_path / "run", batch_size=8), ALONE)
+    monkeypatch.setattr("tinyllm_lib.train.run_folder.device_gigabytes", lambda processes: 16.0)
+    trainer = trainer_of(tiny_config(tmp_path / "run", batch_size=8))
 
     def too_large(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
 
-    trainer.nats = too_large
+    trainer.nll = too_large
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert (
@@ -1070,10 +1091,8 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, 
 
 
 def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_config, tmp_path):
-    trainer = Trainer(
-        tiny_config(tmp_path / "run", save_interval=1, grad_accumulation_steps=4), ALONE
-    )
-    nats, calls = trainer.nats, []
+    trainer = trainer_of(tiny_config(tmp_path / "run", save_interval=1, grad_accumulation_steps=4))
+    nats, calls = trainer.nll, []
 
     def too_large_in_step_three(*args, **options):
         calls.append(1)
@@ -1081,16 +1100,14 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
             torch.empty(2**60, dtype=torch.uint8)  # the CPU's own error
         return nats(*args, **options)
 
-    trainer.nats = too_large_in_step_three
+    trainer.nll = too_large_in_step_three
     advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes it 1.*; .*checkpoint: step_000002"
     with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
         trainer.fit()
 
 
 def test_no_memory_left_in_an_evaluation_says_what_to_change(tiny_config, tmp_path, monkeypatch):
-    trainer = Trainer(
-        tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=2), ALONE
-    )
+    trainer = trainer_of(tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=2))
     monkeypatch.setattr("tinyllm_lib.train.trainer.score", no_memory)
     advice = (
         r"in the evaluation after step 2: 8 rows .* grad_accumulation_steps=2 makes it"
@@ -1103,7 +1120,7 @@ def test_no_memory_left_in_an_evaluation_says_what_to_change(tiny_config, tmp_pa
 def test_what_memory_does_not_hold_in_training_it_need_not_hold_in_an_evaluation(
     tiny_config, tmp_path, monkeypatch
 ):
-    trainer = Trainer(tiny_config(tmp_path / "run", grad_accumulation_steps=4), ALONE)
+    trainer = trainer_of(tiny_config(tmp_path / "run", grad_accumulation_steps=4))
     sizes, nats = [], Transformer.hidden_states
     monkeypatch.setattr(
         Transformer,
@@ -1115,7 +1132,7 @@ def test_what_memory_does_not_hold_in_training_it_need_not_hold_in_an_evaluation
 
 
 def test_no_memory_left_for_the_samples_or_the_model_says_so(tiny_config, tmp_path, monkeypatch):
-    trainer = Trainer(tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫"), ALONE)
+    trainer = trainer_of(tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫"))
     monkeypatch.setattr("tinyllm_lib.generate.sampling.KVCache", no_memory)
     with pytest.raises(
         torch.OutOfMemoryError,
@@ -1127,7 +1144,7 @@ def test_no_memory_left_for_the_samples_or_the_model_says_so(tiny_config, tmp_pa
         torch.OutOfMemoryError,
         match="Out of memory while building the model: weights, gradients and optimisers of this",
     ):
-        Trainer(tiny_config(tmp_path / "other"), ALONE)
+        trainer_of(tiny_config(tmp_path / "other"))
 
 
 def no_memory(*_, **__):
@@ -1142,17 +1159,14 @@ def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(
     need = train_memory(replace(config, grad_accumulation_steps=1), 400)
     *rest, activations = need.values()
     monkeypatch.setattr(
-        "tinyllm_lib.train.trainer.device_gigabytes",
+        "tinyllm_lib.train.run_folder.device_gigabytes",
         lambda *_: (sum(rest) + 1.35 * activations / 4) / 0.9,
     )
-    trainer = Trainer(
-        replace(config, resume="must"), ALONE
-    )  # the result is the same, so it is the same run
-    assert trainer.micro_batches == 1
-    trainer.device = torch.device("cuda")
-    trainer.micro_batches = trainer._micro_batches()
-    trainer.device = torch.device("cpu")
-    assert len(trainer.load_step(0)[0]) == 4
+    run = prepare_run(replace(config, resume="must"), ALONE)  # the same result: the same run
+    assert run.micro_batches == 1
+    gpu = replace(run, config=config, processes=replace(ALONE, device=torch.device("cuda")))
+    settled = replace(run.config, grad_accumulation_steps=count_micro_batches(gpu))
+    assert len(build(replace(run, config=settled)).load_step(0)[0]) == 4
     assert "grad_accumulation_steps is 4, by what should fit" in (
         tmp_path / "run" / "train.log"
     ).read_text("utf-8")
@@ -1164,8 +1178,8 @@ def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(
 
 
 def test_another_error_in_a_step_stays_what_it_is(tiny_config, tmp_path):
-    trainer = Trainer(tiny_config(tmp_path / "run"), ALONE)
-    trainer.nats = lambda *_, **__: torch.ones(2) @ torch.ones(3)
+    trainer = trainer_of(tiny_config(tmp_path / "run"))
+    trainer.nll = lambda *_, **__: torch.ones(2) @ torch.ones(3)
     with pytest.raises(RuntimeError, match="inconsistent tensor size") as raised:
         trainer.fit()
     assert not isinstance(raised.value, torch.OutOfMemoryError)
@@ -1229,28 +1243,28 @@ def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, mon
     monkeypatch.setattr(
         torch.optim, "AdamW", lambda params, fused, **options: AdamW(params, **options)
     )
-    trainer = Trainer(tiny_config(tmp_path / "run", optimizer=optimizer), ALONE)
-    trainer.device = torch.device("meta")
+    trainer = trainer_of(tiny_config(tmp_path / "run", optimizer=optimizer))
+    on(trainer, device=torch.device("meta"))
     trainer.model = trainer.model.to("meta")
-    trainer.nats, trainer.params = trainer.model.weighted_nll, [*trainer.model.parameters()]
+    trainer.nll = trainer.model.weighted_nll
     trainer.optimizers = make_optimizers(trainer.model, optimizer, 1e-3, 0.1)
     trainer.first_bad = trainer.first_bad.to("meta")
-    trainer._flatten_gradients()
+    trainer.gradients = flatten_gradients(trainer.model)
     batches, supervised, _ = trainer.load_step(0)
     for _ in range(2):
         trainer.accumulate_gradients(batches, supervised)
         trainer.update()
     with pytest.raises(RuntimeError, match="meta"):
-        trainer._check_finite()  # a line of the log is where the numbers are read
+        trainer.check_finite()  # a line of the log is where the numbers are read
 
 
 def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
-    trainer = Trainer(tiny_config(tmp_path / "run", grad_accumulation_steps=2), ALONE)
+    trainer = trainer_of(tiny_config(tmp_path / "run", grad_accumulation_steps=2))
     trainer.load_step(0)
     assert not pinned
-    trainer.device = torch.device("cuda")
+    on(trainer, device=torch.device("cuda"))
     batches = trainer.load_step(0)[0]
     assert [id(tensor) for tensor in pinned] == [
         id(tensor) for batch in batches for tensor in batch
@@ -1528,7 +1542,7 @@ def test_a_run_says_why_it_has_its_number_format_and_tries_it_with_its_own_shape
 ):
     asked = []
     monkeypatch.setattr(
-        "tinyllm_lib.train.trainer.choose_dtype",
+        "tinyllm_lib.train.run_folder.choose_dtype",
         lambda *about: asked.append(about) or (torch.float32, "tried it"),
     )
     run = train(tiny_config(tmp_path / "run", dtype="auto", steps=1))
@@ -1543,13 +1557,10 @@ def test_of_several_processes_the_first_one_decides_on_the_number_format(
     monkeypatch.setattr(
         dist, "broadcast_object_list", lambda found, src: found.__setitem__(slice(None), decided)
     )
-    monkeypatch.setattr("tinyllm_lib.train.trainer.choose_dtype", None)
-    assert (
-        Trainer(
-            tiny_config(tmp_path / "run", dtype="auto"), replace(ALONE, rank=1, world_size=2)
-        ).dtype
-        == torch.bfloat16
-    )
+    monkeypatch.setattr("tinyllm_lib.train.run_folder.choose_dtype", None)
+    config = tiny_config(tmp_path / "run", dtype="auto")
+    run = prepare_run(config, replace(ALONE, rank=1, world_size=2))
+    assert run.dtype == torch.bfloat16
 
 
 def test_a_run_keeps_the_number_format_it_began_with_on_whatever_machine_it_goes_on(

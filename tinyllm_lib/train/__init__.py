@@ -1,31 +1,31 @@
-"""Notebooks 05 and 06: shards and a `TrainConfig` become a run folder. `python -m tinyllm_lib.train
---help`
+"""Notebooks 05 and 06: shards and a `TrainConfig` become a run folder; `python -m tinyllm_lib.train
+--help` lists every option.
 
-    failure_reported: leaves an error of its block where `Torchrun` finds it, and raises it again
-    get_lr: learning rate of optimiser step `step` (from 0)
-    is_running:
-    Lifeline: ends a worker that is asked to stop, or whose starter is gone, so that none is ever
-        left behind
-    meet: torchrun's arguments for `nproc` processes on each of `nnodes` machines, which meet at
-        `endpoint`, "host:port"
-    meeting_host: torchrun's arguments that say whether the meeting place is on this machine,
-        which cannot always be told from the name
-    missing_for_cpu_compile: what `torch.compile` needs on a CPU under Linux and does not find, in
-        words
-    peak_flops: FLOP/s this process could reach
+    TrainConfig: every option of a training run, in five groups; saved as the run's config.json
+    train: trains as a config says, in this process and its torchrun siblings
+    get_lr: the learning rate of a step
+    run_config: what the config.json of a run says
+    train_memory: the gigabytes that each GPU needs, by part
+    prepare_run: finds a run's checkpoint to go on from, or makes its folder
+    build: the model and optimisers of a prepared run, as a Trainer
+    Trainer: a run at work: its steps one by one, or all of them (`fit`)
     Processes: the processes that train together, and this one's place among them
-    run_config: the `config.json` of a run
-    train: trains as `config` says, in this process (and its torchrun siblings)
-    train_memory: gigabytes (1e9 bytes) that each of `gpus` needs, by part
-    TrainConfig: every option of a training run
-    Trainer: one run
+    peak_flops: the FLOP/s that this process could reach
+    missing_for_cpu_compile: what `torch.compile` needs on a CPU and does not find
     ITSELF: where one machine meets itself
+    meet: torchrun's arguments for the processes of a run, on one machine or many
+    meeting_host: torchrun's arguments that say on which machine they meet
+    Lifeline: ends a worker that is asked to stop, or whose starter is gone
+    failure_reported: leaves an error of its block where the starter finds it
+    is_running: whether a process of this machine is there and not dead
 """
 
 from tinyllm_lib.train.config import TrainConfig, get_lr, run_config
 from tinyllm_lib.train.devices import Processes, missing_for_cpu_compile, peak_flops
 from tinyllm_lib.train.memory import train_memory
-from tinyllm_lib.train.trainer import Trainer, train
+from tinyllm_lib.train.run_folder import prepare_run
+from tinyllm_lib.train.start import build, train
+from tinyllm_lib.train.trainer import Trainer
 from tinyllm_lib.train.worker import (
     ITSELF,
     Lifeline,
@@ -41,6 +41,7 @@ __all__ = [
     "Processes",
     "TrainConfig",
     "Trainer",
+    "build",
     "failure_reported",
     "get_lr",
     "is_running",
@@ -48,6 +49,7 @@ __all__ = [
     "meeting_host",
     "missing_for_cpu_compile",
     "peak_flops",
+    "prepare_run",
     "run_config",
     "train",
     "train_memory",

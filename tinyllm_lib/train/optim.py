@@ -7,7 +7,7 @@ and one matrix after the other in every process, where ours takes all of one sha
 shares them out.
 """
 
-from __future__ import annotations
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,18 +21,34 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     iteration (Jordan 2024).
     """
     a, b, c = NEWTON_SCHULZ
-    x = (matrices.bfloat16() if matrices.is_cuda else matrices.float()).reshape(
-        -1, *matrices.shape[-2:]
-    )
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = x.reshape(-1, *matrices.shape[-2:])
     if tall := x.shape[-2] > x.shape[-1]:
         x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(steps):  # a x + (b G + c G G) x
         gram = x @ x.mT
-        x = torch.baddbmm(
-            x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a
-        )  # a x + (b G + c G G) x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
+
+
+def orthogonalize_all(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonalize` of each matrix: one batched product per shape, shared out over the training
+    processes.
+    """
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    sizes = [m.numel() for m in matrices]
+    flat = matrices[0].new_zeros(sum(sizes))
+    done = [part.view_as(m) for m, part in zip(matrices, flat.split(sizes), strict=True)]
+    for shape in dict.fromkeys(m.shape for m in matrices):
+        mine = [i for i, m in enumerate(matrices) if m.shape == shape][rank::processes]
+        if mine:
+            results = orthogonalize(torch.stack([matrices[i] for i in mine]))
+            for i, result in zip(mine, results, strict=True):
+                done[i].copy_(result)
+    if processes > 1:
+        dist.all_reduce(flat)  # what the others have done is 0 here
+    return done
 
 
 class Muon(torch.optim.Optimizer):
@@ -44,7 +60,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: Any = None) -> Any:
+        """Moves every parameter that has a gradient."""
         for group in self.param_groups:
             params, updates = [p for p in group["params"] if p.grad is not None], []
             for p in params:
@@ -54,32 +71,13 @@ class Muon(torch.optim.Optimizer):
                 buffer.lerp_(p.grad, 1 - group["momentum"])
                 updates.append(p.grad.lerp(buffer, group["momentum"]))
             for p, update in zip(params, orthogonalize_all(updates), strict=True):
-                scale = 0.2 * max(p.shape) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(
-                    update, alpha=-group["lr"] * scale
-                )
+                scale, lr = 0.2 * max(p.shape) ** 0.5, group["lr"]
+                p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * scale)
 
 
-def orthogonalize_all(matrices: list[Tensor]) -> list[Tensor]:
-    """`orthogonalize` of each matrix: one batched product per shape, shared out over the training
-    processes.
-    """
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    flat = matrices[0].new_zeros(sum(m.numel() for m in matrices))
-    done = [
-        part.view_as(m)
-        for m, part in zip(matrices, flat.split([m.numel() for m in matrices]), strict=True)
-    ]
-    for shape in dict.fromkeys(m.shape for m in matrices):
-        mine = [i for i, m in enumerate(matrices) if m.shape == shape][rank::processes]
-        if mine:
-            for i, result in zip(
-                mine, orthogonalize(torch.stack([matrices[i] for i in mine])), strict=True
-            ):
-                done[i].copy_(result)
-    if processes > 1:
-        dist.all_reduce(flat)  # what the others have done is 0 here
-    return done
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon takes: the matrices inside the blocks."""
+    return [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
 
 
 def make_optimizers(
@@ -88,16 +86,12 @@ def make_optimizers(
     """`adamw`: one AdamW (0.9/0.95, decay on matrices only). `muon`: Muon for the matrices inside
     the blocks, AdamW for embedding, head and norms.
     """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for n, p in named if kind == "muon" and p.dim() == 2 and ".layers." in n]
-    rest = [(n, p) for n, p in named if not any(p is h for h in hidden)]
+    muon = hidden_matrices(model) if kind == "muon" else []
+    taken = {id(p) for p in muon}
+    rest = [p for p in model.parameters() if id(p) not in taken]
     groups = [
-        {"params": [p for _, p in rest if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for _, p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
-    if kind == "adamw":
-        return [adamw]
-    if kind == "muon":
-        return [Muon(hidden, learning_rate, weight_decay=weight_decay), adamw]
-    raise ValueError(f"optimizer={kind!r}: expected 'adamw' or 'muon'.")
+    return [Muon(muon, learning_rate, weight_decay=weight_decay), adamw] if muon else [adamw]

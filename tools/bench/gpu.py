@@ -27,7 +27,7 @@ from tinyllm_lib.dataset import write_pretrain_tokens
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.tokenizer import train_tokenizer
-from tinyllm_lib.train import Processes, TrainConfig, Trainer, peak_flops
+from tinyllm_lib.train import Processes, TrainConfig, Trainer, build, peak_flops, prepare_run
 from tools.bench.harness import machine
 
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads")
@@ -167,7 +167,7 @@ def measure(
     config = sized(base, preset, micro_batch, compiled, optimizer)
     try:
         with torch.random.fork_rng():
-            trainer = Trainer(config, Processes.join(config))
+            trainer = build(prepare_run(config, Processes.join(config)))
         run(trainer, steps)
         start = time.perf_counter()
         run(trainer, steps)
@@ -176,18 +176,18 @@ def measure(
         row["error"] = "out of memory"
     else:
         rate = steps * micro_batch * config.max_seq_len / seconds
-        dtype = getattr(torch, trainer.resolved["dtype"])
+        dtype, device = trainer.run.dtype, trainer.run.processes.device
         row |= {
-            "dtype": trainer.resolved["dtype"],
+            "dtype": str(dtype).removeprefix("torch."),
             "tokens_per_second": round(rate),
             "mfu": round(
                 rate
                 * trainer.model.flops_per_token(config.max_seq_len)
-                / peak_flops(trainer.device, dtype),
+                / peak_flops(device, dtype),
                 4,
             ),
         }
-        if trainer.device.type == "cuda":
+        if device.type == "cuda":
             row["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
     trainer = None
     forget()
@@ -230,7 +230,7 @@ def loss_difference(base: TrainConfig, best: dict, *, steps: int) -> float:
             warmup_steps=steps,
             **changes,
         )
-        trainer = Trainer(config, Processes.join(config))
+        trainer = build(prepare_run(config, Processes.join(config)))
         losses.append(run(trainer, steps))
         forget()
     return max(abs(a - b) / b for a, b in zip(*losses, strict=True))
@@ -285,12 +285,12 @@ def train_and_sample(base: TrainConfig, best: dict, minutes: float) -> dict:
         tokens=int(tokens),
         warmup_steps=20,
     )
-    trainer = Trainer(config, Processes.join(config))
+    trainer = build(prepare_run(config, Processes.join(config)))
     start = time.perf_counter()
     trainer.fit()
     seconds, writer = (
         time.perf_counter() - start,
-        TextGenerator.from_model(trainer.model, trainer.tokenizer),
+        TextGenerator.from_model(trainer.model, trainer.run.tokenizer),
     )
     return {
         "preset": best["preset"],

@@ -36,7 +36,15 @@ from tinyllm_lib.dataset import (
 from tinyllm_lib.launch import launch
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths, train_tokenizer
-from tinyllm_lib.train import Processes, TrainConfig, Trainer, get_lr, missing_for_cpu_compile
+from tinyllm_lib.train import (
+    Processes,
+    TrainConfig,
+    Trainer,
+    build,
+    get_lr,
+    missing_for_cpu_compile,
+    prepare_run,
+)
 from tools.bench.data import Work, corpora, texts_of
 from tools.bench.harness import Case, main
 
@@ -166,7 +174,7 @@ def our_config(folder: Path, preset: str, stage: str, out_dir: str, **changes) -
 def our_rate(folder: Path, preset: str, stage: str, count: str, **changes) -> Work:
     scratch = tempfile.TemporaryDirectory()
     config = our_config(folder, preset, stage, str(Path(scratch.name, "run")), **changes)
-    trainer = Trainer(config, Processes.join(config))
+    trainer = build(prepare_run(config, Processes.join(config)))
     one_step(trainer)
 
     def work() -> float:
@@ -250,7 +258,7 @@ def our_goal(folder: Path) -> Work:
         learning_rate=laptop["learning_rate"],
         warmup_steps=10,
     )
-    trainer = Trainer(config, Processes.join(config))
+    trainer = build(prepare_run(config, Processes.join(config)))
 
     def work() -> float:
         while trainer.step < OUR_STEPS:
