@@ -43,7 +43,7 @@ class Steps:
                 "the prompt is empty: give the first word of a text at least, for example 从前."
             )
         self.chosen = list(chosen or [])
-        self.die = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
         self._logits: tuple[list[int], Tensor] | None = (
             None  # (text, what _all_logits gives for it)
         )
@@ -97,7 +97,7 @@ class Steps:
     def draw(self, sampling: Sampling) -> int:
         """Draws the next token as the settings say and puts it behind the text; returns its id."""
         self._check_room()
-        return self.take(sampling.choose(self._next_logits(), [self.ids], [self.die])[0])
+        return self.take(sampling.choose(self._next_logits(), [self.ids], [self.rng])[0])
 
     def take(self, token: int) -> int:
         """Puts this token behind the text."""
