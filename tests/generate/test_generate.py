@@ -253,7 +253,7 @@ def test_limits_stop_ids_and_who_reads_along(model):
     stopped = generate(model, prompts, max_new_tokens=12, stop_ids=(stop,), **GREEDY)[0]
     assert stopped.ids == plain[0].ids[: plain[0].ids.index(stop)] and stopped.finish == "stop"
     seen = []
-    told = rows_of(prompts, 12, seed=0)
+    told = rows_of(prompts, [12] * 4, seed=0)
     for row in decode(model, told, Sampling(**GREEDY), stop_ids=()):
         seen.append((row is told[1], row.ids[-1]))
         if row is told[2]:

@@ -48,9 +48,8 @@ class Generated:
         return self.finish == "stop" or len(self.ids) >= self.limit
 
 
-def rows_of(prompts: Prompts, limits: int | Sequence[int], seed: int) -> list[Generated]:
+def rows_of(prompts: Prompts, limits: Sequence[int], seed: int) -> list[Generated]:
     """A row for each prompt; the n-th copy of a prompt has the n-th random generator of its own."""
-    limits = [limits] * len(prompts) if isinstance(limits, int) else limits
     copies: Counter[tuple[int, ...]] = Counter()
     rows = []
     for prompt, limit in zip(map(tuple, prompts), limits, strict=True):
@@ -83,7 +82,8 @@ def generate(
             is as for `decode`.
     """
     sampling = replace(sampling, **fields)
-    rows = rows_of(prompts, limits or sampling.max_new_tokens, sampling.seed)
+    limits = limits or [sampling.max_new_tokens] * len(prompts)
+    rows = rows_of(prompts, limits, sampling.seed)
     for _ in decode(model, rows, sampling, stop_ids, use_cache, static_cache):
         pass
     return rows

@@ -30,7 +30,7 @@ from tinyllm_lib.tokenizer import (
 Messages = list[dict[str, str]]
 CHAT = Sampling(temperature=0.7, top_k=50, max_new_tokens=256)
 EXAM = Sampling(temperature=0, max_new_tokens=64)
-DOCUMENT = Sampling(top_k=300, max_new_tokens=256)
+TEXT = Sampling(top_k=300, max_new_tokens=256)
 GREEDY = Sampling(temperature=0)
 
 
@@ -119,8 +119,7 @@ class TextGenerator:
         """The reply to each conversation, the likeliest by default; many at once, as exams need."""
         sampling = replace(sampling, **fields)
         prompts = _numbered(lambda m: self.chat_prompt(m, sampling.max_new_tokens), conversations)
-        rows = rows_of([p[0] for p in prompts], [p[1] for p in prompts], sampling.seed)
-        self._write(rows, sampling)
+        rows = self._write([p[0] for p in prompts], [p[1] for p in prompts], sampling)
         _warn(f"{p[2]} {self._cut(row)}".strip() for p, row in zip(prompts, rows, strict=True))
         return [row.text for row in rows]
 
@@ -137,11 +136,7 @@ class TextGenerator:
         return rows[0].text
 
     def pretrain_sample(
-        self,
-        start: str = "从前",
-        num_samples: int = 3,
-        sampling: Sampling = DOCUMENT,
-        **fields: Any,
+        self, start: str = "从前", num_samples: int = 3, sampling: Sampling = TEXT, **fields: Any
     ) -> list[str]:
         """Several documents that begin with `start` (or the content of a file, as `FILE:path`)."""
         start = _text_or_file(start)
@@ -155,9 +150,7 @@ class TextGenerator:
         """`complete` for many prompts at once, with what there is to know; greedy by default."""
         sampling = replace(sampling, **fields)
         ids = _numbered(self._text_prompt, prompts)
-        rows = rows_of(ids, sampling.max_new_tokens, sampling.seed)
-        self._write(rows, sampling)
-        return rows
+        return self._write(ids, [sampling.max_new_tokens] * len(ids), sampling)
 
     def next_token_distribution(
         self, prompt: Messages | str, sampling: Sampling = PLAIN, top: int = 20, **fields: Any
@@ -216,7 +209,7 @@ class TextGenerator:
     ) -> Iterator[Written]:
         """The `limit` tokens after the prompt `ids`, piece by piece; a note if the context ends."""
         sampling = replace(sampling, **fields)
-        [row] = rows_of([ids], limit, sampling.seed)
+        [row] = rows_of([ids], [limit], sampling.seed)
         told = 0  # tokens whose text was given
         for _, text in self._pieces([row], sampling):
             yield Written(text, tuple(math.exp(logprob) for logprob in row.logprobs[told:]))
@@ -232,18 +225,21 @@ class TextGenerator:
         if not prompt:
             raise ValueError("the prompt is empty: give a first word at least, for example 从前.")
         ids = [*text_start(self.tokenizer), *encode_text(self.tokenizer, prompt)]
-        if (length := len(ids)) > (context := self.context):
-            raise ValueError(
-                f"the prompt has {length} tokens, the context holds {context}: shorten it."
-            )
+        if len(ids) > self.context:
+            found = f"the prompt has {len(ids)} tokens, the context holds {self.context}"
+            raise ValueError(f"{found}: shorten it.")
         return ids
 
-    def _write(self, rows: list[Generated], sampling: Sampling) -> None:
-        """Fills rows in, in batches of prompts of similar length, so that little is padded."""
+    def _write(
+        self, prompts: list[list[int]], limits: list[int], sampling: Sampling
+    ) -> list[Generated]:
+        """Writes in batches of prompts of similar length, so that little is padded."""
+        rows = rows_of(prompts, limits, sampling.seed)
         order = sorted(rows, key=lambda row: len(row.prompt))
         for start in range(0, len(order), self.batch_size):
             for row, text in self._pieces(order[start : start + self.batch_size], sampling):
                 row.text += text
+        return rows
 
     def _pieces(self, rows: list[Generated], sampling: Sampling) -> Iterator[tuple[Generated, str]]:
         """(row, text) as soon as some text is certain."""

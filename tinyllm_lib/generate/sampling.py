@@ -113,10 +113,9 @@ class Sampling:
         """One token for each row of logits (B, V); row i draws from rngs[i] alone.
 
         Every token waits for a random time, exponentially distributed with its probability as the
-        rate, and the first one is chosen: token i with probability p_i. Where rounding differs
-        (another batch, no cache), a token at the edge of a filter may come or go; here that matters
-        only if this very token is chosen. On the usual way, looking a number up among summed
-        probabilities, it would shift all tokens behind it.
+        rate, and the first is chosen: token i with probability p_i. Where rounding differs (another
+        batch, no cache), a token at the edge of a filter that comes or goes disturbs no other; if a
+        number were looked up among summed probabilities, it would shift all tokens behind it.
         """
         rates = self.probabilities(logits, texts)  # (B, V)
         if self.temperature == 0:

@@ -39,10 +39,7 @@ SAMPLING = {  # options that are fields of `Sampling`
     "seed": (int, "same seed, same replies"),
 }
 CLOSED = "standard input is closed, so there is nothing to reply to: give a --prompt."
-NO_MEMORY = (
-    "the memory is used up. End other programs, or try --device cpu, a shorter --max-new-tokens or"
-    " a smaller model."
-)
+NO_MEMORY = "the memory is used up: end other programs, or try --device cpu or a smaller model."
 
 
 @dataclass
@@ -156,15 +153,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tinyllm_lib.generate", description="Chat with a model you trained."
     )
     add = parser.add_argument
-    add("run", metavar="RUN", help="a folder of a run or a model, or a run's name in the workspace")
+    add("run", metavar="RUN", help="a run, checkpoint or Hugging Face folder, or a run's name")
     add("--prompt", action="append", metavar="TEXT", help="answer this and end; may be repeated")
     add("--json", action="store_true", help="one JSON object a reply: prompt, reply, notes")
-    add(
-        "--system",
-        default=SYSTEM_PROMPT,
-        metavar="TEXT",
-        help="system prompt (default: %(default)s)",
-    )
+    add("--system", default=SYSTEM_PROMPT, metavar="TEXT", help="system prompt: %(default)s")
     for name, (kind, text) in SAMPLING.items():
         default = getattr(CHAT, name)
         shown = "" if default is None else f" (default: {default})"
