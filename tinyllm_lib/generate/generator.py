@@ -32,6 +32,7 @@ CHAT = Sampling(temperature=0.7, top_k=50, max_new_tokens=256)
 EXAM = Sampling(temperature=0, max_new_tokens=64)
 TEXT = Sampling(top_k=300, max_new_tokens=256)
 GREEDY = Sampling(temperature=0)
+EMPTY = "the prompt is empty: give the first word of a text at least, for example 从前."
 
 
 class ContextWarning(UserWarning):
@@ -223,7 +224,7 @@ class TextGenerator:
 
     def _text_prompt(self, prompt: str) -> list[int]:
         if not prompt:
-            raise ValueError("the prompt is empty: give a first word at least, for example 从前.")
+            raise ValueError(EMPTY)
         ids = [*text_start(self.tokenizer), *encode_text(self.tokenizer, prompt)]
         if len(ids) > self.context:
             found = f"the prompt has {len(ids)} tokens, the context holds {self.context}"
