@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Divided by less, logits run over into infinity, and infinities cannot be told apart.
-SMALLEST = 1e-12
+LEAST = 1e-12
 
 
 def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -78,15 +78,12 @@ class Sampling:
         share = "more than 0 and at most 1; None turns it off"
         for name, fine, expected in (
             ("temperature", 0 <= temperature < math.inf, "0 (greedy) or more, for example 0.7"),
-            ("temperature", not 0 < temperature < SMALLEST, f"{SMALLEST} or more; 0 is greedy"),
+            ("temperature", not 0 < temperature < LEAST, f"{LEAST} or more; 0 is greedy"),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more; None keeps every token"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, share),
             ("min_p", self.min_p is None or 0 < self.min_p <= 1, share),
-            (
-                "repetition_penalty",
-                SMALLEST <= penalty < math.inf,
-                f"{SMALLEST} or more; 1 is none",
-            ),
+            ("repetition_penalty", LEAST <= penalty < math.inf, f"{LEAST} or more; 1 is none"),
+            ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
         ):
             if not fine:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {expected}.")
