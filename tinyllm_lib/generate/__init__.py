@@ -1,4 +1,6 @@
-"""Notebook 07: a run becomes text. `python -m tinyllm_lib.generate RUN` chats in the terminal.
+"""Notebook 07: a run becomes text.
+
+`python -m tinyllm_lib.generate RUN` is a chat in the terminal.
 
 TextGenerator: a model with its tokenizer, ready to chat and to go on with a text
 Sampling: how a text is written: temperature, filters, seed, stop strings
