@@ -2,18 +2,18 @@
 
 `python -m tinyllm_lib.generate RUN` is a chat in the terminal.
 
-TextGenerator: a model with its tokenizer, ready to chat and to go on with a text
-Sampling: how a text is written: temperature, filters, seed, stop strings
-generate: extends prompts of ids token by token, all of them at once
-TextStream: tokens in, text out, as soon as it is certain
-Written: a piece of a streamed text, and how likely the model found its tokens
-Chat: a conversation and how its replies are made
-ContextWarning: a text did not fit the context, and what was left out
-scale_temperature: below 1 the likely gets likelier, above 1 all get more alike
-keep_top_k: keeps the k likeliest tokens
-keep_top_p: keeps the fewest tokens whose probabilities sum to p (nucleus sampling)
-keep_min_p: keeps tokens at least p times as likely as the likeliest one
-read_text_file: a UTF-8 file as text, without an editor's byte order mark
+    TextGenerator: a model with its tokenizer, ready to chat and to go on with a text
+    Sampling: how a text is written: temperature, filters, seed, stop strings
+    generate: extends prompts of ids token by token, all of them at once
+    TextStream: tokens in, text out, as soon as it is certain
+    Written: a piece of a streamed text, and how likely the model found its tokens
+    Chat: a conversation and how its replies are made
+    ContextWarning: a text did not fit the context, and what was left out
+    scale_temperature: below 1 the likely gets likelier, above 1 all get more alike
+    keep_top_k: keeps the k likeliest tokens
+    keep_top_p: keeps the fewest tokens whose probabilities sum to p (nucleus sampling)
+    keep_min_p: keeps tokens at least p times as likely as the likeliest one
+    read_text_file: a UTF-8 file as text, without an editor's byte order mark
 """
 
 from tinyllm_lib.generate.decoding import generate
