@@ -4,6 +4,7 @@ by hand.
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -291,10 +292,8 @@ class Scripted(TextGenerator):
         return self.scripted
 
     def completions(self, prompts, *_, **__):
-        from tinyllm_lib.generate.generator import Reply
-
         self.asked += prompts
-        return [Reply(text, 1, "stop") for text in self.scripted]
+        return [SimpleNamespace(text=text) for text in self.scripted]
 
 
 def test_a_chat_model_is_asked_in_dialogues(capsys):

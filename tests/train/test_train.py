@@ -1133,7 +1133,7 @@ def test_what_memory_does_not_hold_in_training_it_need_not_hold_in_an_evaluation
 
 def test_no_memory_left_for_the_samples_or_the_model_says_so(tiny_config, tmp_path, monkeypatch):
     trainer = trainer_of(tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫"))
-    monkeypatch.setattr("tinyllm_lib.generate.sampling.KVCache", no_memory)
+    monkeypatch.setattr("tinyllm_lib.generate.decoding.KVCache", no_memory)
     with pytest.raises(
         torch.OutOfMemoryError,
         match="Out of memory in the samples after step 1: leave sample_prompts empty",

@@ -1,6 +1,7 @@
+"""`python -m tinyllm_lib.generate RUN`: a chat in the terminal."""
+
 import sys
 
 from tinyllm_lib.generate.terminal import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

@@ -24,7 +24,7 @@ from tinyllm_lib.course import get_profile
 from tinyllm_lib.course.world import write_sample_corpus
 from tinyllm_lib.data import read_texts, utf8_output, write_json
 from tinyllm_lib.dataset import write_pretrain_tokens
-from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.generate import TextGenerator, generate
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.tokenizer import train_tokenizer
 from tinyllm_lib.train import Processes, TrainConfig, Trainer, build, peak_flops, prepare_run
@@ -252,7 +252,8 @@ def sampling_rates(base: TrainConfig, preset: str, new: int) -> dict:
     for name, static in (("plain", False), ("static", True)):
         for count in (4, new):  # the first call warms up
             start = time.perf_counter()
-            texts[name] = model.generate(
+            texts[name] = generate(
+                model,
                 [list(range(5, 21))],
                 max_new_tokens=count,
                 temperature=0,

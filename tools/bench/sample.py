@@ -16,6 +16,7 @@ import torch
 
 from tinyllm_lib.course import get_profile
 from tinyllm_lib.data import allowed_cpus, get_workspace
+from tinyllm_lib.generate import generate
 from tinyllm_lib.model import ModelConfig, Transformer
 from tools.bench.data import Work
 from tools.bench.harness import Case, main
@@ -30,8 +31,8 @@ CACHELESS_PROMPTS = (
 
 def prompts_of(lengths: list[int], vocab_size: int) -> list[list[int]]:
     """Random ids, none of them special."""
-    dice = torch.Generator().manual_seed(0)
-    return [torch.randint(5, vocab_size, (length,), generator=dice).tolist() for length in lengths]
+    rng = torch.Generator().manual_seed(0)
+    return [torch.randint(5, vocab_size, (length,), generator=rng).tolist() for length in lengths]
 
 
 def our_model(folder: Path) -> Transformer:
@@ -40,16 +41,16 @@ def our_model(folder: Path) -> Transformer:
 
 
 def our_tokens(folder: Path, lengths: list[int], new: int, use_cache: bool = True) -> Work:
-    """Tokens written by `Transformer.generate`."""
+    """Tokens written by `generate`."""
     model = our_model(folder)
     prompts = prompts_of(lengths, model.config.vocab_size)
-    model.generate(prompts, max_new_tokens=2, temperature=0, stop_ids=(), use_cache=use_cache)
+    generate(model, prompts, max_new_tokens=2, temperature=0, stop_ids=(), use_cache=use_cache)
 
     def work() -> float:
         return sum(
             len(g.ids)
-            for g in model.generate(
-                prompts, max_new_tokens=new, temperature=0, stop_ids=(), use_cache=use_cache
+            for g in generate(
+                model, prompts, max_new_tokens=new, temperature=0, stop_ids=(), use_cache=use_cache
             )
         )
 
@@ -104,7 +105,7 @@ def first_tokens(folder: Path) -> Work:
 
     def work() -> float:
         for _ in range(10):
-            model.generate(prompts, max_new_tokens=1, temperature=0, stop_ids=())
+            generate(model, prompts, max_new_tokens=1, temperature=0, stop_ids=())
         return 10
 
     work()

@@ -221,12 +221,15 @@ def chat(
         out.value = html.frame(said, role="log")
         send.disabled, stop.disabled, reset.disabled = talk.busy, not talk.busy, not talk.turns
 
-    talk = Talk(Chat(generator, knobs.sampling, max_new_tokens=max_new_tokens, seed=seed), draw)
+    def as_set() -> Sampling:
+        return replace(knobs.sampling, max_new_tokens=max_new_tokens, seed=seed)
+
+    talk = Talk(Chat(generator, as_set()), draw)
 
     def ask() -> None:
         if talk.busy or not typed.value.strip():
             return
-        talk.chat.sampling = replace(knobs.sampling)
+        talk.chat.sampling = as_set()
         asked, typed.value = typed.value, ""
         talk.ask(asked)
 

@@ -1,0 +1,255 @@
+"""The loop that extends a batch of prompts, and how the model reads it: `decode` and `generate`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tinyllm_lib.generate.sampling import Sampling
+from tinyllm_lib.model import KVCache, Transformer, explaining_out_of_memory
+from tinyllm_lib.tokenizer import EOS_TEXT_ID, IM_END_ID
+
+# Of this library's own tokenizers; `tokenizer.stop_ids` knows those of any.
+STOP_IDS = (IM_END_ID, EOS_TEXT_ID)
+WRITE_LESS = "ask for fewer texts at once or shorter ones, or load the model with device='cpu'."
+NOT_FINITE = "the logits are not finite: the weights hold NaN. Use an earlier checkpoint."
+PLAIN = Sampling()
+Prompts = Sequence[Sequence[int]]
+
+
+@dataclass
+class Generated:
+    """A prompt and what it grows into."""
+
+    prompt: list[int]
+    limit: int  # of new tokens
+    rng: np.random.Generator = field(repr=False, compare=False)
+    ids: list[int] = field(default_factory=list)  # the new tokens, without the one that stopped it
+    finish: str = "length"  # "stop": a stop token or a stop string; "length": the limit was reached
+    note: str = ""  # what the reader should know, e.g. that the window slid
+    logprobs: list[float] = field(default_factory=list, compare=False)  # under the model itself
+    text: str = ""  # of `ids`, where a `TextGenerator` wrote them
+
+    @property
+    def all_ids(self) -> list[int]:
+        """The prompt and what follows it."""
+        return self.prompt + self.ids
+
+    @property
+    def ended(self) -> bool:
+        """Whether no token will follow."""
+        return self.finish == "stop" or len(self.ids) >= self.limit
+
+
+def rows_of(prompts: Prompts, limits: Sequence[int], seed: int) -> list[Generated]:
+    """A row for each prompt; the n-th copy of a prompt has the n-th random generator of its own."""
+    copies: Counter[tuple[int, ...]] = Counter()
+    rows = []
+    for prompt, limit in zip(map(tuple, prompts), limits, strict=True):
+        rng = np.random.default_rng((seed % 2**64, copies[prompt]))
+        copies[prompt] += 1
+        rows.append(Generated(list(prompt), limit, rng))
+    return rows
+
+
+def generate(
+    model: Transformer,
+    prompts: Prompts,
+    sampling: Sampling = PLAIN,
+    limits: Sequence[int] | None = None,
+    *,
+    stop_ids: Sequence[int] = STOP_IDS,
+    use_cache: bool = True,
+    static_cache: bool = False,
+    **fields: Any,
+) -> list[Generated]:
+    """Extends each prompt token by token, all of them at once.
+
+    A row's text depends on its prompt, the settings and the seed alone, not on what else is in the
+    batch; where a prompt stands several times, its n-th copy is the n-th sample.
+
+    Args:
+        prompts: token ids, each at least one and at most `max_seq_len` long.
+        limits: how many tokens may follow each; default: `sampling.max_new_tokens`.
+        fields: those of `Sampling` that differ: temperature=0, seed=1, max_new_tokens=20. All else
+            is as for `decode`.
+    """
+    sampling = replace(sampling, **fields)
+    limits = limits or [sampling.max_new_tokens] * len(prompts)
+    rows = rows_of(prompts, limits, sampling.seed)
+    for _ in decode(model, rows, sampling, stop_ids, use_cache, static_cache):
+        pass
+    return rows
+
+
+def decode(
+    model: Transformer,
+    rows: Sequence[Generated],
+    sampling: Sampling,
+    stop_ids: Sequence[int] = STOP_IDS,
+    use_cache: bool = True,
+    static_cache: bool = False,
+) -> Iterator[Generated]:
+    """Extends all rows by a token, again and again; yields each row that has a new one.
+
+    Who has read enough of a row ends it: `row.finish = "stop"`. Where a text outgrows the context,
+    its oldest quarter is left out, again and again, and the row's `note` says so.
+
+    Args:
+        stop_ids: a row ends before any of these.
+        use_cache: False computes keys and values of earlier positions anew (same text, slower).
+        static_cache: steps of one shape, which a GPU records as a CUDA graph and replays.
+
+    Raises:
+        ValueError: an empty prompt, or one longer than the context.
+    """
+    context = model.config.max_seq_len
+    for number, length in enumerate((len(row.prompt) for row in rows), 1):
+        if not length:
+            raise ValueError(f"prompt {number} is empty: a model goes on from one token at least.")
+        if length > context:
+            what = f"prompt {number} has {length} tokens and the context holds {context}"
+            raise ValueError(f"{what}: shorten it.")
+    reader = _Reader(model, use_cache, static_cache)
+    while going := [row for row in rows if not row.ended]:
+        with explaining_out_of_memory("while writing", WRITE_LESS):
+            logits = reader.next_logits(going).float().cpu()  # (rows, V)
+        if not logits.amax(-1).isfinite().all():
+            raise ValueError(NOT_FINITE)
+        texts = [row.all_ids for row in going]
+        tokens = sampling.choose(logits, texts, [row.rng for row in going])
+        logprobs = logits.log_softmax(-1)[range(len(going)), tokens].tolist()
+        for row, token, logprob in zip(going, tokens, logprobs, strict=True):
+            if token in stop_ids:
+                row.finish = "stop"
+                continue
+            row.ids.append(token)
+            row.logprobs.append(logprob)
+            if start := window_start(len(row.all_ids) - 1, context):
+                outgrew = f"the text outgrew the context of {context} tokens"
+                row.note = f"{outgrew}: its end was written without its first {start}."
+            yield row
+
+
+def window_start(length: int, context: int) -> int:
+    """First token of `length` that is still read: 0, or a multiple of a quarter of the context."""
+    step = max(1, context // 4)
+    return math.ceil(max(0, length - context) / step) * step
+
+
+class _Reader:
+    """Shows growing texts to the model, each position once as long as the cache has room.
+
+    Texts are padded on the left, so that the newest token of every row stands in the last column;
+    padding is masked out and positions count from each text's first token in view. Rows that ended
+    leave the batch.
+    """
+
+    rows: list[Generated]
+    padding: Tensor  # (B,) how far each text begins to the right
+    real: Tensor  # (B, capacity) False where there is padding
+    cache: KVCache | None = None
+    step: _StaticStep | None = None
+
+    def __init__(self, model: Transformer, use_cache: bool, static: bool):
+        self.model, self.use_cache, self.static = model, use_cache, static
+        self.device, self.dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
+
+    @torch.inference_mode()
+    def next_logits(self, going: list[Generated]) -> Tensor:
+        """Logits (B, V) of the token that follows each text of `going`, the rows not ended yet."""
+        if self.cache is None or self.cache.length == self.cache.capacity:
+            return self._read_anew(going)
+        kept = [i for i, row in enumerate(self.rows) if not row.ended]
+        if self.static:  # rows that ended stay, so that the shapes do
+            self.step = self.step or _StaticStep(self.model, self.cache, self.padding, self.real)
+            return self.step.next_logits([row.all_ids[-1] for row in self.rows])[kept]
+        if len(kept) < len(self.rows):
+            self.rows, self.padding, self.real = going, self.padding[kept], self.real[kept]
+            self.cache.keys = self.cache.keys[:, kept]
+            self.cache.values = self.cache.values[:, kept]
+        past = self.cache.length
+        newest = torch.tensor([row.all_ids[-1:] for row in going], device=self.device)  # (B, 1)
+        return self._logits(newest, past - self.padding[:, None], self.real[:, : past + 1])
+
+    def _read_anew(self, going: list[Generated]) -> Tensor:
+        """The last window of each text as a whole, into a cache with room for what is to come."""
+        self.rows, self.step = going, None
+        config = self.model.config
+        texts = [row.all_ids for row in going]
+        windows = [text[window_start(len(text), config.max_seq_len) :] for text in texts]
+        T = max(map(len, windows))
+        to_read = max(row.limit - len(row.ids) for row in going) - 1  # the last one is never read
+        capacity = min(config.max_seq_len, T + to_read)
+        padding = [T - len(window) for window in windows]
+        self.padding = torch.tensor(padding, device=self.device)  # (B,)
+        positions = torch.arange(capacity, device=self.device) - self.padding[:, None]
+        self.real = positions >= 0  # (B, capacity)
+        if self.use_cache:
+            self.cache = KVCache(config, len(going), capacity, device=self.device, dtype=self.dtype)
+        padded = [[0] * n + window for n, window in zip(padding, windows, strict=True)]
+        ids = torch.tensor(padded, device=self.device)  # (B, T)
+        return self._logits(ids, positions[:, :T].clamp(min=0), self.real[:, :T])
+
+    def _logits(self, ids: Tensor, position_ids: Tensor, real: Tensor) -> Tensor:
+        key_mask = real if self.padding.any() else None
+        x = self.model.hidden_states(
+            ids, position_ids=position_ids, kv_cache=self.cache, key_mask=key_mask
+        )
+        return self.model.lm_head(x[:, -1])
+
+
+class _StaticStep:
+    """One decoding step whose tensors keep their shapes and places, so that a GPU can record it.
+
+    One token of a small model needs some hundred short kernels, and starting them one by one from
+    Python takes longer than they run; a CUDA graph starts them together. The cache is read at its
+    full capacity, and `seen` masks what is not filled yet. Where there is no GPU the step is
+    computed like any other, with the same result.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, padding: Tensor, real: Tensor):
+        self.model, self.cache = model, cache
+        self.ids = torch.zeros_like(padding)[:, None]  # (B, 1)
+        self.positions = cache.length - padding[:, None]  # (B, 1)
+        filled = torch.arange(cache.capacity, device=padding.device) <= cache.length
+        self.seen = real & filled  # (B, capacity)
+        self.slot = cache.slot = torch.tensor([cache.length], device=padding.device)
+        self.replay = self._record() if padding.is_cuda else self._compute
+
+    def next_logits(self, tokens: list[int]) -> Tensor:
+        """Logits (B, V) of what follows each row's newest token; overwritten by the next call."""
+        self.ids.copy_(torch.tensor(tokens)[:, None])
+        self.replay()
+        self.cache.length += 1
+        self.positions += 1
+        self.slot += 1
+        self.seen[:, self.cache.length : self.cache.length + 1] = True
+        return self.logits
+
+    def _compute(self) -> None:
+        length = self.cache.length  # hidden_states counts on, and a replay does not
+        hidden = self.model.hidden_states(
+            self.ids, position_ids=self.positions, kv_cache=self.cache, key_mask=self.seen
+        )
+        self.logits = self.model.lm_head(hidden[:, -1])  # (B, V)
+        self.cache.length = length
+
+    def _record(self) -> Callable[[], None]:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # CUDA asks for a few runs before, in another stream
+            for _ in range(3):
+                self._compute()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._compute()
+        return graph.replay

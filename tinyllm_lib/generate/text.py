@@ -1,0 +1,80 @@
+"""Ids become text: as they come, and for the eye."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from tinyllm_lib.tokenizer import token_bytes
+
+
+class TextStream:
+    """Tokens in, text out, as soon as it is certain: no half character, no part of a stop string.
+
+    A Chinese character has three bytes, which may lie in three tokens: bytes wait here until their
+    character is whole. Bytes that never form a character, special tokens, and ids of the model that
+    no token has, give no text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()):
+        if isinstance(stop, str) or "" in stop:
+            raise ValueError(f"stop is {stop!r}, expected a list of strings, none of them empty.")
+        self.tokenizer, self.stop = tokenizer, tuple(stop)
+        self.special, self.size = set(tokenizer.all_special_ids), len(tokenizer)
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+        self.held = ""  # text that may turn out to begin a stop string
+        self.stopped = False
+
+    def feed(self, token: int) -> str:
+        """The text that this token completes, often empty; sets `stopped` at a stop string."""
+        if self.stopped or token in self.special or token >= self.size:
+            return ""
+        self.held += self.decoder.decode(token_bytes(self.tokenizer, token))
+        found = [at for at in map(self.held.find, self.stop) if at >= 0]
+        self.stopped = bool(found)
+        begun = [n for s in self.stop for n in range(1, len(s)) if self.held.endswith(s[:n])]
+        certain = min(found) if found else len(self.held) - max(begun, default=0)
+        text, self.held = self.held[:certain], self.held[certain:]
+        return text
+
+    def close(self) -> str:
+        """The text still held at the end; half a character is left out."""
+        return "" if self.stopped else self.held
+
+
+@dataclass(frozen=True)
+class Written:
+    """A piece of text as soon as it is certain, or a note for the reader, such as turns left out.
+
+    `probabilities` are those of its tokens under the model itself, before temperature and filters.
+    """
+
+    text: str
+    probabilities: tuple[float, ...] = ()
+    note: str = ""  # if there is one, there is no text
+
+
+def visible_token(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
+    """A token's text with visible spaces and line ends, or its bytes where they are no text."""
+    if token >= len(tokenizer):
+        return f"<no token {token}>"
+    data = token_bytes(tokenizer, token)
+    try:
+        return data.decode().replace(" ", "␣").replace("\n", "⏎")
+    except UnicodeDecodeError:
+        return f"<{data.hex(' ')}>"
+
+
+def read_text_file(path: Path) -> str:
+    """A UTF-8 file as text, without the byte order mark that some editors put at its beginning."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: expected a text in UTF-8.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = f"from byte {error.start + 1} on"
+        raise ValueError(f"{path} is not UTF-8 {place}: save it anew as UTF-8.") from None
