@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from tinyllm_lib.launch import progress_html, read_metrics, watch
-from tinyllm_lib.launch.live import GrowingFile, Silence, progress_text
+from tinyllm_lib.launch.live import GrowingFile, LogTail
+from tinyllm_lib.launch.progress import progress_text
 
 
 def rows(last, every=1, evaluated=5):
@@ -188,22 +189,22 @@ def test_the_clock_of_another_machine_may_be_wrong(tmp_path, monkeypatch):
     write_log(tmp_path, ["step 3"])
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() + 3600,) * 2)
-    silence = Silence(tmp_path)
-    assert silence.seconds() == 0
+    log = LogTail(tmp_path)
+    assert log.silence() == 0
     now += 200
-    assert silence.seconds() == 200, "killed, though its last sign of life lies in the future"
+    assert log.silence() == 200, "killed, though its last sign of life lies in the future"
     write_log(tmp_path, ["step 4"])
     os.utime(tmp_path / "train.log", (time.time() - 3600,) * 2)
-    assert silence.seconds() == 0, "alive, though its last sign of life is an hour old"
+    assert log.silence() == 0, "alive, though its last sign of life is an hour old"
 
 
 def test_a_run_that_is_set_aside_is_waited_for(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(json.dumps({"steps": 500}))
-    silence = Silence(run)
+    log = LogTail(run)
     run.rename(tmp_path / "run.old")
-    assert silence.seconds() >= 0
+    assert log.silence() >= 0
 
 
 @pytest.mark.parametrize("config", [None, "{}", '{"model_type": "llama"}', "[]", "{"])
