@@ -18,7 +18,7 @@ import pytest
 from helpers.tiny import is_held, start_python, wait_until
 
 from tinyllm_lib.launch import LaunchError, launch, read_metrics
-from tinyllm_lib.launch.cluster import slurm_script, training
+from tinyllm_lib.launch.cluster import slurm_script, torchrun_arguments
 from tinyllm_lib.model import latest_checkpoint, step_of
 from tinyllm_lib.share.server import free_port
 from tinyllm_lib.train.config import parse_args
@@ -40,8 +40,8 @@ def test_a_config_survives_the_command_line(tiny_config, tmp_path):
     config = tiny_config(
         tmp_path / "一个 run", separate_documents=False, epochs=0.5, weight_decay=0.0
     )
-    _, module, *arguments = training(config, tmp_path / "config.json")
-    assert module == "tinyllm_lib.train" and parse_args(arguments) == config
+    words = torchrun_arguments(config, tmp_path / "config.json", 2, 1, None, "id")
+    assert parse_args(words[words.index("tinyllm_lib.train") + 1 :]) == config
 
 
 @pytest.mark.parametrize("endpoint", [None, "node1", "node1:", "node 1:29400"])

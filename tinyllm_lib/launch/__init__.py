@@ -14,12 +14,11 @@ watch: shows a run from its files, whoever started it
 
 from tinyllm_lib.launch.cluster import slurm_script
 from tinyllm_lib.launch.launcher import LaunchError, launch, launch_function
-from tinyllm_lib.launch.live import LogTail, View, has_notebook_front_end, read_metrics, watch
+from tinyllm_lib.launch.live import View, has_notebook_front_end, read_metrics, watch
 from tinyllm_lib.launch.progress import progress_html
 
 __all__ = [
     "LaunchError",
-    "LogTail",
     "View",
     "has_notebook_front_end",
     "launch",

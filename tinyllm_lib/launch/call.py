@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import linecache
 import os
 import sys
-import threading
 import types
 from contextlib import suppress
 
@@ -15,22 +13,6 @@ import torch
 import torch.distributed as dist
 
 from tinyllm_lib.train import Lifeline, failure_reported
-
-
-class Labelled(io.TextIOBase):
-    """Standard output of one rank: whole lines, each with the rank before it, written at once."""
-
-    def __init__(self) -> None:
-        self.rest, self._lock = "", threading.Lock()
-
-    def write(self, text: str) -> int:
-        """Keeps what has no end of line yet; of a progress bar the last state."""
-        with self._lock:
-            *lines, self.rest = (self.rest + text).split("\n")
-            for line in lines:
-                shown = line.rstrip("\r").rpartition("\r")[2]
-                os.write(1, f"[rank {os.environ['RANK']}] {shown}\n".encode(errors="replace"))
-        return len(text)
 
 
 def call(call: str, result: str) -> None:
@@ -62,10 +44,9 @@ def call(call: str, result: str) -> None:
 
 if __name__ == "__main__":
     Lifeline()
-    output = sys.stdout = sys.stderr = Labelled()
     code = 1
     with suppress(Exception), failure_reported(__file__):
         call(*sys.argv[1:])
         code = 0
-    output.write("\n" if output.rest else "")
+    print()  # ends a last line that has no end
     os._exit(code)  # gloo's threads may abort a process that takes them down in order

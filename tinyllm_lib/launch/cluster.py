@@ -9,6 +9,7 @@ lost, the run ends everywhere, and launching it again starts it again.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,7 +17,6 @@ import socket
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tinyllm_lib.data import write_json
 from tinyllm_lib.train import ITSELF, TrainConfig, meet, meeting_host
 
 JOIN_SECONDS = 600  # as long the machines wait for each other
@@ -31,79 +31,41 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return replace(config, **{k: os.path.abspath(v) for k in paths if (v := getattr(config, k))})
 
 
-def meeting(
-    config: TrainConfig, nproc: int, nnodes: int, rdzv_endpoint: str | None, rdzv_id: str | None
+def torchrun_arguments(
+    config: TrainConfig, file: Path, nproc: int, nnodes: int, endpoint: str | None, name: str
 ) -> list[str]:
-    """Torchrun's arguments on each of `nnodes` machines: where they meet, and how often they may.
+    """What torchrun is called with on each of `nnodes` machines, to train as `config` says.
+
+    The config is written to `file`; the run folder stands in the words as well, so that a list of
+    processes shows whose they are.
 
     Raises:
         ValueError: no place to meet (one machine needs none), or a config that cannot go on after a
             restart.
     """
-    endpoint = rdzv_endpoint or (ITSELF if nnodes == 1 else "")
-    if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", endpoint):
+    place = endpoint or (ITSELF if nnodes == 1 else "")
+    if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", place):
         raise ValueError(
             f"nnodes={nnodes} needs rdzv_endpoint='host:port': this machine as the others call it"
-            f" and a free port, for example '{socket.gethostname()}:29400'; it is"
-            f" {rdzv_endpoint!r}."
+            f" and a free port, for example '{socket.gethostname()}:29400'; it is {endpoint!r}."
         )
     if config.resume == "never" and nnodes > 1:
         raise ValueError(
             "resume='never' would begin anew each time a machine is lost and comes back: use"
             " resume='auto' with many nodes."
         )
-    name, restarts = rdzv_id or Path(config.out_dir).name, "3" if nnodes > 1 else "0"
-    return [*meet(nproc, nnodes, endpoint), "--rdzv_id", name, "--max_restarts", restarts]
-
-
-def training(config: TrainConfig, file: Path) -> list[str]:
-    """Torchrun's arguments for a worker that trains as `config` says, which is written to `file`.
-
-    The run folder stands in them as well, so that a list of processes shows whose they are.
-    """
-    write_json(file, asdict(config))
-    return ["-m", "tinyllm_lib.train", f"--config={file}", f"--out_dir={config.out_dir}"]
+    # Under an old locale, paths hold bytes that could not be read; here they are UTF-8 again.
+    content = json.dumps(asdict(config), ensure_ascii=False)
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    meeting = [*meet(nproc, nnodes, place), "--rdzv_id", name]
+    meeting += ["--max_restarts", "3" if nnodes > 1 else "0"]
+    return [*meeting, "-m", "tinyllm_lib.train", f"--config={file}", f"--out_dir={config.out_dir}"]
 
 
 def node_command(arguments: list[str]) -> str:
     """The shell command for one more machine, which needs the core packages alone."""
     arguments = [*meeting_host(False, JOIN_SECONDS), *arguments]
     return f"cd {shlex.quote(str(PACKAGE_PARENT))} && {OUR_TORCHRUN} {shlex.join(arguments)}"
-
-
-SLURM = """\
-#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1{gpus}
-#SBATCH --time={hours}:00:00
-#SBATCH --output={log}
-#SBATCH --open-mode=append
-#SBATCH --requeue
-#SBATCH --signal=B:USR1@180
-{options}
-# Written by tinyllm_lib.launch.slurm_script; start it with: sbatch {path}
-# Every start goes on from the run's last checkpoint.
-
-cd {folder} || exit 1
-{setup}
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 20000))
-
-srun {torchrun} {command} &
-step=$!
-
-# Three minutes before the time limit: all processes save and end, and the job queues again.
-again=
-trap 'again=yes; kill -TERM "$step"' USR1
-# Cancelled, or pushed aside: they save and end. Slurm queues again what it has pushed aside.
-trap 'kill -TERM "$step"' TERM
-
-code=0
-while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done
-if [ -n "$again" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi
-exit "$code"
-"""
 
 
 def slurm_script(
@@ -140,20 +102,43 @@ def slurm_script(
     for file in (path, run):  # Slurm does not make the folder of its log
         file.parent.mkdir(parents=True, exist_ok=True)
     # The meeting place is known only on the first node; the shell fills it in.
-    words = shlex.join(meeting(config, max(gpus_per_node, 1), nodes, "HOST:0", "ID"))
-    words = words.replace("HOST:0", '"$host:$port"').replace("ID", '"$SLURM_JOB_ID"')
-    text = SLURM.format(
-        name=shlex.quote(f"tinyllm-{run.name}"),
-        nodes=nodes,
-        hours=hours,
-        path=shlex.quote(str(path)),
-        setup=setup,
-        gpus=f"\n#SBATCH --gpus-per-node={gpus_per_node}" if gpus_per_node else "",
-        log=shlex.quote(f"{run}.slurm-%j.log"),
-        options="".join(f"#SBATCH {option}\n" for option in options),
-        folder=shlex.quote(str(PACKAGE_PARENT)),
-        torchrun=OUR_TORCHRUN,
-        command=f"{words} {shlex.join(training(config, Path(f'{path}.json')))}",
-    )
-    path.write_text(text, encoding="utf-8")
+    nproc, file = max(gpus_per_node, 1), Path(f"{path}.json")
+    words = shlex.join(torchrun_arguments(config, file, nproc, nodes, "HOST:0", "JOB-ID"))
+    words = words.replace("HOST:0", '"$host:$port"', 1).replace("JOB-ID", '"$SLURM_JOB_ID"', 1)
+    gpus = (f"--gpus-per-node={gpus_per_node}",) if gpus_per_node else ()
+    more = "\n".join(f"#SBATCH {option}" for option in (*gpus, *options))
+    job = f"""\
+#!/bin/bash
+#SBATCH --job-name={shlex.quote(f"tinyllm-{run.name}")}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --time={hours}:00:00
+#SBATCH --output={shlex.quote(f"{run}.slurm-%j.log")}
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@180
+{more}
+# Written by tinyllm_lib.launch.slurm_script; start it with: sbatch {shlex.quote(str(path))}
+# Every start goes on from the run's last checkpoint.
+
+cd {shlex.quote(str(PACKAGE_PARENT))} || exit 1
+{setup}
+host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+srun {OUR_TORCHRUN} {words} &
+step=$!
+
+# Three minutes before the time limit: all processes save and end, and the job queues again.
+again=
+trap 'again=yes; kill -TERM "$step"' USR1
+# Cancelled, or pushed aside: they save and end. Slurm queues again what it has pushed aside.
+trap 'kill -TERM "$step"' TERM
+
+code=0
+while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done
+if [ -n "$again" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""
+    path.write_text(job, encoding="utf-8")
     return path

@@ -9,14 +9,13 @@ from __future__ import annotations
 import linecache
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,12 @@ import torch
 
 from tinyllm_lib.data import allowed_cpus, require_writable, temporary_folder
 from tinyllm_lib.launch import cluster
-from tinyllm_lib.launch.live import REFRESH_SECONDS, WAITING, GrowingFile, LogTail, View
+from tinyllm_lib.launch.live import REFRESH_SECONDS, GrowingFile, View
 from tinyllm_lib.train import TrainConfig, meet, meeting_host
 
 SAY_SECONDS = 20.0  # without a sign of life, after which is said what is waited for
 STOP_PATIENCE = 120.0  # seconds for a step and a checkpoint
+NOT_IN_THE_LOG = ("Still waiting", "Another process", "An older run")  # how such lines begin
 NOT_FROM_A_WORKER = re.compile(  # from torchrun, torch's libraries, and torch's own tracebacks
     r"\s*$|\[?[WIE]\d{4} |\[W|\[Gloo]|\[rank\d|\*{5}|.*torch\.distributed\.elastic"
 )
@@ -73,14 +73,14 @@ def launch(
     """
     nproc = default_processes(config.device) if nproc_per_node == "auto" else int(nproc_per_node)
     config = cluster.with_absolute_paths(config)
-    meeting = cluster.meeting(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
     run, others = Path(config.out_dir), nnodes - 1
     require_writable(run)
     run.parent.mkdir(parents=True, exist_ok=True)
     shared = run.parent if others else temporary_folder(run.parent)
     with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=shared) as scratch:
-        arguments = ["--log_dir", scratch, *meeting]
-        arguments += cluster.training(config, Path(scratch, "config.json"))
+        file, name = Path(scratch, "config.json"), rdzv_id or run.name
+        arguments = ["--log_dir", scratch]
+        arguments += cluster.torchrun_arguments(config, file, nproc, nnodes, rdzv_endpoint, name)
         if others:
             print(
                 f"On each of the other machines ({others}) run this command; the run begins when"
@@ -88,20 +88,12 @@ def launch(
                 flush=True,
             )
         arguments = meeting_host(True, cluster.JOIN_SECONDS if others else 60) + arguments
-        view = View(run) if show is True else show or None
-        # With many machines the process that speaks may run on another one.
-        log = LogTail(run, skip=True) if others else None
-
-        def update(printed: list[str], final: bool = False) -> None:
-            if log:
-                printed = [line for line in printed if line.startswith(WAITING)] + log.news()
-            if view:
-                view.update(printed, final)
-
+        view = View(run, skip=True) if show is True else show or None
         with Torchrun(arguments, scratch, others) as torchrun:
             try:
                 for printed in torchrun.news(0.1 if not view or view.plain else REFRESH_SECONDS):
-                    update(printed)
+                    if view:
+                        view.update([line for line in printed if line.startswith(NOT_IN_THE_LOG)])
                     if stop and stop.is_set():
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
@@ -110,9 +102,10 @@ def launch(
                         "Stopping: the run finishes its step and saves a checkpoint …", flush=True
                     )
                 torchrun.stop(STOP_PATIENCE)
-                update(torchrun.printed(), final=True)
                 raise
-        update([], final=True)
+            finally:
+                if view:
+                    view.update(final=True)
     return run
 
 
@@ -157,13 +150,21 @@ def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwar
                 f" {error}. It, or something of the notebook that it uses, lives in this process"
                 " only (an open file, a lock, a generator): make that inside the function."
             ) from error
-        worker = ["-m", "tinyllm_lib.launch.call", str(call), str(result)]
-        arguments = [*meeting_host(True), *meet(nproc_per_node), "--log_dir", scratch, *worker]
+        arguments = [*meeting_host(True), *meet(nproc_per_node), "--log_dir", scratch]
+        arguments += ["--redirects", "3", "-m", "tinyllm_lib.launch.call", str(call), str(result)]
+        said: dict[Path, GrowingFile] = {}
         with Torchrun(arguments, scratch) as torchrun:
             for printed in torchrun.news(0.05):
                 for line in printed:
-                    if line.startswith(("[rank ", *WAITING)):
+                    if line.startswith(NOT_IN_THE_LOG):
                         print(line, flush=True)
+                for file in sorted(Path(scratch).glob("*/attempt_0/*/*.log")):
+                    for line in said.setdefault(file, GrowingFile(file)).news()[0]:
+                        if not NOT_FROM_A_WORKER.match(line):  # of a progress bar the last state
+                            print(
+                                f"[rank {file.parent.name}] {line.rpartition(chr(13))[2]}",
+                                flush=True,
+                            )
         return torch.load(result, map_location="cpu", weights_only=False)
 
 
@@ -177,7 +178,7 @@ def default_processes(device: str = "auto") -> int:
     return min(allowed_cpus(), 8)
 
 
-class Torchrun:
+class Torchrun(AbstractContextManager):
     """Our torchrun (`torchrun.py`), running; leaves no process behind, however its block ends.
 
     Args:
@@ -210,11 +211,8 @@ class Torchrun:
                 start_new_session=True,  # Ctrl-C reaches us alone, who stop the workers in order
             )
 
-    def __enter__(self) -> Torchrun:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        self.stop(patience=0)
+        self.stop()
 
     def news(self, pause: float) -> Iterator[list[str]]:
         """What was printed since the last time, every `pause` seconds until torchrun has ended.
@@ -225,51 +223,40 @@ class Torchrun:
         Raises:
             LaunchError: it ended with an error.
         """
-        patience, said = time.monotonic() + SAY_SECONDS, ""
+        began, said = time.monotonic(), ""
         while self._process.poll() is None:
-            lines = self.printed()
-            if time.monotonic() > patience and (waiting := self._waiting()) not in ("", said):
-                patience, said = time.monotonic() + SAY_SECONDS, waiting
-                lines.append(waiting)
-            yield lines
+            awaited = (
+                f"the other machines ({self._others})" if self._others else "the first process"
+            )
+            if self._is("started"):
+                awaited = "processes that have started to reach each other"
+            late = time.monotonic() - began > SAY_SECONDS and not self._is("met")
+            yield self._printed() + [f"Still waiting for {awaited}."] * (late and awaited != said)
+            said = awaited if late else ""
             time.sleep(pause)
-        yield self.printed()
+        yield self._printed()
         if self._process.returncode:
             raise LaunchError(self._failure())
 
-    def printed(self) -> list[str]:
-        """The lines of workers that have come since the last call."""
+    def _printed(self) -> list[str]:
         return [line for line in self._output.news()[0] if not NOT_FROM_A_WORKER.match(line)]
 
-    def _has(self, mark: str) -> bool:
+    def _is(self, mark: str) -> bool:
         return (self._scratch / mark).exists()
 
-    def _waiting(self) -> str:
-        if self._has("met"):
-            return ""
-        if self._has("started"):
-            return "Still waiting: processes have started and try to reach each other."
-        if self._others:
-            return f"Still waiting for the other machines ({self._others})."
-        return "Still waiting: no process has started yet, torch is being read from the disk."
-
-    def stop(self, patience: float) -> None:
+    def stop(self, patience: float = 0.0) -> None:
         """Ends all processes: asks the workers, waits `patience` seconds, then tells torchrun.
 
         A second Ctrl-C ends the patience. Killing torchrun outright comes last; the workers notice
         and leave.
         """
-        with suppress(OSError):
-            (self._scratch / "stop").touch()
-        if not self._has("started"):  # no worker is there yet to hear it
-            patience = 0
-        kill = getattr(signal, "SIGKILL", signal.SIGTERM)
-        for number, seconds in ((None, patience), (signal.SIGTERM, 40), (kill, 40)):
-            if self._process.poll() is None:
-                if number:
-                    self._process.send_signal(number)
-                with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-                    self._process.wait(seconds)
+        ask, process = (self._scratch / "stop").touch, self._process
+        patience = patience if self._is("started") else 0.0  # no worker is there yet to hear it
+        for end, seconds in ((ask, patience), (process.terminate, 40.0), (process.kill, 40.0)):
+            if process.poll() is None:
+                with suppress(OSError, subprocess.TimeoutExpired, KeyboardInterrupt):
+                    end()
+                    process.wait(seconds)
 
     def _failure(self) -> str:
         """What the agents say failed first; without a traceback the last lines, too."""
@@ -278,6 +265,5 @@ class Torchrun:
             said = report.read_text(encoding="utf-8")
         if "Traceback (most recent call last)" in said:
             return said
-        lines, _ = GrowingFile(self._output.path).news()
-        last = [line for line in lines if not NOT_FROM_A_WORKER.match(line)][-20:]
-        return "\n".join([f"{said}. The last lines:", *last])
+        self._output = GrowingFile(self._output.path)
+        return "\n".join([f"{said}. The last lines:", *self._printed()[-20:]])

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from tinyllm_lib.train import run_config
 
 REFRESH_SECONDS = 1.0
 SILENCE_SECONDS = 120.0  # without a line, after which `watch` says so
-WAITING = ("Still waiting", "Nothing new")  # how lines begin that say what is waited for
 SILENT = (
     "Nothing new for {:.0f} min: a long step, or the run was killed. Stop this cell; launching the"
     " run again goes on from its last checkpoint, if no process works on it."
@@ -41,15 +41,16 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
             f"{run} is no run folder (no config.json in it says how many steps the run has). Runs"
             " lie in workspace/<profile>/runs/."
         )
-    view, log, said = View(Path(run)), LogTail(Path(run)), False
+    view, said = View(Path(run)), False
     with suppress(KeyboardInterrupt):
-        while follow and not log.ended:
-            news, silence = log.news(), log.silence()
-            silent = silence >= SILENCE_SECONDS and not log.ended
-            view.update([*news, SILENT.format(silence / 60)] if silent and not said else news)
+        while follow and not view.ended:
+            view.update()
+            silent = view.silence() >= SILENCE_SECONDS
+            if silent and not (said or view.ended):
+                view.update([SILENT.format(view.silence() / 60)])
             said = silent
-            time.sleep(0 if log.ended else REFRESH_SECONDS)
-    view.update(log.news(), final=True)
+            time.sleep(0 if view.ended else REFRESH_SECONDS)
+    view.update(final=True)
 
 
 def read_metrics(run: str | Path) -> list[dict]:
@@ -72,29 +73,38 @@ class View:
     Args:
         handle: where to show it instead: its method `update(bundle, raw=True)` gets the display's
             MIME bundle.
+        skip: leaves out what the log holds now; else it begins with its last 30 lines.
     """
 
-    def __init__(self, run: Path, handle: Any = None):
-        self.run, self.plain = run, handle is None and not has_notebook_front_end()
-        self._handle, self._unsaid = handle, ""
+    def __init__(self, run: Path, handle: Any = None, *, skip: bool = False):
+        self.run, self.ended = run, False
+        self.plain = handle is None and not has_notebook_front_end()
+        self._handle, self._skip, self._unsaid = handle, skip, ""
+        self._heard, self._written = 0.0, 0.0
+        self._log_file = GrowingFile(run / "train.log", skip=skip)
+        self._metrics_file = GrowingFile(run / "metrics.jsonl")
         self._log: collections.deque[str] = collections.deque(maxlen=4)
-        self._file, self._metrics = GrowingFile(run / "metrics.jsonl"), list[dict]()
+        self._metrics: list[dict] = []
 
-    def update(self, news: list[str], final: bool = False) -> None:
-        """Shows the run's state and `news`, the lines of its log since the last call."""
+    def update(self, said: Sequence[str] = (), final: bool = False) -> None:
+        """Shows what the run has written since the last call, and `said` below its log."""
+        lines, anew = self._log_file.news()
+        lines = [line[21:] for line in (lines[-30:] if anew and not self._skip else lines)]
+        if lines:
+            self.ended = lines[-1].startswith(("Finished", "Stopped", "Failed"))
         if self.plain:
-            for line in news:
-                if line.startswith(("step ", *WAITING)):
+            for line in lines:
+                if line.startswith("step "):
                     print(line, flush=True)
                 else:
                     self._unsaid = line
-            if final and self._unsaid:
-                print(self._unsaid, flush=True)
+            for line in (*said, *([self._unsaid] if final and self._unsaid else [])):
+                print(line, flush=True)
             return
         from IPython.display import display
 
-        self._log.extend(news)
-        lines, anew = self._file.news()
+        self._log.extend([*lines, *said])
+        lines, anew = self._metrics_file.news()
         self._metrics = ([] if anew else self._metrics) + [json.loads(line) for line in lines]
         state = self._metrics, run_config(self.run).get("steps", 0)
         shown = {
@@ -105,6 +115,19 @@ class View:
             self._handle.update(shown, raw=True)
         else:
             self._handle = display(shown, raw=True, display_id=True)
+
+    def silence(self) -> float:
+        """Seconds since the log was last written to.
+
+        Its time is compared with ours but once: the clock of another machine may be wrong.
+        """
+        with suppress(OSError):  # not there yet, or being set aside
+            written = (self.run / "train.log").stat().st_mtime
+            if written != self._written:
+                age = 0.0 if self._written else max(0.0, time.time() - written)
+                self._heard, self._written = time.monotonic() - age, written
+        self._heard = self._heard or time.monotonic()
+        return time.monotonic() - self._heard
 
 
 class GrowingFile:
@@ -132,39 +155,6 @@ class GrowingFile:
             return [], False
         self._at += sum(len(line) + 1 for line in lines)
         return [line.decode(errors="replace").rstrip("\r") for line in lines], anew
-
-
-class LogTail:
-    """What a run's train.log says, without the times; the last 30 lines to begin with.
-
-    Args:
-        skip: True leaves out what the log holds now.
-    """
-
-    def __init__(self, run: Path, *, skip: bool = False):
-        self._lines, self.ended = GrowingFile(run / "train.log", skip=skip), False
-        self._heard, self._written = time.monotonic(), self._mtime()
-        if self._written:  # the only time it is compared: another machine's clock may be wrong
-            self._heard -= max(0.0, time.time() - self._written)
-
-    def _mtime(self) -> float:
-        with suppress(OSError):  # not there yet, or being set aside
-            return self._lines.path.stat().st_mtime
-        return 0.0
-
-    def news(self) -> list[str]:
-        """The lines since the last call."""
-        lines, anew = self._lines.news()
-        lines = [line[21:] for line in (lines[-30:] if anew else lines)]
-        if lines:
-            self.ended = lines[-1].startswith(("Finished", "Stopped", "Failed"))
-        return lines
-
-    def silence(self) -> float:
-        """Seconds since the log was last written to."""
-        if (written := self._mtime()) != self._written:
-            self._heard, self._written = time.monotonic(), written
-        return time.monotonic() - self._heard
 
 
 def has_notebook_front_end() -> bool:

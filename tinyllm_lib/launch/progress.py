@@ -11,10 +11,8 @@ NUMBERS = {
     "tokens_per_second": "{:,.0f} tokens/s",
     "mfu": "MFU {:.0%}",
 }
-SVG = '<svg viewBox="0 0 640 226" width="640" font-size="11" fill="currentColor"'
-CIRCLE = '<circle cx="{}" cy="{}" r="3.5" fill="none" stroke="currentColor"/>'
-# Colours readable on white and on black; solid and dashed tell the lines apart as well.
-LOSS, RATE = 'stroke="#4a86c8"', 'stroke="#c8702a" stroke-dasharray="5 3"'
+# Readable on white and on black; solid and dashed tell the lines apart as well.
+SOLID, DASHED = 'stroke="#4a86c8"', 'stroke="#c8702a" stroke-dasharray="5 3"'
 
 
 def progress_text(metrics: list[dict], steps: int) -> list[str]:
@@ -55,39 +53,41 @@ def progress_html(metrics: list[dict], steps: int, log: list[str]) -> str:
 
 
 def _curves(metrics: list[dict], steps: int) -> str:
-    """An SVG: loss (line) and validation loss (circles), below them the learning rate (dashes)."""
+    """An SVG over the steps: loss (line), validation loss (circles), learning rate (dashes)."""
 
-    def points(name):
+    def curve(name):
         found = [(m["step"], m[name]) for m in metrics if name in m]
         return found[: -1 : max(1, len(found) // SHOWN_POINTS)] + found[-1:]
 
-    def panel(title, top, bottom, low, form, style, line, circles=()):
-        high = max(y for _, y in [*line, *circles])
-
-        def place(point):
-            up = (point[1] - low) / ((high - low) or 1) * (bottom - top)
-            return f"{52 + 580 * point[0] / max(steps, 1):.1f}", f"{bottom - up:.1f}"
-
-        path = " ".join(map(",".join, map(place, line)))
-        parts = [
-            f'<text x="52" y="{top - 12}">{title}</text>',
-            f'<text x="46" y="{top + 4}" text-anchor="end">{high:{form}}</text>',
-            f'<text x="46" y="{bottom + 3}" text-anchor="end">{low:{form}}</text>',
-            f'<path d="M52 {bottom}H632" stroke="currentColor"/>',
-            f'<polyline points="{path}" fill="none" stroke-width="1.8" {style}/>',
+    def place(points, low, high):
+        scale = 160 / ((high - low) or 1)
+        return [
+            (round(52 + 580 * x / max(steps, 1), 1), round(184 - (y - low) * scale, 1))
+            for x, y in points
         ]
-        return "".join(parts + [CIRCLE.format(*place(point)) for point in circles])
 
-    loss, checked, rate = points("loss"), points("val_loss"), points("lr") or [(0, 0.0)]
+    def line(places, style):
+        path = " ".join(f"{x},{y}" for x, y in places)
+        return f'<polyline points="{path}" fill="none" stroke-width="1.8" {style}/>'
+
+    loss, checked, rate = curve("loss"), curve("val_loss"), curve("lr") or [(0, 0.0)]
     if len(loss) < 2:
         return ""
-    low, peak = min(y for _, y in loss + checked), max(y for _, y in rate)
+    low, high = min(y for _, y in loss + checked), max(y for _, y in loss + checked)
+    peak = max(y for _, y in rate)
+    title = "loss (line), validation loss (circles)" if checked else "loss (line)"
     said = f"loss falls from {loss[0][1]:.2f} to {loss[-1][1]:.2f}; learning rate up to {peak:.2g}"
-    title = "loss (line)" + (", validation loss (circles)" if checked else "")
+    circles = "".join(
+        f'<circle cx="{x}" cy="{y}" r="3.5" fill="none" stroke="currentColor"/>'
+        for x, y in place(checked, low, high)
+    )
     return (
-        f'{SVG} style="max-width:100%" role="img" aria-label="{said}, now {rate[-1][1]:.2g}">'
-        + panel(title, 24, 140, low, ".2f", LOSS, loss, checked)
-        + panel("learning rate (dashes)", 176, 206, 0, ".2g", RATE, rate)
-        + '<text x="52" y="222">step 0</text>'
-        + f'<text x="632" y="222" text-anchor="end">{steps:,}</text></svg>'
+        '<svg viewBox="0 0 640 204" width="640" style="max-width:100%" font-size="11" role="img"'
+        f' aria-label="{said}, now {rate[-1][1]:.2g}" fill="currentColor">'
+        f'<text x="52" y="11">{title}, learning rate (dashes)</text>'
+        f'<text x="46" y="28" text-anchor="end">{high:.2f}</text>'
+        f'<text x="46" y="187" text-anchor="end">{low:.2f}</text>'
+        '<path d="M52 184H632" stroke="currentColor"/><text x="52" y="200">step 0</text>'
+        f'<text x="632" y="200" text-anchor="end">{steps:,}</text>'
+        f"{line(place(loss, low, high), SOLID)}{line(place(rate, 0, peak), DASHED)}{circles}</svg>"
     )

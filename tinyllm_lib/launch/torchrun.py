@@ -6,7 +6,6 @@ gone, and leaves in the folder of `--log_dir` what failed first.
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import math
 import os
@@ -16,7 +15,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -80,25 +78,23 @@ def _explain(error: Exception, who: str) -> tuple[float, str]:
     """When it happened, and what the starter's `LaunchError` says."""
     if failures := getattr(error, "failures", None):  # a ChildFailedError: by rank
         rank, failure = min(failures.items(), key=lambda item: _when(item[1]))
+        said = f"{who} {rank} ended with code {failure.exitcode} and left no traceback"
+        if failure.exitcode == -9:
+            said += " (killed from outside, or out of memory?)"
         if isinstance(failure.message, dict):  # from the error file
             headline, report = failure.message["message"], failure.message["extraInfo"]
             said = f"{who} {rank} failed:\n{headline}\n\n{report['py_callstack'].rstrip()}"
-        else:
-            why = " (killed from outside, or out of memory?)" if failure.exitcode == -9 else ""
-            said = f"{who} {rank} ended with code {failure.exitcode} and left no traceback{why}"
         return _when(failure), said
     if type(error).__name__ == "RendezvousTimeoutError":
-        said = (
+        return time.time(), (
             "The other machines did not come in time. Is the printed command running there, and"
             " can they reach this one's port?"
         )
-        return time.time(), said
     cause: BaseException = error
     while earlier := cause.__cause__ or cause.__context__:
         cause = earlier
-    after = "".join(traceback.format_exception_only(cause)).rstrip(".\n")
-    said = f"torchrun ended with code 1 before any {who} could leave a traceback, after {after}"
-    return time.time(), said
+    said = f"torchrun ended with code 1 before any {who} could leave a traceback, after"
+    return time.time(), f"{said} {type(cause).__name__}: {cause}".rstrip(".")
 
 
 def _when(failure: Any) -> float:
@@ -118,18 +114,16 @@ def _own_address(endpoint: str) -> str:
     """This machine as those see it who meet at `endpoint`; its name may mean nothing to them."""
     host, port = endpoint.rsplit(":", 1)
     try:
-        family, kind, _, _, there = socket.getaddrinfo(
-            host.strip("[]"), int(port) or 1, type=socket.SOCK_DGRAM
-        )[0]
-        with socket.socket(family, kind) as s:
-            s.connect(there)  # of this kind: finds the way, sends nothing
+        found = socket.getaddrinfo(host.strip("[]"), int(port) or 1, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(*found[:2]) as s:
+            s.connect(found[4])  # of this kind: finds the way, sends nothing
             own = s.getsockname()[0]
     except OSError as error:
         raise SystemExit(
             f"No way from this machine ({socket.gethostname()}) to {host}, where all should meet:"
             f" {error}. Give rdzv_endpoint by a name that all machines know, or by a number."
         ) from None
-    return host if ipaddress.ip_address(own.partition("%")[0]).is_loopback else own
+    return host if own == "::1" or own.startswith("127.") else own
 
 
 def _end_with_starter(scratch: str) -> None:
