@@ -40,7 +40,7 @@ def test_a_config_survives_the_command_line(tiny_config, tmp_path):
     config = tiny_config(
         tmp_path / "一个 run", separate_documents=False, epochs=0.5, weight_decay=0.0
     )
-    words = torchrun_arguments(config, tmp_path / "config.json", 2, 1, None, "id")
+    words = torchrun_arguments(config, tmp_path / "config.json", 2, 1, None)
     assert parse_args(words[words.index("tinyllm_lib.train") + 1 :]) == config
 
 

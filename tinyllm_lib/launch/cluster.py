@@ -1,10 +1,9 @@
 """One run on many machines: the command that each of them runs, and a Slurm job that does it all.
 
 Code, data and run folder lie on a file system that all machines share. torchrun's agents, one per
-machine, meet at `rdzv_endpoint` and start the trainer's processes; when one machine is lost, the
-others wait until the same command is given there again (ten minutes at most), and all go on from
-the last checkpoint. The machine of `rdzv_endpoint` is the meeting point itself: when that one is
-lost, the run ends everywhere, and launching it again starts it again.
+machine, meet at `rdzv_endpoint` and start the trainer's processes. When a machine is lost, the
+others wait until the same command is given there again, ten minutes at most, and all go on from the
+last checkpoint. When that of `rdzv_endpoint` is lost, the run ends everywhere: launch it again.
 """
 
 from __future__ import annotations
@@ -32,16 +31,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def torchrun_arguments(
-    config: TrainConfig, file: Path, nproc: int, nnodes: int, endpoint: str | None, name: str
+    config: TrainConfig, file: Path, nproc: int, nnodes: int, endpoint: str | None
 ) -> list[str]:
-    """What torchrun is called with on each of `nnodes` machines, to train as `config` says.
-
-    The config is written to `file`; the run folder stands in the words as well, so that a list of
-    processes shows whose they are.
+    """What torchrun is called with on each machine, to train as `config` says, written to `file`.
 
     Raises:
-        ValueError: no place to meet (one machine needs none), or a config that cannot go on after a
-            restart.
+        ValueError: no place to meet (one machine needs none), or a run that cannot go on.
     """
     place = endpoint or (ITSELF if nnodes == 1 else "")
     if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", place):
@@ -50,15 +45,13 @@ def torchrun_arguments(
             f" and a free port, for example '{socket.gethostname()}:29400'; it is {endpoint!r}."
         )
     if config.resume == "never" and nnodes > 1:
-        raise ValueError(
-            "resume='never' would begin anew each time a machine is lost and comes back: use"
-            " resume='auto' with many nodes."
-        )
+        raise ValueError("A machine that comes back must go on: use resume='auto' with many nodes.")
     # Under an old locale, paths hold bytes that could not be read; here they are UTF-8 again.
     content = json.dumps(asdict(config), ensure_ascii=False)
     file.write_bytes(content.encode("utf-8", "surrogateescape"))
-    meeting = [*meet(nproc, nnodes, place), "--rdzv_id", name]
+    meeting = [*meet(nproc, nnodes, place), "--rdzv_id", Path(config.out_dir).name]
     meeting += ["--max_restarts", "3" if nnodes > 1 else "0"]
+    # With the run folder as well, so that a list of processes shows whose they are.
     return [*meeting, "-m", "tinyllm_lib.train", f"--config={file}", f"--out_dir={config.out_dir}"]
 
 
@@ -78,7 +71,7 @@ def slurm_script(
     setup: str = "",
     options: tuple[str, ...] = (),
 ) -> Path:
-    """Writes a Slurm job that trains as `config` says, one torchrun per node, for `sbatch`.
+    """Writes a Slurm job for `sbatch`, one torchrun per node, and its config beside it; returns it.
 
     Before its time limit the job saves, ends and queues again, until the run is finished. A run
     that saves in between (`save_interval`) also goes on after a crash, with the same file.
@@ -86,15 +79,10 @@ def slurm_script(
     Args:
         nodes: machines. They see this clone, the data and the run folder under the same paths.
         gpus_per_node: processes on each; 0: one process without a GPU.
-        path: the file to write; None: beside the run folder, `<out_dir>.sbatch`. The config is
-            written beside it, `<path>.json`.
+        path: the file to write; None: beside the run folder, `<out_dir>.sbatch`.
         hours: time limit of one turn in the queue.
-        setup: shell lines that make the `python3` with torch available on a node, for example
-            "source .venv/bin/activate".
+        setup: shell lines that find the node's `python3`, such as "source .venv/bin/activate".
         options: more options of sbatch, for example ("--partition=gpu", "--account=me").
-
-    Returns:
-        The file.
     """
     config = with_absolute_paths(config)
     run = Path(config.out_dir)
@@ -103,8 +91,10 @@ def slurm_script(
         file.parent.mkdir(parents=True, exist_ok=True)
     # The meeting place is known only on the first node; the shell fills it in.
     nproc, file = max(gpus_per_node, 1), Path(f"{path}.json")
-    words = shlex.join(torchrun_arguments(config, file, nproc, nodes, "HOST:0", "JOB-ID"))
-    words = words.replace("HOST:0", '"$host:$port"', 1).replace("JOB-ID", '"$SLURM_JOB_ID"', 1)
+    words = torchrun_arguments(config, file, nproc, nodes, "HOST:0")
+    words[words.index("--rdzv_id") + 1] = "JOB-ID"
+    command = shlex.join(words).replace("HOST:0", '"$host:$port"', 1)
+    command = command.replace("JOB-ID", '"$SLURM_JOB_ID"', 1)
     gpus = (f"--gpus-per-node={gpus_per_node}",) if gpus_per_node else ()
     more = "\n".join(f"#SBATCH {option}" for option in (*gpus, *options))
     job = f"""\
@@ -126,7 +116,7 @@ cd {shlex.quote(str(PACKAGE_PARENT))} || exit 1
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-srun {OUR_TORCHRUN} {words} &
+srun {OUR_TORCHRUN} {command} &
 step=$!
 
 # Three minutes before the time limit: all processes save and end, and the job queues again.

@@ -44,22 +44,18 @@ def launch(
     *,
     nnodes: int = 1,
     rdzv_endpoint: str | None = None,
-    rdzv_id: str | None = None,
     show: bool | View = True,
     stop: threading.Event | None = None,
 ) -> Path:
     """Trains as `config` says in torchrun processes and shows the progress until they end.
 
-    With `nnodes` above 1 this machine is one of them, and the command for each of the others is
-    printed; what they must share, and what happens when one is lost: `cluster.py`.
+    With `nnodes` above 1 the command for each other machine is printed; see `cluster.py`.
 
     Args:
-        nproc_per_node: processes; "auto" is one per GPU, or one per CPU core that may be used (at
-            most 8) where there is no GPU.
-        nnodes: machines.
+        nproc_per_node: processes; "auto": one per GPU, or without one per CPU core, at most 8.
+        nnodes: machines, of which this is one.
         rdzv_endpoint: "host:port" where the machines meet: this one as the others call it, and a
             free port. One machine finds a port by itself.
-        rdzv_id: tells this run from others that meet at the same place; None: the run's name.
         show: False for silence; a `View` to show the run there.
         stop: does what the stop button does, once it is set by another thread.
 
@@ -78,15 +74,11 @@ def launch(
     run.parent.mkdir(parents=True, exist_ok=True)
     shared = run.parent if others else temporary_folder(run.parent)
     with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=shared) as scratch:
-        file, name = Path(scratch, "config.json"), rdzv_id or run.name
-        arguments = ["--log_dir", scratch]
-        arguments += cluster.torchrun_arguments(config, file, nproc, nnodes, rdzv_endpoint, name)
+        file, arguments = Path(scratch, "config.json"), ["--log_dir", scratch]
+        arguments += cluster.torchrun_arguments(config, file, nproc, nnodes, rdzv_endpoint)
         if others:
-            print(
-                f"On each of the other machines ({others}) run this command; the run begins when"
-                f" all are there:\n\n{cluster.node_command(arguments)}\n",
-                flush=True,
-            )
+            print(f"On each of the other machines ({others}) run this command; the run begins when")
+            print(f"all are there:\n\n{cluster.node_command(arguments)}\n", flush=True)
         arguments = meeting_host(True, cluster.JOIN_SECONDS if others else 60) + arguments
         view = View(run, skip=True) if show is True else show or None
         with Torchrun(arguments, scratch, others) as torchrun:
@@ -98,14 +90,12 @@ def launch(
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
                 if show is True:
-                    print(
-                        "Stopping: the run finishes its step and saves a checkpoint …", flush=True
-                    )
+                    print("Stopping: the run finishes its step and saves a checkpoint …")
                 torchrun.stop(STOP_PATIENCE)
                 raise
             finally:
                 if view:
-                    view.update(final=True)
+                    view.update()
     return run
 
 
@@ -114,31 +104,23 @@ def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwar
 
     `fn` may be written in a notebook cell: it is sent with the functions, imports and values of the
     notebook that it uses. On each rank the process group is there already (gloo; nccl for tensors
-    on GPUs, where there is one for each rank): `torch.distributed.get_rank()` and the environment
-    variables RANK, LOCAL_RANK and WORLD_SIZE say who one is. What a rank prints is shown at once,
-    with its number before each line.
-
-    Args:
-        nproc_per_node: ranks.
-
-    Returns:
-        The result of rank 0, through a file; tensors on the CPU.
+    on GPUs, where there is one for each rank); the environment variables RANK, LOCAL_RANK and
+    WORLD_SIZE say who one is. What a rank prints is shown at once, with its number before it, and
+    tensors come back on the CPU.
 
     Raises:
-        LaunchError: a rank failed; with the traceback of the one that failed first.
+        LaunchError: a rank failed.
         TypeError: `fn` or an argument cannot be sent to another process.
         KeyboardInterrupt: after the stop button, once all ranks have ended.
     """
     try:
         import cloudpickle
     except ModuleNotFoundError as error:
-        message = (
-            "launch_function needs cloudpickle: run `make setup` or `pip install cloudpickle`."
-        )
-        raise ModuleNotFoundError(message, name=error.name) from None
-    with tempfile.TemporaryDirectory(
-        prefix="tinyllm_", dir=temporary_folder(Path.cwd())
-    ) as scratch:
+        raise ModuleNotFoundError(
+            f"{error}: run `make setup` or `pip install cloudpickle`."
+        ) from None
+    room = temporary_folder(Path.cwd())
+    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=room) as scratch:
         call, result = Path(scratch, "call.pt"), Path(scratch, "result.pt")
         file = getattr(getattr(fn, "__code__", None), "co_filename", "")
         try:
@@ -155,16 +137,13 @@ def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwar
         said: dict[Path, GrowingFile] = {}
         with Torchrun(arguments, scratch) as torchrun:
             for printed in torchrun.news(0.05):
-                for line in printed:
-                    if line.startswith(NOT_IN_THE_LOG):
-                        print(line, flush=True)
-                for file in sorted(Path(scratch).glob("*/attempt_0/*/*.log")):
-                    for line in said.setdefault(file, GrowingFile(file)).news()[0]:
+                lines = [line for line in printed if line.startswith(NOT_IN_THE_LOG)]
+                for log in sorted(Path(scratch).glob("*/attempt_0/*/*.log")):
+                    for line in said.setdefault(log, GrowingFile(log)).news()[0]:
                         if not NOT_FROM_A_WORKER.match(line):  # of a progress bar the last state
-                            print(
-                                f"[rank {file.parent.name}] {line.rpartition(chr(13))[2]}",
-                                flush=True,
-                            )
+                            lines.append(f"[rank {log.parent.name}] " + line.rpartition("\r")[2])
+                if lines:
+                    print(*lines, sep="\n", flush=True)
         return torch.load(result, map_location="cpu", weights_only=False)
 
 
@@ -181,10 +160,7 @@ def default_processes(device: str = "auto") -> int:
 class Torchrun(AbstractContextManager):
     """Our torchrun (`torchrun.py`), running; leaves no process behind, however its block ends.
 
-    Args:
-        arguments: of torchrun and its worker.
-        scratch: a folder that both sides can write to, see `train/worker.py`.
-        others: machines that must come before a worker starts.
+    In the folder `scratch` both sides leave each other signs, see `train/worker.py`.
     """
 
     def __init__(self, arguments: list[str], scratch: str, others: int = 0):
@@ -195,11 +171,11 @@ class Torchrun(AbstractContextManager):
         env = {
             "TINYLLM_LAUNCHER_PID": str(os.getpid()),
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in paths),
+            "TMPDIR": str(temporary_folder(self._scratch.parent)),
             "PYTHONUNBUFFERED": "1",
             "PYTHONUTF8": "1",
             "PYTHONIOENCODING": "utf-8",
             "TOKENIZERS_PARALLELISM": "false",
-            "TMPDIR": str(temporary_folder(self._scratch.parent)),
         }
         with self._output.path.open("ab") as output:
             self._process = subprocess.Popen(
@@ -217,17 +193,12 @@ class Torchrun(AbstractContextManager):
     def news(self, pause: float) -> Iterator[list[str]]:
         """What was printed since the last time, every `pause` seconds until torchrun has ended.
 
-        Where the workers do not come up, or cannot reach each other, a line says so before it is an
-        error.
-
-        Raises:
-            LaunchError: it ended with an error.
+        Where workers do not come up, or cannot reach each other, a line says so. A LaunchError says
+        what failed.
         """
-        began, said = time.monotonic(), ""
+        began, said, others = time.monotonic(), "", f"the other machines ({self._others})"
         while self._process.poll() is None:
-            awaited = (
-                f"the other machines ({self._others})" if self._others else "the first process"
-            )
+            awaited = others if self._others else "the first process"
             if self._is("started"):
                 awaited = "processes that have started to reach each other"
             late = time.monotonic() - began > SAY_SECONDS and not self._is("met")
@@ -245,10 +216,9 @@ class Torchrun(AbstractContextManager):
         return (self._scratch / mark).exists()
 
     def stop(self, patience: float = 0.0) -> None:
-        """Ends all processes: asks the workers, waits `patience` seconds, then tells torchrun.
+        """Ends all processes: asks workers, waits, tells torchrun, kills it, which workers notice.
 
-        A second Ctrl-C ends the patience. Killing torchrun outright comes last; the workers notice
-        and leave.
+        A second Ctrl-C ends the patience, which is in seconds.
         """
         ask, process = (self._scratch / "stop").touch, self._process
         patience = patience if self._is("started") else 0.0  # no worker is there yet to hear it

@@ -15,6 +15,7 @@ from typing import Any
 from tinyllm_lib.launch.progress import progress_html, progress_text
 from tinyllm_lib.train import run_config
 
+ENDS = ("Finished", "Stopped", "Failed")  # how a last line of train.log begins
 REFRESH_SECONDS = 1.0
 SILENCE_SECONDS = 120.0  # without a line, after which `watch` says so
 SILENT = (
@@ -50,7 +51,7 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
                 view.update([SILENT.format(view.silence() / 60)])
             said = silent
             time.sleep(0 if view.ended else REFRESH_SECONDS)
-    view.update(final=True)
+    view.update()
 
 
 def read_metrics(run: str | Path) -> list[dict]:
@@ -71,34 +72,27 @@ class View:
     """Shows a run: a live HTML display in a notebook, plain lines elsewhere.
 
     Args:
-        handle: where to show it instead: its method `update(bundle, raw=True)` gets the display's
-            MIME bundle.
+        handle: where to show it instead: `handle.update(bundle, raw=True)` gets a MIME bundle.
         skip: leaves out what the log holds now; else it begins with its last 30 lines.
     """
 
     def __init__(self, run: Path, handle: Any = None, *, skip: bool = False):
         self.run, self.ended = run, False
         self.plain = handle is None and not has_notebook_front_end()
-        self._handle, self._skip, self._unsaid = handle, skip, ""
-        self._heard, self._written = 0.0, 0.0
+        self._handle, self._skip, self._heard, self._written = handle, skip, 0.0, 0.0
         self._log_file = GrowingFile(run / "train.log", skip=skip)
         self._metrics_file = GrowingFile(run / "metrics.jsonl")
         self._log: collections.deque[str] = collections.deque(maxlen=4)
         self._metrics: list[dict] = []
 
-    def update(self, said: Sequence[str] = (), final: bool = False) -> None:
+    def update(self, said: Sequence[str] = ()) -> None:
         """Shows what the run has written since the last call, and `said` below its log."""
         lines, anew = self._log_file.news()
         lines = [line[21:] for line in (lines[-30:] if anew and not self._skip else lines)]
         if lines:
-            self.ended = lines[-1].startswith(("Finished", "Stopped", "Failed"))
+            self.ended = lines[-1].startswith(ENDS)
         if self.plain:
-            for line in lines:
-                if line.startswith("step "):
-                    print(line, flush=True)
-                else:
-                    self._unsaid = line
-            for line in (*said, *([self._unsaid] if final and self._unsaid else [])):
+            for line in (*(line for line in lines if line.startswith(("step ", *ENDS))), *said):
                 print(line, flush=True)
             return
         from IPython.display import display
@@ -133,8 +127,7 @@ class View:
 class GrowingFile:
     """The complete lines of a file that grows, is not there yet, or is replaced by another.
 
-    Args:
-        skip: True leaves out what the file holds now.
+    With `skip` without those that it holds now.
     """
 
     def __init__(self, path: Path, *, skip: bool = False):

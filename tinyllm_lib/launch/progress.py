@@ -40,7 +40,7 @@ def progress_html(metrics: list[dict], steps: int, log: list[str]) -> str:
     Args:
         metrics: the rows of `metrics.jsonl`.
         steps: the length of the whole run.
-        log: lines; the last four are shown.
+        log: lines, the last four of which are shown.
     """
     done = (metrics[-1]["step"] if metrics else 0) / max(steps, 1)
     bar = f'<progress role="progressbar" aria-valuenow="{done:.0%}" value="{done}"'
@@ -60,14 +60,11 @@ def _curves(metrics: list[dict], steps: int) -> str:
         return found[: -1 : max(1, len(found) // SHOWN_POINTS)] + found[-1:]
 
     def place(points, low, high):
-        scale = 160 / ((high - low) or 1)
-        return [
-            (round(52 + 580 * x / max(steps, 1), 1), round(184 - (y - low) * scale, 1))
-            for x, y in points
-        ]
+        right, up = 580 / max(steps, 1), 160 / ((high - low) or 1)
+        return [(f"{52 + x * right:.1f}", f"{184 - (y - low) * up:.1f}") for x, y in points]
 
     def line(places, style):
-        path = " ".join(f"{x},{y}" for x, y in places)
+        path = " ".join(map(",".join, places))
         return f'<polyline points="{path}" fill="none" stroke-width="1.8" {style}/>'
 
     loss, checked, rate = curve("loss"), curve("val_loss"), curve("lr") or [(0, 0.0)]

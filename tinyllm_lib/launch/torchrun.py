@@ -33,11 +33,7 @@ OF_A_NETWORK = r"|(GLOO|NCCL)_SOCKET_IFNAME"  # right in a cluster, of no use in
 
 
 def run_agent(arguments: list[str]) -> None:
-    """Runs torchrun in this process until its workers have ended.
-
-    Raises:
-        SystemExit: a worker failed, or there is no way to the meeting place.
-    """
+    """Runs torchrun in this process; SystemExit where a worker failed or no way leads to others."""
     options = dict(itertools.pairwise(arguments))
     alone, scratch = options["--nnodes"] == "1", options.get("--log_dir")
     for name in [*os.environ]:
@@ -47,11 +43,8 @@ def run_agent(arguments: list[str]) -> None:
     loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
     if alone and loopback:  # not where the machine's name leads, which may be a VPN
         os.environ["GLOO_SOCKET_IFNAME"] = loopback.pop()
-    if not alone:
-        # Each meeting gets a store of its own. With the shared one of torch 2.13 a machine that
-        # comes back waits in vain for its address: rank 0 tells it in the first meeting only
-        # (dynamic_rendezvous.py, `_bootstrap_store_info`).
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    if not alone:  # a store for each meeting: of a shared one rank 0 tells the address only once
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # `_bootstrap_store_info`, 2.13
     if scratch:
         os.environ["TINYLLM_SCRATCH"] = scratch
         threading.Thread(target=_end_with_starter, args=(scratch,), daemon=True).start()
@@ -63,9 +56,8 @@ def run_agent(arguments: list[str]) -> None:
     except Exception as error:
         if not scratch:
             raise
-        when, said = _explain(
-            error, "rank" if "tinyllm_lib.launch.call" in arguments else "training process"
-        )
+        who = "training process" if "tinyllm_lib.train" in arguments else "rank"
+        when, said = _explain(error, who)
         Path(scratch, f"failure_{when}.txt").write_text(said, encoding="utf-8")
         if not hasattr(error, "failures"):
             raise
@@ -98,11 +90,9 @@ def _explain(error: Exception, who: str) -> tuple[float, str]:
 
 
 def _when(failure: Any) -> float:
-    """When a worker failed, in seconds.
+    """The time a worker failed; of one that died in silence one before its loss made others fail.
 
-    Others fail because they lose the one that failed first. One that left no error file went down
-    in silence, before they could notice, unless torchrun ended it: by SIGTERM, or half a minute
-    later by SIGKILL.
+    Unless torchrun ended it: by SIGTERM, or half a minute later by SIGKILL.
     """
     report = Path(failure.error_file)
     if report.is_file():
