@@ -47,7 +47,7 @@ def launch(
     show: bool | View = True,
     stop: threading.Event | None = None,
 ) -> Path:
-    """Trains as `config` says in torchrun processes and shows the progress until they end.
+    """Trains as `config` says in torchrun processes, shown until they end; returns the run folder.
 
     With `nnodes` above 1 the command for each other machine is printed; see `cluster.py`.
 
@@ -58,9 +58,6 @@ def launch(
             free port. One machine finds a port by itself.
         show: False for silence; a `View` to show the run there.
         stop: does what the stop button does, once it is set by another thread.
-
-    Returns:
-        The run folder.
 
     Raises:
         LaunchError: a process failed.
@@ -77,20 +74,22 @@ def launch(
         file, arguments = Path(scratch, "config.json"), ["--log_dir", scratch]
         arguments += cluster.torchrun_arguments(config, file, nproc, nnodes, rdzv_endpoint)
         if others:
-            print(f"On each of the other machines ({others}) run this command; the run begins when")
-            print(f"all are there:\n\n{cluster.node_command(arguments)}\n", flush=True)
+            print(
+                f"On each of the other machines ({others}) run this command; they begin together:"
+            )
+            print(f"\n{cluster.node_command(arguments)}\n", flush=True)
         arguments = meeting_host(True, cluster.JOIN_SECONDS if others else 60) + arguments
         view = View(run, skip=True) if show is True else show or None
         with Torchrun(arguments, scratch, others) as torchrun:
             try:
-                for printed in torchrun.news(0.1 if not view or view.plain else REFRESH_SECONDS):
+                for printed in torchrun.news(REFRESH_SECONDS if view and not view.plain else 0.1):
                     if view:
                         view.update([line for line in printed if line.startswith(NOT_IN_THE_LOG)])
                     if stop and stop.is_set():
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
                 if show is True:
-                    print("Stopping: the run finishes its step and saves a checkpoint …")
+                    print("Stopping: the run finishes its step and saves a checkpoint.", flush=True)
                 torchrun.stop(STOP_PATIENCE)
                 raise
             finally:

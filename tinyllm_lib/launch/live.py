@@ -111,14 +111,11 @@ class View:
             self._handle = display(shown, raw=True, display_id=True)
 
     def silence(self) -> float:
-        """Seconds since the log was last written to.
-
-        Its time is compared with ours but once: the clock of another machine may be wrong.
-        """
+        """Seconds since the log was last written to, whatever another machine's clock says."""
         with suppress(OSError):  # not there yet, or being set aside
             written = (self.run / "train.log").stat().st_mtime
             if written != self._written:
-                age = 0.0 if self._written else max(0.0, time.time() - written)
+                age = 0.0 if self._written else max(0.0, time.time() - written)  # only at first
                 self._heard, self._written = time.monotonic() - age, written
         self._heard = self._heard or time.monotonic()
         return time.monotonic() - self._heard
