@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def run_agent(arguments: list[str]) -> None:
             raise
         who = "training process" if "tinyllm_lib.train" in arguments else "rank"
         when, said = _explain(error, who)
-        Path(scratch, f"failure_{when}.txt").write_text(said, encoding="utf-8")
+        with suppress(OSError):  # another machine may have ended the launch
+            Path(scratch, f"failure_{when}.txt").write_text(said, encoding="utf-8")
         if not hasattr(error, "failures"):
             raise
         if not alone:
