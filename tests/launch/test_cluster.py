@@ -18,10 +18,9 @@ import pytest
 from helpers.tiny import is_held, start_python, wait_until
 
 from tinyllm_lib.launch import LaunchError, launch, read_metrics
-from tinyllm_lib.launch.cluster import slurm_script, train_arguments
+from tinyllm_lib.launch.cluster import slurm_script, torchrun_arguments
 from tinyllm_lib.model import latest_checkpoint, step_of
 from tinyllm_lib.share.server import free_port
-from tinyllm_lib.train import TrainConfig
 from tinyllm_lib.train.config import parse_args
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -41,8 +40,8 @@ def test_a_config_survives_the_command_line(tiny_config, tmp_path):
     config = tiny_config(
         tmp_path / "一个 run", separate_documents=False, epochs=0.5, weight_decay=0.0
     )
-    assert parse_args(train_arguments(config)) == config
-    assert train_arguments(TrainConfig()) == []
+    words = torchrun_arguments(config, tmp_path / "config.json", 2, 1, None)
+    assert parse_args(words[words.index("tinyllm_lib.train") + 1 :]) == config
 
 
 @pytest.mark.parametrize("endpoint", [None, "node1", "node1:", "node 1:29400"])
@@ -61,7 +60,7 @@ def test_machines_that_come_back_must_be_able_to_go_on(tiny_config, tmp_path):
 
 def test_machines_that_never_come(tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tinyllm_lib.launch.cluster.JOIN_SECONDS", 1)
-    monkeypatch.setattr("tinyllm_lib.launch.torchrun.SAY_SECONDS", 0)
+    monkeypatch.setattr("tinyllm_lib.launch.launcher.SAY_SECONDS", 0)
     with pytest.raises(
         LaunchError,
         match="The other machines did not come in time. Is the printed command running there",

@@ -628,4 +628,4 @@ def test_the_stop_button_ends_a_function_on_all_ranks(after_meeting):
     kernel.manager.interrupt_kernel()
     kernel.wait()
     assert kernel.error.startswith("KeyboardInterrupt")
-    assert not commands_with(f"tinyllm_lib.launch.torchrun {kernel.folder}")
+    assert not commands_with(f"tinyllm_lib.launch.call {kernel.folder}")

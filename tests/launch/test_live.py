@@ -6,12 +6,12 @@ import json
 import os
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from tinyllm_lib.launch import progress_html, read_metrics, watch
-from tinyllm_lib.launch.live import GrowingFile, Silence, progress_text
+from tinyllm_lib.launch.live import GrowingFile, View
+from tinyllm_lib.launch.progress import progress_text
 
 
 def rows(last, every=1, evaluated=5):
@@ -145,13 +145,9 @@ def test_a_run_that_was_killed_is_told_once_and_followed_if_it_goes_on(
     write_log(tmp_path, ["step 3"])
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() - 300,) * 2)
-    shown = []
-    monkeypatch.setattr(
-        "tinyllm_lib.launch.live.View",
-        lambda run: SimpleNamespace(update=lambda news, final=False: shown.extend(news)),
-    )
     threading.Timer(0.5, write_log, (tmp_path, ["step 4", "Finished: run, 500 steps."])).start()
     watch(tmp_path)
+    shown = capsys.readouterr().out.splitlines()
     assert (
         shown[0] == "step 3"
         and shown[1].startswith("Nothing new for 5 min")
@@ -188,22 +184,22 @@ def test_the_clock_of_another_machine_may_be_wrong(tmp_path, monkeypatch):
     write_log(tmp_path, ["step 3"])
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() + 3600,) * 2)
-    silence = Silence(tmp_path)
-    assert silence.seconds() == 0
+    view = View(tmp_path)
+    assert view.silence() == 0
     now += 200
-    assert silence.seconds() == 200, "killed, though its last sign of life lies in the future"
+    assert view.silence() == 200, "killed, though its last sign of life lies in the future"
     write_log(tmp_path, ["step 4"])
     os.utime(tmp_path / "train.log", (time.time() - 3600,) * 2)
-    assert silence.seconds() == 0, "alive, though its last sign of life is an hour old"
+    assert view.silence() == 0, "alive, though its last sign of life is an hour old"
 
 
 def test_a_run_that_is_set_aside_is_waited_for(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(json.dumps({"steps": 500}))
-    silence = Silence(run)
+    view = View(run)
     run.rename(tmp_path / "run.old")
-    assert silence.seconds() >= 0
+    assert view.silence() >= 0
 
 
 @pytest.mark.parametrize("config", [None, "{}", '{"model_type": "llama"}', "[]", "{"])

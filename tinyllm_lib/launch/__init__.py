@@ -1,38 +1,25 @@
 """Notebook 05: a cell becomes processes on one machine or many, which are shown and stopped.
 
-default_processes: one process per GPU; without a GPU one per CPU core, 8 at most (each then
-    runs single-threaded, which wastes least)
-has_notebook_front_end: false under pytest and nbval, and where TINYLLM_PLAIN is set
-launch: trains as `config` says in torchrun processes and shows the progress until they end
-launch_function: calls `fn(*args, **kwargs)` in several torchrun processes at once, one call
-    on each rank, and returns what rank 0 returned
-LaunchError: launched processes that ended with an error
-LogTail: what a run's train.log says, without the times
-progress_html: A run as HTML: a bar with the time left, loss and learning rate as curves, the
-    latest numbers, the last lines of the log
-read_metrics: the lines of a run's `metrics.jsonl`, oldest first
-slurm_script: writes a Slurm job that trains as `config` says, one torchrun per node
-View: shows a run
+has_notebook_front_end: whether output is seen in a notebook, and not compared or read as text
+launch: trains as a config says in torchrun processes and shows the run until they end
+launch_function: calls a function on several ranks at once and returns what rank 0 returned
+LaunchError: launched processes ended with an error, whose traceback it carries
+LogTail: what a run's train.log says, line by line as it grows
+progress_html: a run as HTML: a bar, numbers, curves, the last lines of the log
+read_metrics: the lines of a run's metrics.jsonl, oldest first
+slurm_script: writes a Slurm job that trains as a config says, one torchrun per node
+View: shows a run: live HTML in a notebook, plain lines elsewhere
 watch: shows a run from its files, whoever started it
 """
 
 from tinyllm_lib.launch.cluster import slurm_script
-from tinyllm_lib.launch.launcher import default_processes, launch, launch_function
-from tinyllm_lib.launch.live import (
-    LogTail,
-    View,
-    has_notebook_front_end,
-    progress_html,
-    read_metrics,
-    watch,
-)
-from tinyllm_lib.launch.torchrun import LaunchError
+from tinyllm_lib.launch.launcher import LaunchError, launch, launch_function
+from tinyllm_lib.launch.live import View, has_notebook_front_end, read_metrics, watch
+from tinyllm_lib.launch.progress import progress_html
 
 __all__ = [
     "LaunchError",
-    "LogTail",
     "View",
-    "default_processes",
     "has_notebook_front_end",
     "launch",
     "launch_function",

@@ -1,33 +1,26 @@
-"""One run on many machines: the command that each of them runs, and a Slurm job that runs it on
-all.
+"""One run on many machines: the command that each of them runs, and a Slurm job that does it all.
 
 Code, data and run folder lie on a file system that all machines share. torchrun's agents, one per
-machine, meet at `rdzv_endpoint` and start the trainer's processes; when one machine is lost, the
-others wait until the same command is given there again (ten minutes at most), and all go on from
-the last checkpoint. The machine of `rdzv_endpoint` is the meeting point itself: when that one is
-lost, the run ends everywhere and the same commands start it again.
+machine, meet at `rdzv_endpoint` and start the trainer's processes. When a machine is lost, the
+others wait until the same command is given there again, ten minutes at most, and all go on from the
+last checkpoint. When that of `rdzv_endpoint` is lost, the run ends everywhere: launch it again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import socket
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from tinyllm_lib.launch.torchrun import PACKAGE_PARENT
 from tinyllm_lib.train import ITSELF, TrainConfig, meet, meeting_host
 
-MAX_RESTARTS = 3
 JOIN_SECONDS = 600  # as long the machines wait for each other
-# Each meeting gets a store of its own. With the shared one of torch 2.13 a machine that comes back
-# waits in vain for its
-# address: rank 0 tells it in the first meeting only (dynamic_rendezvous.py,
-# `_bootstrap_store_info`).
-MEETING_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-# does not obey what another job has left in the environment
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]  # holds tinyllm_lib
+# Unlike plain torchrun it does not obey what another job has left in the environment.
 OUR_TORCHRUN = "python3 -m tinyllm_lib.launch.torchrun agent"
 
 
@@ -37,100 +30,35 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return replace(config, **{k: os.path.abspath(v) for k in paths if (v := getattr(config, k))})
 
 
-def train_arguments(config: TrainConfig) -> list[str]:
-    """The options in which `config` differs from the default, as arguments of `python -m
-    tinyllm_lib.train`.
-    """
-    changed = [
-        (f.name, value) for f in fields(config) if (value := getattr(config, f.name)) != f.default
-    ]
-    return [
-        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
-        for name, value in changed
-    ]
-
-
-def meeting_arguments(
-    config: TrainConfig, nproc: int, nnodes: int, rdzv_endpoint: str | None, rdzv_id: str | None
+def torchrun_arguments(
+    config: TrainConfig, file: Path, nproc: int, nnodes: int, endpoint: str | None
 ) -> list[str]:
-    """Torchrun's arguments on each of `nnodes` machines, from the place where they meet to the
-    trainer's options.
+    """What torchrun is called with on each machine, to train as `config` says, written to `file`.
 
     Raises:
-        ValueError: no place to meet (one machine needs none), or a config that cannot go on after a
-            restart.
+        ValueError: no place to meet (one machine needs none), or a run that cannot go on.
     """
-    if nnodes == 1 and not rdzv_endpoint:
-        rdzv_endpoint = ITSELF
-    if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", rdzv_endpoint or ""):
+    place = endpoint or (ITSELF if nnodes == 1 else "")
+    if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", place):
         raise ValueError(
             f"nnodes={nnodes} needs rdzv_endpoint='host:port': this machine as the others call it"
-            f" and a free port, for example '{socket.gethostname()}:29400'; it is"
-            f" {rdzv_endpoint!r}."
+            f" and a free port, for example '{socket.gethostname()}:29400'; it is {endpoint!r}."
         )
     if config.resume == "never" and nnodes > 1:
-        raise ValueError(
-            "resume='never' would begin anew each time a machine is lost and comes back: use"
-            " resume='auto' with many nodes."
-        )
-    return [
-        *meet(nproc, nnodes, rdzv_endpoint),
-        "--rdzv_id",
-        rdzv_id or Path(config.out_dir).name,
-        "--max_restarts",
-        str(MAX_RESTARTS if nnodes > 1 else 0),
-        "-m",
-        "tinyllm_lib.train",
-        *train_arguments(config),
-    ]
+        raise ValueError("A machine that comes back must go on: use resume='auto' with many nodes.")
+    # Under an old locale, paths hold bytes that could not be read; here they are UTF-8 again.
+    content = json.dumps(asdict(config), ensure_ascii=False)
+    file.write_bytes(content.encode("utf-8", "surrogateescape"))
+    meeting = [*meet(nproc, nnodes, place), "--rdzv_id", Path(config.out_dir).name]
+    meeting += ["--max_restarts", "3" if nnodes > 1 else "0"]
+    # With the run folder as well, so that a list of processes shows whose they are.
+    return [*meeting, "-m", "tinyllm_lib.train", f"--config={file}", f"--out_dir={config.out_dir}"]
 
 
-def node_command(arguments: list[str], scratch: Path) -> str:
-    """The shell command for one more machine, which needs no installation beside torch and the
-    other core packages.
-    """
-    env = {"PYTHONPATH": ".", "TINYLLM_SCRATCH": str(scratch), **MEETING_ENV}
-    return (
-        f"cd {shlex.quote(str(PACKAGE_PARENT))} &&"
-        f" {' '.join(f'{k}={shlex.quote(v)}' for k, v in env.items())} {OUR_TORCHRUN}"
-        f" {shlex.join(meeting_host(False, JOIN_SECONDS))} {shlex.join(arguments)}"
-    )
-
-
-SLURM = """\
-#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1{gpus}
-#SBATCH --time={hours}:00:00
-#SBATCH --output={log}
-#SBATCH --open-mode=append
-#SBATCH --requeue
-#SBATCH --signal=B:USR1@180
-{options}
-# Written by tinyllm_lib.launch.slurm_script; start it with: sbatch {path}
-# Every start goes on from the run's last checkpoint.
-
-cd {folder} || exit 1
-export PYTHONPATH=. {env}
-{setup}
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 20000))
-
-srun {torchrun} {command} &
-step=$!
-
-# Three minutes before the time limit: all processes save and end, and the job queues again.
-again=
-trap 'again=yes; kill -TERM "$step"' USR1
-# Cancelled, or pushed aside: they save and end; in the second case Slurm queues the job again by itself.
-trap 'kill -TERM "$step"' TERM
-
-code=0
-while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done
-if [ -n "$again" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi
-exit "$code"
-"""
+def node_command(arguments: list[str]) -> str:
+    """The shell command for one more machine, which needs the core packages alone."""
+    arguments = [*meeting_host(False, JOIN_SECONDS), *arguments]
+    return f"cd {shlex.quote(str(PACKAGE_PARENT))} && {OUR_TORCHRUN} {shlex.join(arguments)}"
 
 
 def slurm_script(
@@ -143,49 +71,64 @@ def slurm_script(
     setup: str = "",
     options: tuple[str, ...] = (),
 ) -> Path:
-    """Writes a Slurm job that trains as `config` says, one torchrun per node; start it with
-    `sbatch`.
+    """Writes a Slurm job for `sbatch`, one torchrun per node, and its config beside it; returns it.
 
     Before its time limit the job saves, ends and queues again, until the run is finished. A run
     that saves in between (`save_interval`) also goes on after a crash, with the same file.
 
     Args:
-        nodes: machines. They see this clone, the data and the run folder under the same paths as
-            this one.
+        nodes: machines. They see this clone, the data and the run folder under the same paths.
         gpus_per_node: processes on each; 0: one process without a GPU.
         path: the file to write; None: beside the run folder, `<out_dir>.sbatch`.
         hours: time limit of one turn in the queue.
-        setup: shell lines that make the `python3` with torch available on a node, for example
-            "source .venv/bin/activate".
+        setup: shell lines that find the node's `python3`, such as "source .venv/bin/activate".
         options: more options of sbatch, for example ("--partition=gpu", "--account=me").
-
-    Returns:
-        The file.
     """
     config = with_absolute_paths(config)
     run = Path(config.out_dir)
     path = Path(path or f"{run}.sbatch").absolute()
-    # The meeting place is known only on the first node; the shell fills these in.
-    arguments = meeting_arguments(config, max(gpus_per_node, 1), nodes, "host:1", "id")
-    quoted = [
-        {"host:1": '"$host:$port"', "id": '"$SLURM_JOB_ID"'}.get(a, shlex.quote(a))
-        for a in arguments
-    ]
-    text = SLURM.format(
-        name=shlex.quote(f"tinyllm-{run.name}"),
-        nodes=nodes,
-        hours=hours,
-        path=shlex.quote(str(path)),
-        setup=setup,
-        gpus=f"\n#SBATCH --gpus-per-node={gpus_per_node}" if gpus_per_node else "",
-        log=shlex.quote(f"{run}.slurm-%j.log"),
-        options="".join(f"#SBATCH {option}\n" for option in options),
-        env=" ".join(f"{k}={v}" for k, v in MEETING_ENV.items()),
-        folder=shlex.quote(str(PACKAGE_PARENT)),
-        torchrun=OUR_TORCHRUN,
-        command=" ".join(quoted),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    run.parent.mkdir(parents=True, exist_ok=True)  # Slurm does not make the folder of its log
-    path.write_text(text, encoding="utf-8")
+    for file in (path, run):  # Slurm does not make the folder of its log
+        file.parent.mkdir(parents=True, exist_ok=True)
+    # The meeting place is known only on the first node; the shell fills it in.
+    nproc, file = max(gpus_per_node, 1), Path(f"{path}.json")
+    words = torchrun_arguments(config, file, nproc, nodes, "HOST:0")
+    words[words.index("--rdzv_id") + 1] = "JOB-ID"
+    command = shlex.join(words).replace("HOST:0", '"$host:$port"', 1)
+    command = command.replace("JOB-ID", '"$SLURM_JOB_ID"', 1)
+    gpus = (f"--gpus-per-node={gpus_per_node}",) if gpus_per_node else ()
+    more = "\n".join(f"#SBATCH {option}" for option in (*gpus, *options))
+    job = f"""\
+#!/bin/bash
+#SBATCH --job-name={shlex.quote(f"tinyllm-{run.name}")}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --time={hours}:00:00
+#SBATCH --output={shlex.quote(f"{run}.slurm-%j.log")}
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@180
+{more}
+# Written by tinyllm_lib.launch.slurm_script; start it with: sbatch {shlex.quote(str(path))}
+# Every start goes on from the run's last checkpoint.
+
+cd {shlex.quote(str(PACKAGE_PARENT))} || exit 1
+{setup}
+host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+srun {OUR_TORCHRUN} {command} &
+step=$!
+
+# Three minutes before the time limit: all processes save and end, and the job queues again.
+again=
+trap 'again=yes; kill -TERM "$step"' USR1
+# Cancelled, or pushed aside: they save and end. Slurm queues again what it has pushed aside.
+trap 'kill -TERM "$step"' TERM
+
+code=0
+while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done
+if [ -n "$again" ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""
+    path.write_text(job, encoding="utf-8")
     return path

@@ -1,10 +1,7 @@
 """Starting processes from a notebook cell: a training run, or a function the learner wrote.
 
-`launch(config)` runs torchrun (`torchrun … -m tinyllm_lib.train`) as a subprocess, and
-`launch_function(fn)` does the same with a function. The kernel is never forked and never touches
-the GPU, so the same cell works with one CPU and with eight GPUs. A run is shown from its files
-(`tinyllm_lib.live`), so `watch(run)` shows the same later; how it gets to more machines than one is
-in `tinyllm_lib.cluster`.
+The kernel is never forked and never touches the GPU, so the same cell works with one CPU and with
+eight GPUs.
 """
 
 from __future__ import annotations
@@ -12,44 +9,33 @@ from __future__ import annotations
 import linecache
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from tinyllm_lib.data import allowed_cpus, require_writable, temporary_folder
 from tinyllm_lib.launch import cluster
-from tinyllm_lib.launch.cluster import slurm_script
-from tinyllm_lib.launch.live import (
-    REFRESH_SECONDS,
-    LogTail,
-    View,
-    progress_html,
-    read_metrics,
-    watch,
-)
-from tinyllm_lib.launch.torchrun import (
-    STILL_WAITING,
-    LaunchError,
-    Torchrun,
-    load_object,
-    save_object,
-)
+from tinyllm_lib.launch.live import REFRESH_SECONDS, GrowingFile, View
 from tinyllm_lib.train import TrainConfig, meet, meeting_host
 
-__all__ = [
-    "LaunchError",
-    "default_processes",
-    "launch",
-    "launch_function",
-    "progress_html",
-    "read_metrics",
-    "slurm_script",
-    "watch",
-]
-
+SAY_SECONDS = 20.0  # without a sign of life, after which is said what is waited for
 STOP_PATIENCE = 120.0  # seconds for a step and a checkpoint
+NOT_IN_THE_LOG = ("Still waiting", "Another process", "An older run")  # how such lines begin
+NOT_FROM_A_WORKER = re.compile(  # from torchrun, torch's libraries, and torch's own tracebacks
+    r"\s*$|\[?[WIE]\d{4} |\[W|\[Gloo]|\[rank\d|\*{5}|.*torch\.distributed\.elastic"
+)
+
+
+class LaunchError(RuntimeError):
+    """Launched processes ended with an error; the message has the traceback of the first."""
 
 
 def launch(
@@ -58,31 +44,20 @@ def launch(
     *,
     nnodes: int = 1,
     rdzv_endpoint: str | None = None,
-    rdzv_id: str | None = None,
     show: bool | View = True,
     stop: threading.Event | None = None,
 ) -> Path:
-    """Trains as `config` says in torchrun processes and shows the progress until they end.
+    """Trains as `config` says in torchrun processes, shown until they end; returns the run folder.
 
-    With `nnodes` above 1 this machine is one of them. The command for each of the others is
-    printed; clone, data and run folder must lie on a file system that all share. What happens when
-    a machine is lost: see `tinyllm_lib.cluster`.
+    With `nnodes` above 1 the command for each other machine is printed; see `cluster.py`.
 
     Args:
-        nproc_per_node: processes; "auto" is one per GPU, or one per CPU core that may be used (at
-            most 8) where there is no GPU.
-        nnodes: machines.
+        nproc_per_node: processes; "auto": one per GPU, or without one per CPU core, at most 8.
+        nnodes: machines, of which this is one.
         rdzv_endpoint: "host:port" where the machines meet: this one as the others call it, and a
-            free port. With one machine only where the free port that torchrun finds by itself must
-            not be used.
-        rdzv_id: a name that tells this run from others that meet at the same place; None: that of
-            the run.
+            free port. One machine finds a port by itself.
         show: False for silence; a `View` to show the run there.
-        stop: does what the stop button does, once it is set; for a call from another thread than
-            the notebook's.
-
-    Returns:
-        The run folder.
+        stop: does what the stop button does, once it is set by another thread.
 
     Raises:
         LaunchError: a process failed.
@@ -91,135 +66,173 @@ def launch(
     """
     nproc = default_processes(config.device) if nproc_per_node == "auto" else int(nproc_per_node)
     config = cluster.with_absolute_paths(config)
-    run, many = Path(config.out_dir), nnodes > 1
+    run, others = Path(config.out_dir), nnodes - 1
     require_writable(run)
     run.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix="tinyllm_", dir=run.parent if many else temporary_folder(run.parent)
-    ) as folder:
-        scratch = Path(folder)
-        arguments = cluster.meeting_arguments(config, nproc, nnodes, rdzv_endpoint, rdzv_id)
-        host = meeting_host(True, cluster.JOIN_SECONDS) if many else meeting_host(True)
-        if many:
+    shared = run.parent if others else temporary_folder(run.parent)
+    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=shared) as scratch:
+        file, arguments = Path(scratch, "config.json"), ["--log_dir", scratch]
+        arguments += cluster.torchrun_arguments(config, file, nproc, nnodes, rdzv_endpoint)
+        if others:
             print(
-                f"On each of the other machines ({nnodes - 1}) run this command; the run begins"
-                f" when all are there:\n\n{cluster.node_command(arguments, scratch)}\n",
-                flush=True,
+                f"On each of the other machines ({others}) run this command; they begin together:"
             )
-        log = (
-            LogTail(run, skip=True) if many else None
-        )  # the process that speaks may run on another machine
-        view = View(run) if show is True else show or None
-
-        def update(printed: list[str], final: bool = False) -> None:
-            if view:
-                shown = [line for line in printed if _from_trainer(line)]
-                view.update(
-                    (
-                        [*(line for line in shown if line.startswith(STILL_WAITING)), *log.news()]
-                        if log
-                        else shown
-                    ),
-                    final,
-                )
-
-        env = cluster.MEETING_ENV if many else None
-        with Torchrun(
-            [*host, *arguments], scratch, what="training process", env=env, machines=nnodes
-        ) as torchrun:
+            print(f"\n{cluster.node_command(arguments)}\n", flush=True)
+        arguments = meeting_host(True, cluster.JOIN_SECONDS if others else 60) + arguments
+        view = View(run, skip=True) if show is True else show or None
+        with Torchrun(arguments, scratch, others) as torchrun:
             try:
-                for printed in torchrun.news(0.1 if not view or view.plain else REFRESH_SECONDS):
-                    update(printed)
-                    if stop is not None and stop.is_set():
+                for printed in torchrun.news(REFRESH_SECONDS if view and not view.plain else 0.1):
+                    if view:
+                        view.update([line for line in printed if line.startswith(NOT_IN_THE_LOG)])
+                    if stop and stop.is_set():
                         raise KeyboardInterrupt
             except KeyboardInterrupt:
                 if show is True:
-                    print(
-                        "Stopping: the run finishes its step and saves a checkpoint …", flush=True
-                    )
+                    print("Stopping: the run finishes its step and saves a checkpoint.", flush=True)
                 torchrun.stop(STOP_PATIENCE)
-                update(torchrun.printed(), final=True)
                 raise
-        update([], final=True)
+            finally:
+                if view:
+                    view.update()
     return run
 
 
-def launch_function(fn: Callable, *args, nproc_per_node: int = 2, **kwargs) -> object:
-    """Calls `fn(*args, **kwargs)` in several torchrun processes at once, one call on each rank, and
-    returns what rank 0 returned.
+def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwargs: object) -> Any:
+    """Calls `fn(*args, **kwargs)` on several ranks at once; returns what rank 0 returned.
 
     `fn` may be written in a notebook cell: it is sent with the functions, imports and values of the
     notebook that it uses. On each rank the process group is there already (gloo; nccl for tensors
-    on GPUs, where there is one for each rank): `torch.distributed.get_rank()` and the environment
-    variables RANK, LOCAL_RANK and WORLD_SIZE say who one is. What a rank prints is shown at once,
-    with its number before each line.
-
-    Args:
-        nproc_per_node: ranks.
-
-    Returns:
-        The result of rank 0, through a file; tensors on the CPU.
+    on GPUs, where there is one for each rank); the environment variables RANK, LOCAL_RANK and
+    WORLD_SIZE say who one is. What a rank prints is shown at once, with its number before it, and
+    tensors come back on the CPU.
 
     Raises:
-        LaunchError: a rank failed; with the traceback of the one that failed first.
+        LaunchError: a rank failed.
         TypeError: `fn` or an argument cannot be sent to another process.
         KeyboardInterrupt: after the stop button, once all ranks have ended.
     """
-    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=temporary_folder(Path.cwd())) as folder:
-        scratch = Path(folder)
-        call, result = scratch / "call.pt", scratch / "result.pt"
+    try:
+        import cloudpickle
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error}: run `make setup` or `pip install cloudpickle`."
+        ) from None
+    room = temporary_folder(Path.cwd())
+    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=room) as scratch:
+        call, result = Path(scratch, "call.pt"), Path(scratch, "result.pt")
         file = getattr(getattr(fn, "__code__", None), "co_filename", "")
         try:
-            save_object((fn, args, kwargs, file, linecache.getlines(file)), call)
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"launch_function needs the package {error.name}: run `make setup` or `pip install"
-                f" {error.name}`.",
-                name=error.name,
-            ) from None
+            source = linecache.getlines(file)
+            torch.save((fn, args, kwargs, file, source), call, pickle_module=cloudpickle)
         except Exception as error:
             raise TypeError(
                 f"launch_function cannot send {getattr(fn, '__name__', fn)} to other processes:"
                 f" {error}. It, or something of the notebook that it uses, lives in this process"
                 " only (an open file, a lock, a generator): make that inside the function."
             ) from error
-        env = {
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)
-        }  # what this notebook can import, fn can
-        arguments = [
-            *meeting_host(True),
-            *meet(nproc_per_node),
-            "-m",
-            "tinyllm_lib.launch.torchrun",
-            str(call),
-            str(result),
-        ]
-        with Torchrun(arguments, scratch, what="rank", env=env) as torchrun:
+        arguments = [*meeting_host(True), *meet(nproc_per_node), "--log_dir", scratch]
+        arguments += ["--redirects", "3", "-m", "tinyllm_lib.launch.call", str(call), str(result)]
+        said: dict[Path, GrowingFile] = {}
+        with Torchrun(arguments, scratch) as torchrun:
             for printed in torchrun.news(0.05):
-                for line in printed:
-                    if line.startswith(("[rank ", STILL_WAITING)):  # the rest is torchrun's
-                        print(line, flush=True)
-        return load_object(result)
+                lines = [line for line in printed if line.startswith(NOT_IN_THE_LOG)]
+                for log in sorted(Path(scratch).glob("*/attempt_0/*/*.log")):
+                    for line in said.setdefault(log, GrowingFile(log)).news()[0]:
+                        if not NOT_FROM_A_WORKER.match(line):  # of a progress bar the last state
+                            lines.append(f"[rank {log.parent.name}] " + line.rpartition("\r")[2])
+                if lines:
+                    print(*lines, sep="\n", flush=True)
+        return torch.load(result, map_location="cpu", weights_only=False)
 
 
 def default_processes(device: str = "auto") -> int:
-    """One process per GPU; without a GPU one per CPU core, 8 at most (each then runs
-    single-threaded, which wastes least).
-    """
-    import torch
-
-    gpus = (
-        torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    )  # counts without starting CUDA
+    """One process per GPU; without a GPU one per CPU core, 8 at most, single-threaded then."""
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0  # does not start CUDA
     if gpus or device in ("cuda", "mps"):
         return max(gpus, 1)
-    if device == "auto" and torch.backends.mps.is_available():
+    if sys.platform == "win32" or (device == "auto" and torch.backends.mps.is_available()):
         return 1
-    return 1 if sys.platform == "win32" else min(allowed_cpus(), 8)
+    return min(allowed_cpus(), 8)
 
 
-def _from_trainer(line: str) -> bool:
-    """Whether the trainer printed it, and not torchrun or one of torch's libraries."""
-    return bool(line.strip()) and not re.match(
-        r"\[?[WIE]\d{4} |\[W|\[Gloo]|\*{5}|.*torch\.distributed\.elastic", line
-    )
+class Torchrun(AbstractContextManager):
+    """Our torchrun (`torchrun.py`), running; leaves no process behind, however its block ends.
+
+    In the folder `scratch` both sides leave each other signs, see `train/worker.py`.
+    """
+
+    def __init__(self, arguments: list[str], scratch: str, others: int = 0):
+        self._scratch, self._others = Path(scratch), others
+        self._output = GrowingFile(self._scratch / "output.txt")
+        # What this process can import, the workers can.
+        paths = [str(cluster.PACKAGE_PARENT), os.environ.get("PYTHONPATH", ""), *sys.path]
+        env = {
+            "TINYLLM_LAUNCHER_PID": str(os.getpid()),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in paths),
+            "TMPDIR": str(temporary_folder(self._scratch.parent)),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONUTF8": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        with self._output.path.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tinyllm_lib.launch.torchrun", "agent", *arguments],
+                env=os.environ | env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, who stop the workers in order
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def news(self, pause: float) -> Iterator[list[str]]:
+        """What was printed since the last time, every `pause` seconds until torchrun has ended.
+
+        Where workers do not come up, or cannot reach each other, a line says so. A LaunchError says
+        what failed.
+        """
+        began, said, others = time.monotonic(), "", f"the other machines ({self._others})"
+        while self._process.poll() is None:
+            awaited = others if self._others else "the first process"
+            if self._is("started"):
+                awaited = "processes that have started to reach each other"
+            late = time.monotonic() - began > SAY_SECONDS and not self._is("met")
+            yield self._printed() + [f"Still waiting for {awaited}."] * (late and awaited != said)
+            said = awaited if late else ""
+            time.sleep(pause)
+        yield self._printed()
+        if self._process.returncode:
+            raise LaunchError(self._failure())
+
+    def _printed(self) -> list[str]:
+        return [line for line in self._output.news()[0] if not NOT_FROM_A_WORKER.match(line)]
+
+    def _is(self, mark: str) -> bool:
+        return (self._scratch / mark).exists()
+
+    def stop(self, patience: float = 0.0) -> None:
+        """Ends all processes: asks workers, waits, tells torchrun, kills it, which workers notice.
+
+        A second Ctrl-C ends the patience, which is in seconds.
+        """
+        ask, process = (self._scratch / "stop").touch, self._process
+        patience = patience if self._is("started") else 0.0  # no worker is there yet to hear it
+        for end, seconds in ((ask, patience), (process.terminate, 40.0), (process.kill, 40.0)):
+            if process.poll() is None:
+                with suppress(OSError, subprocess.TimeoutExpired, KeyboardInterrupt):
+                    end()
+                    process.wait(seconds)
+
+    def _failure(self) -> str:
+        """What the agents say failed first; without a traceback the last lines, too."""
+        said = f"torchrun ended with code {self._process.returncode}"
+        for report in sorted(self._scratch.glob("failure_*.txt"))[:1]:  # named by the time
+            said = report.read_text(encoding="utf-8")
+        if "Traceback (most recent call last)" in said:
+            return said
+        self._output = GrowingFile(self._output.path)
+        return "\n".join([f"{said}. The last lines:", *self._printed()[-20:]])

@@ -14,7 +14,7 @@ import ipywidgets as ipw
 from tinyllm_lib.course import plots
 from tinyllm_lib.course.views import html
 from tinyllm_lib.course.widgets.frame import Background, Panel, button, line, view
-from tinyllm_lib.launch import LaunchError, LogTail, View, launch, progress_html, read_metrics
+from tinyllm_lib.launch import LaunchError, View, launch, progress_html, read_metrics
 from tinyllm_lib.model import step_folders, step_of
 from tinyllm_lib.train import TrainConfig, get_lr, run_config
 
@@ -129,7 +129,7 @@ def training_dashboard(config: TrainConfig, nproc_per_node: int | str = "auto") 
     resume = button("Resume", "goes on from the newest checkpoint", control.resume)
     control.show, control.changed = show, changed
     if (run / "config.json").is_file():
-        View(run, handle=control).update(LogTail(run).news())
+        View(run, handle=control).update()
     else:
         out.value = progress_html([], config.steps, [])
     changed()

@@ -1,0 +1,90 @@
+"""A run's state in words and as HTML."""
+
+from __future__ import annotations
+
+import html
+
+SHOWN_POINTS = 400  # of a curve
+NUMBERS = {
+    "loss": "loss {:.3f}",
+    "lr": "learning rate {:.2g}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "MFU {:.0%}",
+}
+# Readable on white and on black; solid and dashed tell the lines apart as well.
+SOLID, DASHED = 'stroke="#4a86c8"', 'stroke="#c8702a" stroke-dasharray="5 3"'
+
+
+def progress_text(metrics: list[dict], steps: int) -> list[str]:
+    """The facts of a run's present state, in words."""
+    step = metrics[-1]["step"] if metrics else 0
+    last: dict = next((m for m in reversed(metrics) if "loss" in m), {})
+    timed = [m for m in metrics if m.get("tokens_per_second")][-5:]
+    validated = [m["val_bits_per_byte"] for m in metrics if "val_bits_per_byte" in m]
+    facts = [f"step {step:,} of {steps:,}"]
+    facts += [form.format(last[k]) for k, form in NUMBERS.items() if last.get(k) is not None]
+    if step >= steps > 0:
+        facts.append("finished")
+    elif timed:
+        speed = sorted(m["tokens_per_second"] for m in timed)[len(timed) // 2]  # the median
+        seconds = int((steps - step) * timed[-1]["tokens"] / timed[-1]["step"] / speed)
+        hours, minutes = seconds // 3600, seconds // 60 % 60
+        left = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s"
+        facts.append(f"about {left} left")
+    return facts + [f"validation {bits:.3f} bits/byte" for bits in validated[-1:]]
+
+
+def progress_html(metrics: list[dict], steps: int, log: list[str]) -> str:
+    """A run as HTML: a bar, the numbers, loss and learning rate as curves, the end of the log.
+
+    Args:
+        metrics: the rows of `metrics.jsonl`.
+        steps: the length of the whole run.
+        log: lines, the last four of which are shown.
+    """
+    done = (metrics[-1]["step"] if metrics else 0) / max(steps, 1)
+    bar = f'<progress role="progressbar" aria-valuenow="{done:.0%}" value="{done}"'
+    tail = html.escape("\n".join(log[-4:]))
+    return (
+        f'<div style="font-family:sans-serif;font-size:13px">{bar} style="width:640px"></progress>'
+        f"<div>{' · '.join(progress_text(metrics, steps))}</div>{_curves(metrics, steps)}"
+        f'<pre style="font-size:11px;white-space:pre-wrap">{tail}</pre></div>'
+    )
+
+
+def _curves(metrics: list[dict], steps: int) -> str:
+    """An SVG over the steps: loss (line), validation loss (circles), learning rate (dashes)."""
+
+    def curve(name):
+        found = [(m["step"], m[name]) for m in metrics if name in m]
+        return found[: -1 : max(1, len(found) // SHOWN_POINTS)] + found[-1:]
+
+    def place(points, low, high):
+        right, up = 580 / max(steps, 1), 160 / ((high - low) or 1)
+        return [(f"{52 + x * right:.1f}", f"{184 - (y - low) * up:.1f}") for x, y in points]
+
+    def line(places, style):
+        path = " ".join(map(",".join, places))
+        return f'<polyline points="{path}" fill="none" stroke-width="1.8" {style}/>'
+
+    loss, checked, rate = curve("loss"), curve("val_loss"), curve("lr") or [(0, 0.0)]
+    if len(loss) < 2:
+        return ""
+    low, high = min(y for _, y in loss + checked), max(y for _, y in loss + checked)
+    peak = max(y for _, y in rate)
+    title = "loss (line), validation loss (circles)" if checked else "loss (line)"
+    said = f"loss falls from {loss[0][1]:.2f} to {loss[-1][1]:.2f}; learning rate up to {peak:.2g}"
+    circles = "".join(
+        f'<circle cx="{x}" cy="{y}" r="3.5" fill="none" stroke="currentColor"/>'
+        for x, y in place(checked, low, high)
+    )
+    return (
+        '<svg viewBox="0 0 640 204" width="640" style="max-width:100%" font-size="11" role="img"'
+        f' aria-label="{said}, now {rate[-1][1]:.2g}" fill="currentColor">'
+        f'<text x="52" y="11">{title}, learning rate (dashes)</text>'
+        f'<text x="46" y="28" text-anchor="end">{high:.2f}</text>'
+        f'<text x="46" y="187" text-anchor="end">{low:.2f}</text>'
+        '<path d="M52 184H632" stroke="currentColor"/><text x="52" y="200">step 0</text>'
+        f'<text x="632" y="200" text-anchor="end">{steps:,}</text>'
+        f"{line(place(loss, low, high), SOLID)}{line(place(rate, 0, peak), DASHED)}{circles}</svg>"
+    )
