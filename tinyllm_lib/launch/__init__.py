@@ -1,15 +1,16 @@
 """Notebook 05: a cell becomes processes on one machine or many, which are shown and stopped.
 
-has_notebook_front_end: whether output is seen in a notebook, and not compared or read as text
-launch: trains as a config says in torchrun processes and shows the run until they end
-launch_function: calls a function on several ranks at once and returns what rank 0 returned
-LaunchError: launched processes ended with an error, whose traceback it carries
-LogTail: what a run's train.log says, line by line as it grows
-progress_html: a run as HTML: a bar, numbers, curves, the last lines of the log
-read_metrics: the lines of a run's metrics.jsonl, oldest first
-slurm_script: writes a Slurm job that trains as a config says, one torchrun per node
-View: shows a run: live HTML in a notebook, plain lines elsewhere
-watch: shows a run from its files, whoever started it
+The processes are torchrun's; what is shown is read from the files of the run folder.
+
+    has_notebook_front_end: whether output is seen in a notebook, and not compared or read as text
+    launch: trains as a config says in torchrun processes and shows the run until they end
+    launch_function: calls a function on several ranks at once and returns what rank 0 returned
+    LaunchError: launched processes ended with an error, whose traceback it carries
+    progress_html: a run as HTML: a bar, numbers, curves, the last lines of the log
+    read_metrics: the lines of a run's metrics.jsonl, oldest first
+    slurm_script: writes a Slurm job that trains as a config says, one torchrun per node
+    View: shows a run: live HTML in a notebook, plain lines elsewhere
+    watch: shows a run from its files, whoever started it
 """
 
 from tinyllm_lib.launch.cluster import slurm_script
