@@ -113,7 +113,9 @@ FAKE_SLURM = {
 for _ in $(seq "$SLURM_JOB_NUM_NODES"); do "$@" & steps+=($!); done
 trap 'kill -TERM "${steps[@]}"' TERM  # srun passes signals on
 code=0
-for step in "${steps[@]}"; do while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done; done
+for step in "${steps[@]}"; do
+    while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done
+done
 exit $code
 """
     ),
@@ -147,8 +149,17 @@ def sbatch(tmp_path):
             "HOME": os.environ.get("HOME", "/"),
             **slurm,
         }
-        started.append(subprocess.Popen(["bash", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                        cwd=tmp_path, start_new_session=True))  # fmt: skip
+        started.append(
+            subprocess.Popen(
+                ["bash", script],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=tmp_path,
+                start_new_session=True,
+            )
+        )
         return started[-1]
 
     yield start

@@ -22,11 +22,12 @@ from helpers.kernel import real_kernel
 from helpers.tiny import ROOT, is_held, start_python, wait_until
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tinyllm_lib.data import is_running
 from tinyllm_lib.launch import LaunchError, launch, read_metrics, watch
 from tinyllm_lib.launch.launcher import default_processes
 from tinyllm_lib.launch.torchrun import _own_address, run_agent
 from tinyllm_lib.model import latest_checkpoint, step_of
-from tinyllm_lib.train import is_running, meet
+from tinyllm_lib.train import meet
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -211,14 +212,30 @@ def test_a_meeting_place_that_is_taken_is_the_cause_that_is_named(tiny_config, t
 # ---- wherever it is started
 
 ELSEWHERE = {  # left over from another job, or said of another machine
-    "PET": {"PET_NNODES": "2", "PET_STANDALONE": "0", "PET_RDZV_ENDPOINT": "node1:29500", "PET_MASTER_ADDR": "node1"},
-    "torch": {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "1", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1", "LOGLEVEL": "loud",
-              "GLOO_SOCKET_IFNAME": "eth77", "TORCHELASTIC_USE_AGENT_STORE": "True"},
-    "proxy": {name: "socks5://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy")},
+    "PET": {
+        "PET_NNODES": "2",
+        "PET_STANDALONE": "0",
+        "PET_RDZV_ENDPOINT": "node1:29500",
+        "PET_MASTER_ADDR": "node1",
+    },
+    "torch": {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "192.0.2.1",
+        "MASTER_PORT": "1",
+        "LOGLEVEL": "loud",
+        "GLOO_SOCKET_IFNAME": "eth77",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    },
+    "proxy": {
+        name: "socks5://127.0.0.1:9"
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy")
+    },
     "home": {"HOME": "/proc/nobody", "USERPROFILE": "/proc/nobody"},
     "locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"},
     "temporary": {"TMPDIR": "/nowhere", "TEMP": "/nowhere", "TMP": "/nowhere"},
-}  # fmt: skip
+}
 ONE_CORE = ["taskset", "-c", "0"] if shutil.which("taskset") else []
 STRANGE_NAME = ["unshare", "--uts", "bash", "-c", 'hostname lab-pc-07.local; exec "$@"', "bash"]
 MAY_RENAME = (
@@ -547,7 +564,7 @@ launch_function(one_never_comes)
 
 @pytest.fixture(scope="module")
 def after_meeting(kernel):
-    """The kernel after CELL, and what the front end showed before the ranks could go on and after."""
+    """The kernel after CELL, and what the front end showed before and after the ranks went on."""
     pytest.importorskip("cloudpickle")
     kernel.start(CELL)
     kernel.wait("both ranks", lambda kernel: kernel.text.count("begun") == 2)

@@ -9,5 +9,3 @@ demo. `python -m tinyllm_lib.course` runs all notebooks.
 from tinyllm_lib.course.profiles import get_profile
 from tinyllm_lib.course.world import write_sample_corpus
 from tinyllm_lib.data import get_workspace
-
-__all__ = ["get_profile", "get_workspace", "write_sample_corpus"]

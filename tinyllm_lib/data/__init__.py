@@ -17,6 +17,7 @@ and the machine.
     ensure_home: lends a home directory where there is none to write to
     file_fingerprint: the size of a file and a quick hash of it
     get_workspace: the folder of a profile
+    is_running: whether a process of this machine is there and not dead
     made_by_us: what we made a file from, if it is still as we left it
     MAX_LINE_BYTES: a longer line is no line of a corpus
     read_dialogues: streams the dialogues of a corpus, as messages
@@ -45,6 +46,7 @@ from tinyllm_lib.data.machine import (
     allowed_cpus,
     allowed_memory,
     ensure_home,
+    is_running,
     temporary_folder,
     utf8_output,
 )
@@ -59,39 +61,3 @@ from tinyllm_lib.data.provenance import (
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
 from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, read_lines
 from tinyllm_lib.data.workspace import Workspace, get_workspace, require
-
-__all__ = [
-    "BELLE",
-    "MAX_LINE_BYTES",
-    "SENTENCE_END",
-    "SEQ_MONKEY",
-    "SYSTEM_PROMPT",
-    "BadLine",
-    "CorpusError",
-    "ReadReport",
-    "Workspace",
-    "allowed_cpus",
-    "allowed_memory",
-    "atomic_path",
-    "content_fingerprint",
-    "convert_message",
-    "differences",
-    "download_pretrain",
-    "download_sft",
-    "ensure_home",
-    "file_fingerprint",
-    "get_workspace",
-    "made_by_us",
-    "read_dialogues",
-    "read_json",
-    "read_lines",
-    "read_texts",
-    "require",
-    "require_writable",
-    "sha256",
-    "sign",
-    "split_text",
-    "temporary_folder",
-    "utf8_output",
-    "write_json",
-]

@@ -104,3 +104,17 @@ def utf8_output() -> None:
         if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook has put there
             encoding = stream.encoding if stream.isatty() else "utf-8"
             stream.reconfigure(encoding=encoding, errors="replace")
+
+
+def is_running(pid: int) -> bool:
+    """Whether this process of this machine is there and not dead."""
+    if os.name != "posix":  # Windows cannot be asked without harm
+        return True
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0] not in "ZX"  # ended, but nobody has asked for it
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or no Linux: but there
+        return True

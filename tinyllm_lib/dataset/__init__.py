@@ -26,18 +26,3 @@ from tinyllm_lib.dataset.tokens import (
     write_pretrain_tokens,
     write_sft_tokens,
 )
-
-__all__ = [
-    "BATCH_DOCUMENTS",
-    "DataOrder",
-    "PackedDataset",
-    "PackedRow",
-    "PretrainDataset",
-    "SFTDataset",
-    "collate",
-    "read_manifest",
-    "shards_fingerprint",
-    "shift_and_pad",
-    "write_pretrain_tokens",
-    "write_sft_tokens",
-]

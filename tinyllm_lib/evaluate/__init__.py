@@ -19,16 +19,3 @@ from tinyllm_lib.evaluate.exam import exam_of, load_exam, run_exam
 from tinyllm_lib.evaluate.grading import is_right
 from tinyllm_lib.evaluate.results import Answer, ExamResult, compare_exams, wilson
 from tinyllm_lib.evaluate.table import format_table
-
-__all__ = [
-    "Answer",
-    "ExamResult",
-    "bits_per_byte",
-    "compare_exams",
-    "exam_of",
-    "format_table",
-    "is_right",
-    "load_exam",
-    "run_exam",
-    "wilson",
-]

@@ -27,18 +27,3 @@ from tinyllm_lib.generate.sampling import (
 )
 from tinyllm_lib.generate.terminal import Chat
 from tinyllm_lib.generate.text import TextStream, Written, read_text_file
-
-__all__ = [
-    "Chat",
-    "ContextWarning",
-    "Sampling",
-    "TextGenerator",
-    "TextStream",
-    "Written",
-    "generate",
-    "keep_min_p",
-    "keep_top_k",
-    "keep_top_p",
-    "read_text_file",
-    "scale_temperature",
-]

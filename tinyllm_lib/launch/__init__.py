@@ -17,15 +17,3 @@ from tinyllm_lib.launch.cluster import slurm_script
 from tinyllm_lib.launch.launcher import LaunchError, launch, launch_function
 from tinyllm_lib.launch.live import View, has_notebook_front_end, read_metrics, watch
 from tinyllm_lib.launch.progress import progress_html
-
-__all__ = [
-    "LaunchError",
-    "View",
-    "has_notebook_front_end",
-    "launch",
-    "launch_function",
-    "progress_html",
-    "read_metrics",
-    "slurm_script",
-    "watch",
-]

@@ -32,6 +32,8 @@ NOT_IN_THE_LOG = ("Still waiting", "Another process", "An older run")  # how suc
 NOT_FROM_A_WORKER = re.compile(  # from torchrun, torch's libraries, and torch's own tracebacks
     r"\s*$|\[?[WIE]\d{4} |\[W|\[Gloo]|\[rank\d|\*{5}|.*torch\.distributed\.elastic"
 )
+# By its path: with `-m` it would read all of the trainer before it starts one.
+AGENT = str(Path(__file__).with_name("torchrun.py"))
 
 
 class LaunchError(RuntimeError):
@@ -178,7 +180,7 @@ class Torchrun(AbstractContextManager):
         }
         with self._output.path.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tinyllm_lib.launch.torchrun", "agent", *arguments],
+                [sys.executable, "-P", AGENT, "agent", *arguments],
                 env=os.environ | env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -19,8 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tinyllm_lib.data import allowed_cpus
-from tinyllm_lib.train import is_running
+from tinyllm_lib.data import allowed_cpus, is_running
 
 PATIENCE_WITHOUT_STARTER = 120.0  # seconds that workers have to finish their step and save
 # What torchrun and its workers read from the environment: left there by another job or by a

@@ -54,31 +54,3 @@ from tinyllm_lib.model.layers import (
 from tinyllm_lib.model.out_of_memory import explaining_out_of_memory, is_out_of_memory
 from tinyllm_lib.model.scoring import Batch, score
 from tinyllm_lib.model.transformer import INDEX, Transformer, weight_files
-
-__all__ = [
-    "INDEX",
-    "STEP_FOLDER",
-    "Batch",
-    "KVCache",
-    "ModelConfig",
-    "Transformer",
-    "apply_rope",
-    "attention_mask",
-    "explaining_out_of_memory",
-    "find_damage",
-    "is_out_of_memory",
-    "latest_checkpoint",
-    "load_state",
-    "model_folder",
-    "rope_angles",
-    "rope_frequencies",
-    "run_folder",
-    "save_checkpoint",
-    "score",
-    "seal",
-    "step_folders",
-    "step_of",
-    "weight_files",
-    "weights_fingerprint",
-    "write_model",
-]

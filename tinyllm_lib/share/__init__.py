@@ -22,18 +22,3 @@ from tinyllm_lib.share.hub import publish
 from tinyllm_lib.share.layouts import IN_LAYER, OUTSIDE, to_adjacent_pairs, to_half_split
 from tinyllm_lib.share.old_layout import import_checkpoint
 from tinyllm_lib.share.server import serve, what_is_missing
-
-__all__ = [
-    "IN_LAYER",
-    "OUTSIDE",
-    "check_tokenizer",
-    "export_gguf",
-    "import_checkpoint",
-    "model_card",
-    "modelfile_path",
-    "publish",
-    "serve",
-    "to_adjacent_pairs",
-    "to_half_split",
-    "what_is_missing",
-]

@@ -58,32 +58,3 @@ from tinyllm_lib.tokenizer.folder import (
     tokenizer_hash,
 )
 from tinyllm_lib.tokenizer.training import SAMPLE_BYTES, WORDS, train_tokenizer
-
-__all__ = [
-    "EOS_TEXT_ID",
-    "IM_END_ID",
-    "PAD_ID",
-    "ROLES",
-    "SAMPLE_BYTES",
-    "SPECIAL_TOKENS",
-    "WORDS",
-    "Sample",
-    "check_size",
-    "encode_chat",
-    "encode_chats",
-    "encode_documents",
-    "encode_text",
-    "eval_tokenizer",
-    "load_tokenizer",
-    "marked_template",
-    "plain_template",
-    "save_tokenizer",
-    "stop_ids",
-    "text_start",
-    "token_byte_lengths",
-    "token_bytes",
-    "token_ids",
-    "tokenizer_hash",
-    "train_tokenizer",
-    "why_no_bytes",
-]

@@ -17,7 +17,6 @@
     meeting_host: torchrun's arguments that say on which machine they meet
     Lifeline: ends a worker that is asked to stop, or whose starter is gone
     failure_reported: leaves an error of its block where the starter finds it
-    is_running: whether a process of this machine is there and not dead
 """
 
 from tinyllm_lib.train.config import TrainConfig, get_lr, run_config
@@ -30,27 +29,6 @@ from tinyllm_lib.train.worker import (
     ITSELF,
     Lifeline,
     failure_reported,
-    is_running,
     meet,
     meeting_host,
 )
-
-__all__ = [
-    "ITSELF",
-    "Lifeline",
-    "Processes",
-    "TrainConfig",
-    "Trainer",
-    "build",
-    "failure_reported",
-    "get_lr",
-    "is_running",
-    "meet",
-    "meeting_host",
-    "missing_for_cpu_compile",
-    "peak_flops",
-    "prepare_run",
-    "run_config",
-    "train",
-    "train_memory",
-]

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tinyllm_lib.data import is_running
+
 ITSELF = "127.0.0.1:0"  # where one machine meets itself, at a free port
 
 
@@ -80,20 +82,6 @@ class Lifeline:
                 self.end()
             time.sleep(0.3)
         os._exit(1)
-
-
-def is_running(pid: int) -> bool:
-    """Whether this process of this machine is there and not dead."""
-    if os.name != "posix":  # Windows cannot be asked without harm
-        return True
-    try:
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return stat.rpartition(")")[2].split()[0] not in "ZX"  # ended, but nobody has asked for it
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's, or no Linux: but there
-        return True
 
 
 @contextmanager

@@ -28,13 +28,3 @@ from tinyllm_lib.course.exercises.progress import (
 _IN_ORDER = (data, tokenizer, masks, model, pretrain, sft, sampling, share)
 # Notebook -> what its solutions need before the first of them.
 SETUPS = {f"{number:02}": module.SETUP for number, module in enumerate(_IN_ORDER, 1)}
-
-__all__ = [
-    "EXERCISES",
-    "SETUPS",
-    "Exercise",
-    "check_exercise",
-    "progress_table",
-    "read_progress",
-    "show_progress",
-]

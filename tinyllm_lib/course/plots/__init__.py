@@ -20,30 +20,3 @@ from tinyllm_lib.course.plots.maps import attention_map, mask_map, rope_pairs, r
 from tinyllm_lib.course.plots.merges import merge_steps, merge_table
 from tinyllm_lib.course.plots.strips import batch_blocks, mask_ladder, token_strip
 from tinyllm_lib.course.plots.tokens import visible
-
-__all__ = [
-    "attention_map",
-    "bar_chart",
-    "batch_blocks",
-    "cache_timing",
-    "compression_curve",
-    "exam_bars",
-    "learning_rate_curve",
-    "lengths_histogram",
-    "line_chart",
-    "loss_curve",
-    "mask_ladder",
-    "mask_map",
-    "merge_steps",
-    "merge_table",
-    "next_token_bars",
-    "parts_bar",
-    "png_bytes",
-    "rope_pairs",
-    "rotary_rows",
-    "save",
-    "show",
-    "svg_text",
-    "token_strip",
-    "visible",
-]

@@ -12,14 +12,3 @@ What a learner put there is never replaced.
 
 from tinyllm_lib.course.prepare.data import REAL_CORPORA, corpus_files, token_shards, tokenizer
 from tinyllm_lib.course.prepare.runs import chat_run, pretrained_run, train_config, why_not_ready
-
-__all__ = [
-    "REAL_CORPORA",
-    "chat_run",
-    "corpus_files",
-    "pretrained_run",
-    "token_shards",
-    "tokenizer",
-    "train_config",
-    "why_not_ready",
-]

@@ -12,12 +12,3 @@ work.
 from tinyllm_lib.course.widgets.dashboard import training_dashboard
 from tinyllm_lib.course.widgets.sampling import chat, sampling_explorer
 from tinyllm_lib.course.widgets.text import attention_explorer, mask_explorer, tokenizer_playground
-
-__all__ = [
-    "attention_explorer",
-    "chat",
-    "mask_explorer",
-    "sampling_explorer",
-    "tokenizer_playground",
-    "training_dashboard",
-]

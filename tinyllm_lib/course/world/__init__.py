@@ -16,13 +16,3 @@ from tinyllm_lib.course.world.facts import facts
 from tinyllm_lib.course.world.mix import CorpusMix
 from tinyllm_lib.course.world.sample import sample_recipe, write_sample_corpus
 from tinyllm_lib.course.world.world import HELD_OUT_RELATIONS, World
-
-__all__ = [
-    "CLASS_MEANING",
-    "HELD_OUT_RELATIONS",
-    "CorpusMix",
-    "World",
-    "facts",
-    "sample_recipe",
-    "write_sample_corpus",
-]
