@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import pytest
 
+from tinyllm_lib.course.made import made_by_us
 from tinyllm_lib.course.world import CorpusMix, World, facts, stories, talk, write_sample_corpus
 from tinyllm_lib.course.world.exam import EXAM_CLASSES
 from tinyllm_lib.course.world.facts import relations
@@ -19,7 +20,6 @@ from tinyllm_lib.course.world.grammar import expand, reword
 from tinyllm_lib.course.world.sample import GENERATOR, SAMPLE_FILES
 from tinyllm_lib.course.world.sums import Sums, held_out_pairs, number_in_words
 from tinyllm_lib.course.world.world import Deck, Question, Rotation
-from tinyllm_lib.data import made_by_us
 
 DOCUMENTS, DIALOGUES = 6000, 4000
 CHAT_KINDS = [f"chat_{kind}" for kind in CorpusMix().shares("chat_")]

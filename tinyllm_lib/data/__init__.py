@@ -15,10 +15,8 @@ and the machine.
     download_pretrain: fetches the seq-monkey corpus
     download_sft: fetches BELLE's dialogues
     ensure_home: lends a home directory where there is none to write to
-    file_fingerprint: the size of a file and a quick hash of it
     get_workspace: the folder of a profile
     is_running: whether a process of this machine is there and not dead
-    made_by_us: what we made a file from, if it is still as we left it
     MAX_LINE_BYTES: a longer line is no line of a corpus
     read_dialogues: streams the dialogues of a corpus, as messages
     read_json: the JSON object in a file, or what you say where there is none
@@ -30,7 +28,6 @@ and the machine.
     SENTENCE_END: the pattern after which `split_text` may cut
     SEQ_MONKEY: where the real pretraining corpus lies, 10B tokens, and how much it is
     sha256: the checksum of a file
-    sign: notes beside files that we made them, for `made_by_us`
     split_text: cuts a text into chunks, at sentence ends where it can
     SYSTEM_PROMPT: what the system says where a dialogue does not
     temporary_folder: a place for temporary files with room in it
@@ -53,10 +50,7 @@ from tinyllm_lib.data.machine import (
 from tinyllm_lib.data.provenance import (
     content_fingerprint,
     differences,
-    file_fingerprint,
-    made_by_us,
     sha256,
-    sign,
 )
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
 from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, read_lines

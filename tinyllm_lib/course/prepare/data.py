@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from tinyllm_lib.course.made import file_fingerprint, made_by_us, sign
 from tinyllm_lib.course.profiles import Profile, get_profile
 from tinyllm_lib.course.world import sample_recipe, write_sample_corpus
 from tinyllm_lib.data import (
@@ -17,13 +18,10 @@ from tinyllm_lib.data import (
     Workspace,
     atomic_path,
     differences,
-    file_fingerprint,
-    made_by_us,
     read_dialogues,
     read_texts,
     require,
     require_writable,
-    sign,
 )
 from tinyllm_lib.dataset import read_manifest, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer

@@ -30,6 +30,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tinyllm_lib.course.made import made_by_us, sign
 from tinyllm_lib.course.world import stories
 from tinyllm_lib.course.world.dialogues import DialogueWriter
 from tinyllm_lib.course.world.documents import FactWriter
@@ -38,7 +39,7 @@ from tinyllm_lib.course.world.facts import facts
 from tinyllm_lib.course.world.mix import CorpusMix
 from tinyllm_lib.course.world.sums import Sums, held_out_pairs
 from tinyllm_lib.course.world.world import World
-from tinyllm_lib.data import atomic_path, content_fingerprint, made_by_us, sign
+from tinyllm_lib.data import atomic_path, content_fingerprint
 
 SAMPLE_FILES = ("pretrain.jsonl", "sft.jsonl", "exam.jsonl")
 FOREIGN_EXAM = """\
