@@ -5,6 +5,7 @@ characters.
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.small_model import TEXTS, make_model
+from safetensors.torch import load_file, save_file
 
 from tinyllm_lib.generate import (
     Chat,
@@ -431,7 +433,7 @@ def test_samples(generator, tmp_path):
     (tmp_path / "start.txt").write_bytes("法国".encode("gbk"))
     with pytest.raises(ValueError, match=r"start\.txt is not UTF-8 from byte 1 on"):
         generator.sft_sample(f"FILE:{tmp_path / 'start.txt'}")
-    with pytest.raises(FileNotFoundError, match=r"missing\.txt is no file"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.txt is no file: after FILE:"):
         generator.pretrain_sample(f"FILE:{tmp_path / 'missing.txt'}")
 
 
@@ -531,8 +533,6 @@ def test_prompts_that_cannot_be_answered(generator, call, message):
 
 
 def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_path):
-    import shutil
-
     loaded = TextGenerator(folder, device="cpu")
     assert loaded.chat("你好", max_new_tokens=8) == generator.chat("你好", max_new_tokens=8)
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -584,17 +584,39 @@ def test_no_memory_left_while_loading_or_writing_says_what_to_change(
             write()
     monkeypatch.setattr(Transformer, "from_pretrained", no_memory)
     with pytest.raises(
-        OutOfMemory, match="Out of memory while loading .*: the file of its weights alone has .* GB"
+        OutOfMemory, match="Out of memory while loading .*: its weights alone have .* GB"
     ):
         TextGenerator(tmp_path)
+
+
+def test_weights_in_several_files_chat_as_well(folder, generator, tmp_path):
+    """As larger models from Hugging Face come."""
+    shutil.copytree(folder, tmp_path / "parts")
+    whole = tmp_path / "parts" / "model.safetensors"
+    state = load_file(whole)
+    names = {name: f"part{number % 2}.safetensors" for number, name in enumerate(state)}
+    for part in set(names.values()):
+        save_file({n: t for n, t in state.items() if names[n] == part}, whole.with_name(part))
+    index = json.dumps({"weight_map": names})
+    whole.with_name("model.safetensors.index.json").write_text(index, encoding="utf-8")
+    whole.unlink()
+    assert TextGenerator(tmp_path / "parts").chat("小猫", **GREEDY) == generator.chat(
+        "小猫", **GREEDY
+    )
+
+
+def test_no_step_asks_a_tensor_what_python_knows(model, monkeypatch):
+    """On a GPU every question waits for all that was asked before."""
+    asked, really = [], torch.Tensor.any
+    monkeypatch.setattr(torch.Tensor, "any", lambda *a, **k: asked.append(a) or really(*a, **k))
+    generate(model, some_prompts(3, 8), max_new_tokens=9, stop_ids=(), **GREEDY)
+    assert not asked
 
 
 def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):
     """Hugging Face tokenizers that speak ChatML have <|im_end|> at any id, and at 4 a token like
     any other.
     """
-    import shutil
-
     shutil.copytree(folder, tmp_path / "other")
     ids = encode_text(generator.tokenizer, "法国")
     written = generate(generator.model, [ids], max_new_tokens=12, **GREEDY)[0].ids

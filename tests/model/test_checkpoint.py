@@ -143,6 +143,12 @@ def test_steps_are_ordered_as_numbers(save, tmp_path):
     assert steps(tmp_path / "run") == [20, 900_000, 1_000_000]
 
 
+def test_a_copy_under_another_name_has_the_step_of_its_original(save):
+    """The model card asks for the step of whatever checkpoint it is given."""
+    folder = save(500)
+    assert step_of(folder.rename(folder.with_name("best_step_000500"))) == 500
+
+
 def truncated(path):
     path.write_bytes(path.read_bytes()[:-9])
 

@@ -13,7 +13,6 @@
     keep_top_k: keeps the k likeliest tokens
     keep_top_p: keeps the fewest tokens whose probabilities sum to p (nucleus sampling)
     keep_min_p: keeps tokens at least p times as likely as the likeliest one
-    read_text_file: a UTF-8 file as text, without an editor's byte order mark
 """
 
 from tinyllm_lib.generate.decoding import generate
@@ -26,4 +25,4 @@ from tinyllm_lib.generate.sampling import (
     scale_temperature,
 )
 from tinyllm_lib.generate.terminal import Chat
-from tinyllm_lib.generate.text import TextStream, Written, read_text_file
+from tinyllm_lib.generate.text import TextStream, Written

@@ -154,6 +154,7 @@ class _Reader:
 
     rows: list[Generated]
     padding: Tensor  # (B,) how far each text begins to the right
+    padded: bool  # whether any does: asking the tensor waits for the GPU, so not at each step
     real: Tensor  # (B, capacity) False where there is padding
     cache: KVCache | None = None
     step: _StaticStep | None = None
@@ -173,6 +174,7 @@ class _Reader:
             return self.step.next_logits([row.all_ids[-1] for row in self.rows])[kept]
         if len(kept) < len(self.rows):
             self.rows, self.padding, self.real = going, self.padding[kept], self.real[kept]
+            self.padded = bool(self.padding.any())
             self.cache.keys = self.cache.keys[:, kept]
             self.cache.values = self.cache.values[:, kept]
         past = self.cache.length
@@ -189,7 +191,7 @@ class _Reader:
         to_read = max(row.limit - len(row.ids) for row in going) - 1  # the last one is never read
         capacity = min(config.max_seq_len, T + to_read)
         padding = [T - len(window) for window in windows]
-        self.padding = torch.tensor(padding, device=self.device)  # (B,)
+        self.padding, self.padded = torch.tensor(padding, device=self.device), any(padding)
         positions = torch.arange(capacity, device=self.device) - self.padding[:, None]
         self.real = positions >= 0  # (B, capacity)
         if self.use_cache:
@@ -199,7 +201,7 @@ class _Reader:
         return self._logits(ids, positions[:, :T].clamp(min=0), self.real[:, :T])
 
     def _logits(self, ids: Tensor, position_ids: Tensor, real: Tensor) -> Tensor:
-        key_mask = real if self.padding.any() else None
+        key_mask = real if self.padded else None
         x = self.model.hidden_states(
             ids, position_ids=position_ids, kv_cache=self.cache, key_mask=key_mask
         )

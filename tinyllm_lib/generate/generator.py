@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from tinyllm_lib.data import SYSTEM_PROMPT
 from tinyllm_lib.generate.decoding import PLAIN, Generated, decode, rows_of
 from tinyllm_lib.generate.sampling import Sampling
-from tinyllm_lib.generate.text import TextStream, Written, read_text_file, visible_token
-from tinyllm_lib.model import Transformer, explaining_out_of_memory, model_folder
+from tinyllm_lib.generate.text import TextStream, Written, visible_token
+from tinyllm_lib.model import Transformer, explaining_out_of_memory, model_folder, weight_files
 from tinyllm_lib.tokenizer import (
     check_size,
     encode_chat,
@@ -67,9 +68,8 @@ class TextGenerator:
         except (AssertionError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from None
-        size = (self.folder / "model.safetensors").stat().st_size / 1e9
-        advice = f"the file of its weights alone has {size:.3g} GB: take a smaller model."
-        with explaining_out_of_memory(f"while loading {self.folder}", advice):
+        where, advice = f"while loading {self.folder}", partial(_too_large, self.folder)
+        with explaining_out_of_memory(where, advice):
             model = Transformer.from_pretrained(self.folder, device=device)
         self._use(model, load_tokenizer(self.folder))
 
@@ -261,6 +261,11 @@ class TextGenerator:
         return "the reply was cut: the context is full." if full else ""
 
 
+def _too_large(folder: Path) -> str:
+    size = sum((folder / name).stat().st_size for name in weight_files(folder)) / 1e9
+    return f"its weights alone have {size:.3g} GB: take a smaller model."
+
+
 def _warn(notes: Iterable[str]) -> None:
     """A `ContextWarning` for each different note, at the line outside of this file that asked."""
     for note in filter(None, dict.fromkeys(notes)):
@@ -284,4 +289,11 @@ def _numbered(prompt: Callable, items: Sequence) -> list:
 def _text_or_file(start: str) -> str:
     if not start.startswith("FILE:"):
         return start
-    return read_text_file(Path(start.removeprefix("FILE:"))).rstrip("\n")
+    path = Path(start.removeprefix("FILE:"))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: after FILE: comes the path of a text file.")
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip("\n")  # some editors put a mark first
+    except UnicodeDecodeError as error:
+        place = f"from byte {error.start + 1} on"
+        raise ValueError(f"{path} is not UTF-8 {place}: save it anew as UTF-8.") from None

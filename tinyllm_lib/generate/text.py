@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
@@ -67,14 +66,3 @@ def visible_token(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
         return data.decode().replace(" ", "␣").replace("\n", "⏎")
     except UnicodeDecodeError:
         return f"<{data.hex(' ')}>"
-
-
-def read_text_file(path: Path) -> str:
-    """A UTF-8 file as text, without the byte order mark that some editors put at its beginning."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: expected a text in UTF-8.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        place = f"from byte {error.start + 1} on"
-        raise ValueError(f"{path} is not UTF-8 {place}: save it anew as UTF-8.") from None

@@ -34,7 +34,7 @@ def step_folders(run: str | Path) -> list[Path]:
 
 def step_of(folder: Path) -> int:
     """500 for …/step_000500."""
-    return int(folder.name.removeprefix("step_"))
+    return int(folder.name.rpartition("step_")[2])
 
 
 def latest_checkpoint(run: str | Path) -> Path:
