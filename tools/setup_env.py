@@ -1,6 +1,6 @@
 """Build the course's own environment in .venv: pinned packages and a Jupyter kernel.
 
-    python3 tools/setup_env.py [--extras hub,gguf] [--torch-index URL]
+    python3 tools/setup_env.py [--extras hub,serve] [--torch-index URL]
 
 `make setup` calls this. A second call does nothing unless pyproject.toml, constraints.txt,
 the extras or the place of the repository have changed. Only the standard library is used,

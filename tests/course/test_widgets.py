@@ -447,6 +447,20 @@ def test_a_run_that_fails_says_why(tiny_config, tmp_path):
     assert not Control.running
 
 
+def test_a_run_is_shown_without_what_its_log_said_before(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    said = "2026-11-27 12:00:00  Stopped after step 3.\n"
+    (tmp_path / "run" / "train.log").write_text(said, encoding="utf-8")
+    launch = "tinyllm_lib.course.widgets.dashboard.launch"
+    monkeypatch.setattr(launch, lambda *_, show, stop: show.update())
+    control, shown = Control(config, 1), []
+    control.show = shown.append
+    control.resume()
+    control.wait()
+    assert shown and "Stopped after" not in shown[-1]["text/html"]
+
+
 def test_the_states_of_a_run_on_disk(tiny_config, tmp_path):
     from tinyllm_lib.launch import launch
 

@@ -386,6 +386,13 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
         "exact",
     }
     assert ExamResult.load(run).answers == exam_of(step, exam).answers == result.answers
+    classes = saved.pop("classes")  # they follow from the answers
+    other = write_lines(
+        tmp_path / "other_version.json", [{**saved, "graded_by": "another version"}]
+    )
+    assert [list(score) for score in ExamResult.load(other).classes] == [
+        list(score.values()) for score in classes
+    ]
     with pytest.raises(
         ValueError,
         match=(

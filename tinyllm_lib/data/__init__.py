@@ -1,5 +1,7 @@
-"""Notebook 01: raw files (the sample, seq-monkey, BELLE, your own) become streams of documents.
+"""Notebook 01: raw files (the sample, seq-monkey, BELLE, your own) become streams of documents and
+dialogues.
 
+Read `streams.py` (files to lines), `documents.py` (a line to messages), `readers.py` (a corpus).
 Below them what every other folder stands on: whole files, records of what a thing was made from,
 and the machine.
 

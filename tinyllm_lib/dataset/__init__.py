@@ -10,7 +10,7 @@ Read `tokens.py` (on disk), `packed.py` and `order.py` (what trains), `padded.py
     PretrainDataset: the padded view of documents, one a row
     SFTDataset: the padded view of dialogues, of which only the replies are learned
     PackedDataset: what trains: shards as rows of `context` positions, several documents in each
-    PackedRow: one row of a packed batch, or, stacked, the batch
+    PackedRow: X, Y, loss_mask and the documents of one packed row, or, stacked, of a batch
     collate: stacks rows to a batch (B, context)
     DataOrder: which rows make up a step, from the seed and the step alone
     BATCH_DOCUMENTS: how many documents are encoded at once

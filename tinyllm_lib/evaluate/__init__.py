@@ -1,4 +1,4 @@
-"""Notebook 07: a run becomes bits per byte and an exam's result.
+"""Notebooks 06 and 07: a run becomes bits per byte and an exam's result.
 
 From a terminal: `python -m tinyllm_lib.evaluate RUN`.
 

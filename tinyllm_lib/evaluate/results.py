@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -111,8 +111,8 @@ class ExamResult:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: run_exam writes it after a whole exam.")
         content = read_json(path)
-        del content["classes"]  # they follow from the answers
-        return cls(**content | {"answers": [Answer(**a) for a in content["answers"]]})
+        known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        return cls(**known | {"answers": [Answer(**a) for a in content["answers"]]})
 
 
 class ExamComparison(NamedTuple):

@@ -1,6 +1,7 @@
 """Notebook 07: a run becomes text.
 
-`python -m tinyllm_lib.generate RUN` is a chat in the terminal.
+`python -m tinyllm_lib.generate RUN` is a chat in the terminal. Read `generator.py` (messages to a
+reply), `decoding.py` (the loop over tokens), `sampling.py` (the choice of one).
 
     TextGenerator: a model with its tokenizer, ready to chat and to go on with a text
     Sampling: how a text is written: temperature, filters, seed, stop strings

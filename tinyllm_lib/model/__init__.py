@@ -1,13 +1,13 @@
 """Notebook 04: ids become logits and a loss. The model, its KV cache, and the folder it is kept in.
 
-Read `config.py`, `layers.py` and `transformer.py` in this order.
+Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` is the folder.
 
     STEP_FOLDER: how the folder of a checkpoint is named
     Batch: what `score` reads: X, Y, loss_mask and where the documents of a packed row lie
     INDEX: the file that lists the parts of weights in several files
     KVCache: keys and values of the positions seen so far, written in place
     ModelConfig: everything that decides the shape of the model
-    Transformer: the language model
+    Transformer: the language model: logits, and the loss that trains it (`weighted_nll`)
     apply_rope: turns pairs of coordinates by the angles of their positions
     attention_mask: which keys each new query may see, or None for plain causality
     explaining_out_of_memory: an error for want of memory says where it came and what to change
@@ -20,7 +20,7 @@ Read `config.py`, `layers.py` and `transformer.py` in this order.
     rope_frequencies: how far each pair turns from one position to the next
     run_folder: the run that a checkpoint belongs to
     save_checkpoint: writes a checkpoint as a whole or not at all, then removes old ones
-    score: the loss per token, and how many bits the model needs for a byte of text
+    score: how well a trained model predicts: nats per token, and bits per byte of text
     seal: writes the checksums of a checkpoint
     step_folders: the finished checkpoints of a run, oldest first
     step_of: the step of a checkpoint

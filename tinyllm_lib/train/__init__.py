@@ -1,6 +1,8 @@
 """Notebooks 05 and 06: shards and a `TrainConfig` become a run folder; `python -m tinyllm_lib.train
 --help` lists every option.
 
+Read `start.py` (`train` and `build`), `run_folder.py` (`prepare_run`), `trainer.py` (the loop).
+
     TrainConfig: every option of a training run, in five groups; saved as the run's config.json
     train: trains as a config says, in this process and its torchrun siblings
     get_lr: the learning rate of a step

@@ -88,7 +88,8 @@ class Control(Background):
 
     def _train(self, config: TrainConfig) -> None:
         try:
-            launch(config, self.nproc, show=View(self.run, handle=self), stop=self._stop)
+            view = View(self.run, handle=self, skip=True)
+            launch(config, self.nproc, show=view, stop=self._stop)
         except KeyboardInterrupt:
             pass  # it was stopped, and has saved
         except (LaunchError, OSError, ValueError) as failure:
