@@ -549,6 +549,32 @@ def test_a_base_of_other_shards_or_of_a_changed_corpus_is_not_used_without_a_wor
     assert "there is no record" in prepare.why_not_ready(ws, "pretrain", profile)
 
 
+def test_a_finished_base_is_known_again_when_its_corpus_comes_back(ws, profile, in_this_process):
+    prepare.token_shards(ws, "pretrain", profile)
+    run = train(prepare.train_config("pretrain", ws, profile, seed=1))  # not the profile's number
+    corpus = ws.raw / "pretrain.jsonl"
+    content = corpus.read_bytes()
+    own_files(ws, "pretrain")
+    prepare.token_shards(ws, "pretrain", profile)
+    corpus.write_bytes(content)
+    assert prepare.pretrained_run(ws, profile, if_not_ready="go_on") == run
+    assert [config.seed for config in in_this_process] == [1]
+    assert not list(run.parent.glob("*.old*"))
+
+
+@pytest.mark.parametrize("name", ["mine_quick", "12:30"])
+def test_a_base_with_a_name_of_ones_own_is_compared_by_its_own_weights(
+    ws, profile, name, one_thread
+):
+    base, other = ws.root / "runs" / name, ws.run("mine")
+    prepare.token_shards(ws, "pretrain", profile)
+    prepare.token_shards(ws, "sft", profile)
+    for seed, folder in enumerate((base, other)):
+        train(prepare.train_config("pretrain", ws, profile, steps=1, seed=seed, out_dir=folder))
+    train(prepare.train_config("sft", ws, profile, init_from=base))
+    assert prepare.why_not_ready(ws, "chat", profile) == ""
+
+
 # ---- small is enough
 
 

@@ -183,6 +183,7 @@ def test_404(hub, download, tmp_path):
     with pytest.raises(DownloadError) as caught:
         download(tmp_path)
     assert "By hand: get https://" in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert "404" in str(caught.value) or "no such file" in str(caught.value)
 
 
 def test_another_length_than_announced_is_refused(hub, download, tmp_path):

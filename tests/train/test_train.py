@@ -1205,6 +1205,19 @@ def test_samples_are_written_at_each_evaluation_and_change_nothing(tiny_config, 
     assert_same_end(tmp_path / "talking", tmp_path / "silent")
 
 
+@pytest.mark.parametrize(
+    ("tokens", "how"), [("pretrain_tokens", "complete"), ("sft_tokens", "chat")]
+)
+def test_samples_go_on_with_a_text_or_answer_as_the_run_learns(
+    tiny_config, tmp_path, monkeypatch, request, tokens, how
+):
+    for name in ("complete", "chat"):
+        monkeypatch.setattr(TextGenerator, name, lambda *_, name=name, **__: name)
+    data = str(request.getfixturevalue(tokens))
+    train(tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫", data_path=data))
+    assert json.loads((tmp_path / "run" / "samples.jsonl").read_text("utf-8"))["text"] == how
+
+
 def test_a_terminal_that_cannot_show_a_sample_does_not_end_the_run(
     tiny_config, tmp_path, monkeypatch
 ):

@@ -135,7 +135,7 @@ def _download(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if not (size := ask_size()):
-            raise DownloadError("it announces no length, so half of the file would look like all.")
+            raise DownloadError("it has no such file or announces no length to tell half from all.")
         parts = [part.stat().st_size for part in folder.rglob("*.incomplete")]
         missing, free = size - max(parts, default=0), shutil.disk_usage(folder).free
         if free < missing:

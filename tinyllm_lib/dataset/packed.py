@@ -80,8 +80,8 @@ class PackedDataset(Dataset):
             self.positions = sum(length for row in self.rows for *_, length in row)
         self.left_out = len(rows) - len(self.rows)
 
-    def _open(self, entry: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, loss mask and where each document starts of one shard, mapped into memory."""
+    def _open(self, entry: dict) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Ids, loss mask (None: all is learned) and where each document starts, of one shard."""
 
         def array(suffix: str, dtype: str, count: int) -> np.ndarray:
             path = self.folder / f"{entry['name']}.{suffix}"
@@ -95,7 +95,7 @@ class PackedDataset(Dataset):
         tokens = entry["tokens"]
         ids = array("bin", self.manifest["dtype"], tokens)
         masked = f"{entry['name']}.mask" in entry["sha256"]
-        mask = array("mask", "uint8", tokens) if masked else np.broadcast_to(np.uint8(1), tokens)
+        mask = array("mask", "uint8", tokens) if masked else None
         return ids, mask, array("offsets", "uint64", entry["documents"] + 1).astype(np.int64)
 
     def _pieces(self) -> np.ndarray:
@@ -112,7 +112,8 @@ class PackedDataset(Dataset):
         return np.concatenate(parts)
 
     def _has_target(self, row: Row) -> bool:
-        return any(self.shards[i][1][start + 1 : start + n + 1].any() for i, start, n in row)
+        parts = ((self.shards[i][1], start + 1, start + n + 1) for i, start, n in row)
+        return any(mask is None or mask[start:end].any() for mask, start, end in parts)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"shards": None}
@@ -133,7 +134,7 @@ class PackedDataset(Dataset):
             place = slice(at, at + length)
             out[0, place] = ids[start : start + length]
             out[1, place] = ids[start + 1 : start + length + 1]
-            out[2, place] = mask[start + 1 : start + length + 1]
+            out[2, place] = 1 if mask is None else mask[start + 1 : start + length + 1]
             out[3, place] = np.arange(length)
             out[4, place] = document
             at += length

@@ -118,7 +118,7 @@ class _Run:
         changed = ", ".join(self.changed)
         return f"it was not made from what lies here now: {changed}" if changed else ""
 
-    @cached_property
+    @property  # asked again, for shards may have been made since
     def changed(self) -> list[str]:
         """Where what it was made from and what lies here now differ, as far as both are known."""
         ws, config = self.ws, run_config(self.folder)
@@ -138,8 +138,9 @@ class _Run:
         if start.name:
             # The real run takes the place of its stand-in; paths may be those of the machine that
             # a handout comes from.
-            names = dict.fromkeys((start.name.removesuffix("_quick"), start.name))
-            for folder in (*map(ws.run, names), start):
+            runs, name = ws.root / "runs", start.name
+            real = "pretrain" if name == "pretrain_quick" else name
+            for folder in (runs / real, runs / name, start):
                 if step_folders(folder) or weight_files(folder):
                     now["init_from"] = weights_fingerprint(model_folder(folder))
                     break
