@@ -125,8 +125,7 @@ def workspace(tmp_path_factory):
     """A workspace with a very small chat model and the shards to train another."""
     folder = tmp_path_factory.mktemp("workspace")
     code = (
-        "from tinyllm_lib import prepare, workspace as w; ws = w.get_workspace();"
-        " prepare.chat_run(ws)"
+        "from tinyllm_lib.course import get_workspace, prepare; prepare.chat_run(get_workspace())"
     )
     subprocess.run(
         [sys.executable, "-c", code], env=environment(folder), check=True, stdout=subprocess.DEVNULL

@@ -146,7 +146,7 @@ def read_manifest(folder: str | Path) -> dict:
         return read_json(path)
     advice = "write_pretrain_tokens and write_sft_tokens write them, in notebook 03"
     if (path.parent / "progress.json").is_file():
-        advice = "writing was begun and not finished; run the same command again"
+        advice = "writing it was begun and not finished; run the same command again"
     raise FileNotFoundError(f"{folder} holds no finished token shards yet: {advice}.")
 
 
