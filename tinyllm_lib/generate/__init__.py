@@ -5,6 +5,7 @@ reply), `decoding.py` (the loop over tokens), `sampling.py` (the choice of one).
 
     TextGenerator: a model with its tokenizer, ready to chat and to go on with a text
     Sampling: how a text is written: temperature, filters, seed, stop strings
+    decode: the one loop under all of them: rows of ids, a new token for each in turn
     generate: extends prompts of ids token by token, all of them at once
     TextStream: tokens in, text out, as soon as it is certain
     Written: a piece of a streamed text, and how likely the model found its tokens
@@ -16,7 +17,7 @@ reply), `decoding.py` (the loop over tokens), `sampling.py` (the choice of one).
     keep_min_p: keeps tokens at least p times as likely as the likeliest one
 """
 
-from tinyllm_lib.generate.decoding import generate
+from tinyllm_lib.generate.decoding import decode, generate
 from tinyllm_lib.generate.generator import ContextWarning, TextGenerator
 from tinyllm_lib.generate.sampling import (
     Sampling,
