@@ -109,7 +109,10 @@ def _sample_writers(run: Run, model: Transformer) -> dict[str, Callable[[], str]
     write = generator.complete if run.train_data.shards[0][1] is None else generator.chat
     prompts = [prompt for part in config.sample_prompts.split("|") if (prompt := part.strip())]
     for prompt in prompts:
-        write(prompt, max_new_tokens=1)
+        try:
+            write(prompt, max_new_tokens=1)
+        except ValueError as error:
+            raise ValueError(f"sample_prompts: {prompt!r}: {error}") from error
     write = partial(write, max_new_tokens=min(64, config.max_seq_len // 4))
     write = partial(write, temperature=0.7, top_k=50, seed=config.seed)
     return {prompt: partial(write, prompt) for prompt in prompts}
