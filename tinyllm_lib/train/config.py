@@ -188,7 +188,7 @@ def _plain(value: object, kind: type) -> object:
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     if kind is int and isinstance(value, Real) and value % 1 == 0:  # numpy's, too
-        return int(value)
+        return math.floor(value)
     return value
 
 
