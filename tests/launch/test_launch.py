@@ -524,6 +524,7 @@ def meet(start, *, wait_for):
         pass
     dist.all_reduce(number)
     print("the sum", end=" "); print("is\\n", number.item())
+    print("[rank0] *****")
     return Answer(times_scale(number))
 
 answer = launch_function(meet, 3, wait_for="go", nproc_per_node=2)
@@ -574,12 +575,15 @@ def after_meeting(kernel):
     return kernel, before, kernel.text
 
 
+SAID = ("begun, one of 2", "the sum is", " 7", "[rank0] *****")
+
+
 def test_prints_of_a_function_come_at_once_and_labelled(after_meeting):
     _, before, text = after_meeting
     assert sorted(before.splitlines()) == [f"[rank {rank}] begun, one of 2" for rank in (0, 1)]
     for rank in (0, 1):
         said = [line for line in text.splitlines() if line.startswith(f"[rank {rank}] ")]
-        assert said == [f"[rank {rank}] {line}" for line in ("begun, one of 2", "the sum is", " 7")]
+        assert said == [f"[rank {rank}] {line}" for line in SAID]
 
 
 def test_a_function_returns_what_rank_0_returned(after_meeting):

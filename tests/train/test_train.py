@@ -47,6 +47,7 @@ from tinyllm_lib.train import (
     Trainer,
     build,
     devices,
+    failure_reported,
     get_lr,
     prepare_run,
     train,
@@ -1230,6 +1231,29 @@ def test_a_terminal_that_cannot_show_a_sample_does_not_end_the_run(
     assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
 
 
+def test_a_full_disk_under_the_launchers_output_does_not_end_the_run(
+    tiny_config, tmp_path, monkeypatch
+):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    train(tiny_config(tmp_path / "run", steps=1))
+    assert "Finished" in (tmp_path / "run" / "train.log").read_text("utf-8")
+
+
+def test_an_error_stays_what_it_is_where_it_cannot_be_reported(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path))  # a folder cannot be written to
+    with pytest.raises(ValueError, match="the cause"), failure_reported():
+        raise ValueError("the cause")
+
+
+def test_a_sample_prompt_that_does_not_fit_is_named(tiny_config, tmp_path):
+    with pytest.raises(ValueError, match="sample_prompts: '小猫小猫"):
+        trainer_of(tiny_config(tmp_path / "run", sample_prompts="白鹅|" + "小猫" * 99))
+
+
 def test_a_run_made_before_an_option_existed_goes_on(tiny_config, tmp_path):
     config = tiny_config(tmp_path / "run", steps=4, save_interval=2)
     train(config)
@@ -1460,10 +1484,11 @@ def test_impossible_options_are_named(changes, message):
 
 
 def test_a_path_and_a_whole_number_written_as_a_float_are_taken(tmp_path):
-    config = TrainConfig(out_dir=tmp_path, tokens=1e9)
+    config = TrainConfig(out_dir=tmp_path, tokens=1e9, steps=np.int64(5))
+    assert type(config.steps) is int, "for config.json"
     assert (config.out_dir, config.tokens) == (str(tmp_path), 10**9)
     assert (
-        parse_args([f"--{name}={getattr(config, name)}" for name in ("out_dir", "tokens")])
+        parse_args([f"--{name}={getattr(config, name)}" for name in ("out_dir", "tokens", "steps")])
         == config
     )
 

@@ -28,7 +28,8 @@ from tinyllm_lib.train import TrainConfig, meet, meeting_host
 
 SAY_SECONDS = 20.0  # without a sign of life, after which is said what is waited for
 STOP_PATIENCE = 120.0  # seconds for a step and a checkpoint
-NOT_IN_THE_LOG = ("Still waiting", "Another process", "An older run")  # how such lines begin
+# How lines begin that the log lacks; the last is of a damaged checkpoint.
+NOT_IN_THE_LOG = ("Still waiting", "Another process", "An older run", "step_")
 NOT_FROM_A_WORKER = re.compile(  # from torchrun, torch's libraries, and torch's own tracebacks
     r"\s*$|\[?[WIE]\d{4} |\[W|\[Gloo]|\[rank\d|\*{5}|.*torch\.distributed\.elastic"
 )
@@ -141,7 +142,9 @@ def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwar
                 lines = [line for line in printed if line.startswith(NOT_IN_THE_LOG)]
                 for log in sorted(Path(scratch).glob("*/attempt_0/*/*.log")):
                     for line in said.setdefault(log, GrowingFile(log)).news()[0]:
-                        if not NOT_FROM_A_WORKER.match(line):  # of a progress bar the last state
+                        # Libraries speak on stderr, gloo apart; of a progress bar the last state.
+                        ours = log.name == "stdout.log" and not line.startswith("[Gloo]")
+                        if (ours and line) or not NOT_FROM_A_WORKER.match(line):
                             lines.append(f"[rank {log.parent.name}] " + line.rpartition("\r")[2])
                 if lines:
                     print(*lines, sep="\n", flush=True)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from dataclasses import Field, asdict, dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -186,8 +187,8 @@ def _plain(value: object, kind: type) -> object:
     """A Path as text and a whole number such as 1e9 as an int, where the option holds that."""
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+    if kind is int and isinstance(value, Real) and value % 1 == 0:  # numpy's, too
+        return math.floor(value)
     return value
 
 

@@ -39,7 +39,7 @@ class RunLog:
     def say(self, line: str) -> None:
         """A line for people, on the terminal and in train.log."""
         if self.speaks:
-            with suppress(BrokenPipeError):  # the launcher is gone; the file still takes the line
+            with suppress(OSError):  # the launcher is gone, or its disk is full; the file remains
                 print(line, flush=True)
             with suppress(OSError), (self.folder / "train.log").open("a", encoding="utf-8") as f:
                 f.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

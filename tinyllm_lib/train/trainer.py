@@ -69,8 +69,8 @@ class Trainer:
         flops = self.model.flops_per_token(config.max_seq_len)
         peak = peak_flops(processes.device, run.dtype) * processes.world_size
         steps, rows = range(self.step, config.steps), self._rows_at_once()
-        clock, clock_tokens = time.perf_counter(), self.tokens
         with tracked(config, run.log, self.step + 1) as send:
+            clock, clock_tokens = time.perf_counter(), self.tokens
             for batches, supervised, positions in _ahead(self.load_step, steps, config.num_workers):
                 counts = torch.tensor([supervised, positions, self.stop], dtype=torch.float64)
                 supervised, positions, stop = map(int, processes.all_reduce(counts).tolist())

@@ -103,5 +103,6 @@ def failure_reported(*hidden: str) -> Iterator[None]:
             frames and frames.tb_next and frames.tb_frame.f_code.co_filename in (__file__, *hidden)
         ):
             frames = frames.tb_next
-        get_error_handler().record_exception(error.with_traceback(frames))
+        with suppress(OSError):  # a full disk
+            get_error_handler().record_exception(error.with_traceback(frames))
         raise
