@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,17 @@ def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwar
         with Torchrun(arguments, scratch) as torchrun:
             for printed in torchrun.news(0.05):
                 lines = [line for line in printed if line.startswith(NOT_IN_THE_LOG)]
+                ranks: list[list[str]] = []
                 for log in sorted(Path(scratch).glob("*/attempt_0/*/*.log")):
+                    ranks.append([])
                     for line in said.setdefault(log, GrowingFile(log)).news()[0]:
                         # Libraries speak on stderr, gloo apart; of a progress bar the last state.
                         ours = log.name == "stdout.log" and not line.startswith("[Gloo]")
                         if (ours and line) or not NOT_FROM_A_WORKER.match(line):
-                            lines.append(f"[rank {log.parent.name}] " + line.rpartition("\r")[2])
+                            shown = line.rpartition("\r")[2]
+                            ranks[-1].append(f"[rank {log.parent.name}] {shown}")
+                # A line of each rank in turn: which of them came first, no file says.
+                lines += [line for row in zip_longest(*ranks) for line in row if line]
                 if lines:
                     print(*lines, sep="\n", flush=True)
         return torch.load(result, map_location="cpu", weights_only=False)
