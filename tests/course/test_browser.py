@@ -193,7 +193,6 @@ def until(condition, seconds=30):
 def run_all(page, lab, name, minutes=3):
     """Opens a notebook, runs all of its cells, saves it, and returns it as it is on disk then."""
     address, folder = lab
-    before = (folder / name).stat().st_mtime_ns
     page.goto(f"{address}/lab/tree/{name}?reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
     until(
@@ -210,6 +209,7 @@ def run_all(page, lab, name, minutes=3):
     page.click('li.lm-Menu-item[data-command="runmenu:run-all"]')
     until(lambda: page.evaluate(ALL_RAN), 60 * minutes)
     page.keyboard.press("Escape")
+    before = (folder / name).stat().st_mtime_ns  # now: JupyterLab saves by itself every two minutes
     page.keyboard.press("Control+s")
     until(lambda: (folder / name).stat().st_mtime_ns != before)
     return nbformat.read(folder / name, 4)
