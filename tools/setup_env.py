@@ -166,10 +166,8 @@ def set_up(venv, extras, torch_index):
 
 def main(argv=None):
     """Command line; returns the exit code."""
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a folder's name may be one that the console cannot show
+    # a folder's name may be one that the console cannot show
+    for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     as_written = argparse.RawDescriptionHelpFormatter

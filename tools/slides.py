@@ -26,14 +26,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from tinyllm_lib.data import utf8_output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-REVEAL = (
-    Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"
-)  # the package that brings reveal.js along
-ROOM, PICTURE, WIDTH = (
-    27,
-    20,
-    95,
-)  # lines of a slide, lines that a picture takes, characters of a line
+# the package that brings reveal.js along
+REVEAL = Path(sphinx_revealjs.__file__).parent / "_static" / "revealjs"
+# lines of a slide, lines that a picture takes, characters of a line
+ROOM, PICTURE, WIDTH = (27, 20, 95)
 HEADING = re.compile(r"^#{1,3} ", re.MULTILINE)
 CODE_OR_MATH = re.compile(
     r"```.*?```|`[^`\n]*`|\$\$(.+?)\$\$|(?<![\\\w])\$(?=\S)([^$\n]+?)(?<=\S)\$(?!\w)", re.DOTALL
@@ -140,10 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     exporter = SlidesExporter(
         template_name="lecture", extra_template_basedirs=[str(REPOSITORY / "tools" / "templates")]
     )
-    exporter.reveal_url_prefix, exporter.reveal_theme = (
-        "reveal.js",
-        "white",
-    )  # the default theme wants fonts of the network
+    # the default theme wants fonts of the network
+    exporter.reveal_url_prefix, exporter.reveal_theme = ("reveal.js", "white")
     others, contents = {path.stem for path in notebooks}, []
     for path in notebooks:
         notebook = lecture(nbformat.read(path, 4), others)

@@ -56,9 +56,10 @@ def for_strangers(html: str) -> str:
     """
 
     def image(drawing: re.Match) -> str:
+        # grey: for light and dark pages
         svg = drawing[0].replace(
             "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#888" ', 1
-        )  # grey: for light and dark pages
+        )
         label = re.search(r'aria-label="([^"]*)"', svg)
         return (
             f'<img alt="{label[1] if label else ""}"'

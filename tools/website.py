@@ -130,9 +130,8 @@ def copy_sources(folder: Path) -> None:
     """README as the first page, docs and notebooks, and what they link to, where they expect it."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     first = next((REPOSITORY / "notebooks" / "solutions").glob("01*")).name
-    readme = readme.replace(
-        "](notebooks/solutions/)", f"](notebooks/solutions/{first})"
-    )  # a site has no folders to look into
+    # a site has no folders to look into
+    readme = readme.replace("](notebooks/solutions/)", f"](notebooks/solutions/{first})")
     (folder / "index.md").write_text(readme + CONTENTS, encoding="utf-8")
     shutil.copytree(REPOSITORY / "docs", folder / "docs")
     shutil.copy(REPOSITORY / "CHANGELOG.md", folder)
@@ -143,9 +142,8 @@ def copy_sources(folder: Path) -> None:
         copy = folder / path.relative_to(REPOSITORY)
         copy.parent.mkdir(exist_ok=True)
         text = path.read_text(encoding="utf-8")
-        copy.write_text(
-            text.replace('    "# NBVAL_CHECK_OUTPUT\\n",\n', ""), encoding="utf-8"
-        )  # a mark for the tests
+        # a mark for the tests
+        copy.write_text(text.replace('    "# NBVAL_CHECK_OUTPUT\\n",\n', ""), encoding="utf-8")
     shutil.copy(REPOSITORY / "notebooks" / "glossary.md", folder / "notebooks")
     (folder / "_static").mkdir()
     (folder / "_static" / "course.css").write_text(STYLE, encoding="utf-8")

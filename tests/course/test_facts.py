@@ -44,9 +44,8 @@ each_relation = pytest.mark.parametrize("relation", relations(), ids=lambda rela
 
 
 def test_every_country_province_and_element_is_there():
-    assert (
-        len(subjects("country")) == 195
-    )  # 193 members of the United Nations, the Vatican and Palestine
+    # 193 members of the United Nations, the Vatican and Palestine
+    assert len(subjects("country")) == 195
     assert len(subjects("province")) == 34
     assert len(subjects("element")) == 118
 

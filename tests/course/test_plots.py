@@ -156,11 +156,7 @@ def test_same_bytes_and_a_silent_stderr_in_a_fresh_process(tmp_path):
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         cwd=Path(__file__).resolve().parents[2],
         env=env
-        | {
-            "MPLCONFIGDIR": str(tmp_path),
-            "PYTHONHASHSEED": "7",
-            "PYTHONIOENCODING": "utf-8",
-        },
+        | {"MPLCONFIGDIR": str(tmp_path), "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
     )
@@ -315,6 +311,5 @@ def test_make_figures_writes_all_pictures_from_library_data_and_saved_results(tm
     ]
     saved = plots.save(figures.parameters(), tmp_path / "parameters.svg")
     assert saved.read_text(encoding="utf-8") == drawn["parameters"]
-    assert (
-        "215M" in drawn["parameters"]
-    )  # matplotlib keeps each text as a comment beside its glyphs
+    # matplotlib keeps each text as a comment beside its glyphs
+    assert "215M" in drawn["parameters"]

@@ -136,18 +136,16 @@ def hub(monkeypatch):
             # has.
             monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
         sleep = time.sleep
-        monkeypatch.setattr(
-            time, "sleep", lambda seconds: sleep(min(seconds, 0.01))
-        )  # between the tries
+        # between the tries
+        monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
         yield server.hub
 
 
 @pytest.fixture(params=[download_sft, download_pretrain], ids=["huggingface_hub", "modelscope"])
 def download(request, monkeypatch):
     pytest.importorskip(request.node.callspec.id)
-    monkeypatch.setattr(
-        module, "SEQ_MONKEY", replace(SEQ_MONKEY, begins=BELLE.begins)
-    )  # one content for both
+    # one content for both
+    monkeypatch.setattr(module, "SEQ_MONKEY", replace(SEQ_MONKEY, begins=BELLE.begins))
     return request.param
 
 

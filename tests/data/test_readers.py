@@ -551,11 +551,8 @@ def test_the_split_of_a_dialogue_does_not_depend_on_the_system_prompt(tmp_path):
 def test_split_text_cuts_at_sentence_ends():
     assert split_text("一二三。四五？”六七八九", max_chars=8) == ["一二三。四五？”", "六七八九"]
     assert split_text("Pi is 3.14. Yes! No", max_chars=12) == ["Pi is 3.14.", " Yes! No"]
-    assert split_text("一二三四五六七", max_chars=3) == [
-        "一二三",
-        "四五六",
-        "七",
-    ]  # no sentence end in reach
+    # no sentence end in reach
+    assert split_text("一二三四五六七", max_chars=3) == ["一二三", "四五六", "七"]
     assert split_text("") == []
     with pytest.raises(ValueError, match="max_chars"):
         split_text("一", max_chars=0)
@@ -608,9 +605,8 @@ def test_memory_does_not_grow_with_the_file_nor_with_a_line(tmp_path):
 
     floor = peak_memory(small)
     assert peak_memory(large) < floor + 10  # MB; a process alone varies by some of them
-    assert (
-        peak_memory(long_line) < floor * 3
-    )  # 16 MiB of the 200 MiB are held before the line is given up
+    # 16 MiB of the 200 MiB are held before the line is given up
+    assert peak_memory(long_line) < floor * 3
 
 
 # ---- real text

@@ -108,9 +108,8 @@ def processors():
 )
 def test_each_filter_equals_transformers(theirs, ours):
     torch.manual_seed(0)
-    logits = torch.cat(
-        [torch.randn(6, 200) * 3, torch.randint(-3, 3, (4, 200)).float()]
-    )  # the last four: many ties
+    # the last four: many ties
+    logits = torch.cat([torch.randn(6, 200) * 3, torch.randint(-3, 3, (4, 200)).float()])
     ids = torch.randint(0, 200, (10, 30))
     before = logits.clone()
     result = ours(logits, ids.tolist())
@@ -298,10 +297,7 @@ def test_a_slid_window_reads_what_it_says():
     [
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
-        (
-            {"temperature": 1e-40},
-            "temperature is 1e-40, expected 1e-12 or more; 0 is greedy",
-        ),
+        ({"temperature": 1e-40}, "temperature is 1e-40, expected 1e-12 or more; 0 is greedy"),
         ({"repetition_penalty": 1e-40}, "repetition_penalty is 1e-40, expected 1e-12"),
         ({"top_k": 0}, "top_k is 0"),
         ({"top_k": -3}, "top_k is -3"),
@@ -426,9 +422,8 @@ def test_samples(generator, tmp_path):
     )
     (tmp_path / "start.txt").write_text("法国\n", encoding="utf-8")
     assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
-    (tmp_path / "start.txt").write_text(
-        "法国\r\n", encoding="utf-8-sig"
-    )  # as an editor on Windows may save it
+    # as an editor on Windows may save it
+    (tmp_path / "start.txt").write_text("法国\r\n", encoding="utf-8-sig")
     assert generator.pretrain_sample(f"FILE:{tmp_path / 'start.txt'}", max_new_tokens=12) == texts
     (tmp_path / "start.txt").write_bytes("法国".encode("gbk"))
     with pytest.raises(ValueError, match=r"start\.txt is not UTF-8 from byte 1 on"):
@@ -742,9 +737,8 @@ def test_a_conversation_at_a_terminal(folder, generator, monkeypatch, capsys):
         "write",
         lambda line: (piece for piece in (before, Written("好"), Written("的"), after)),
     )
-    monkeypatch.setattr(
-        sys, "stderr", sys.stdout
-    )  # as at a terminal: a note never stands in the reply's line
+    # as at a terminal: a note never stands in the reply's line
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
     more = iter(["你好", "/exit"])
     monkeypatch.setattr("builtins.input", lambda _: next(more))
     assert converse(chat) == 0

@@ -257,9 +257,8 @@ if "RANK" in os.environ:
 def test_a_machine_that_is_lost_and_comes_back(undisturbed, tiny_config, tmp_path, monkeypatch):
     (tmp_path / "patch").mkdir()
     (tmp_path / "patch" / "sitecustomize.py").write_text(SLOW, encoding="utf-8")
-    monkeypatch.setenv(
-        "PYTHONPATH", str(tmp_path / "patch")
-    )  # this machine is slow enough for the other one to be killed
+    # this machine is slow enough for the other one to be killed
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "patch"))
     run, printed = tmp_path / "run", io.StringIO()
     other_machine = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 

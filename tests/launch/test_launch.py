@@ -415,9 +415,8 @@ def test_a_kernel_that_dies_leaves_a_checkpoint_and_no_process(launcher, tmp_pat
 def test_a_dead_kernel_is_gone_also_where_nobody_has_asked_for_its_end():
     assert is_running(os.getpid())
     process = start_python("-c", "")
-    os.waitid(
-        os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
-    )  # ended, and still in the list of processes
+    # ended, and still in the list of processes
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert not is_running(process.pid)
     process.communicate()
     assert not is_running(process.pid)

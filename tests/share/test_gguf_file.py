@@ -393,10 +393,8 @@ def test_llama_cpp_gives_the_same_ids(llama_cpp, real, real_texts, tmp_path):
 def test_llama_cpp_writes_the_same_greedy_tokens(llama_cpp, real, real_texts, tmp_path):
     folder = model_folder(real)
     model, tokenizer = Transformer.from_pretrained(folder), load_tokenizer(folder)
-    f32 = {
-        "type_k": llama_cpp.GGML_TYPE_F32,
-        "type_v": llama_cpp.GGML_TYPE_F32,
-    }  # its KV cache is f16 by default
+    # its KV cache is f16 by default
+    f32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     llama = llama_cpp.Llama(
         str(export_gguf(real, tmp_path / "m.gguf", "f32")), n_ctx=128, verbose=False, **f32
     )

@@ -389,9 +389,10 @@ def test_modelscope_gets_the_same_folder_and_no_licence_that_nobody_chose(
 ):
     url = publish(trained, "me/my-model", "modelscope", license=license)
     assert url == f"http://127.0.0.1:{modelscope.server_port}/models/me/my-model"
+    # 1: private
     assert modelscope.created == [
         {"Path": "me", "Name": "my-model", "Visibility": 1, "License": named}
-    ]  # 1: private
+    ]
     assert set(modelscope.files) == {*FILES, "README.md"}
     assert modelscope.files["README.md"].decode() == model_card(
         trained, "me/my-model", license=license

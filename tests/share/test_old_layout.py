@@ -124,7 +124,7 @@ def test_the_result_is_an_ordinary_checkpoint_folder(old, bring, tokenizer_dir):
     assert generator.context == 64
     assert isinstance(generator.complete("法国", max_new_tokens=4), str)
     assert encode_text(generator.tokenizer, TEXTS[0]) == encode_text(tokenizer, TEXTS[0])
-    from tinyllm_lib.model import find_damage
+    from tinyllm_lib.model.checkpoint import find_damage
 
     assert find_damage(folder) is None
 

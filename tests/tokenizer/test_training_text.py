@@ -36,9 +36,8 @@ def test_a_sample_has_the_size_asked_for_and_comes_evenly_from_all_of_the_stream
     sample = list(even_sample(iter(texts), size(texts) // 10))
     assert 0.999 * size(texts) < 10 * size(sample) <= size(texts)
     tenths = Counter(int(text[1:7]) // 2000 for text in sample)
-    assert all(150 < tenths[tenth] < 250 for tenth in range(10)), (
-        tenths
-    )  # 200, give or take three standard deviations
+    # 200, give or take three standard deviations
+    assert all(150 < tenths[tenth] < 250 for tenth in range(10)), tenths
 
 
 def test_the_sample_depends_on_the_texts_and_not_on_their_order():

@@ -135,9 +135,8 @@ def test_both_sides_of_every_case_do_the_same_amount_of_work(workspace_root, mon
     pytest.importorskip("rapidgzip")
     for case in data.cases():
         ours, peer = case.ours()(), case.peer()()
-        assert 0 < ours == pytest.approx(peer, rel=0.5 if "read" in case.name else 1e-9), (
-            case.name
-        )  # the reader leaves out copies
+        # the reader leaves out copies
+        assert 0 < ours == pytest.approx(peer, rel=0.5 if "read" in case.name else 1e-9), case.name
 
 
 def write_small(write, folder, documents, dialogues):

@@ -60,10 +60,8 @@ def taught(workspace, monkeypatch):
         saved = json.loads(
             (train(prepare.train_config(stage, workspace)) / "config.json").read_text("utf-8")
         )
-        saved["resolved"] |= {
-            "dtype": "bfloat16",
-            "device": "cuda",
-        }  # the teacher's machine has a GPU, those of the class have none
+        # the teacher's machine has a GPU, those of the class have none
+        saved["resolved"] |= {"dtype": "bfloat16", "device": "cuda"}
         (workspace.run(Path(saved["out_dir"]).name) / "config.json").write_text(
             json.dumps(saved), "utf-8"
         )
@@ -100,10 +98,9 @@ def test_on_the_other_machine_it_is_used_as_it_is(handout, taught, tmp_path, cap
         "Finished" in capsys.readouterr().out.splitlines()[-1]
         and len(step_folders(theirs.run("chat"))) == 1
     ), "it trained again"
-    assert sorted(path.name for path in (theirs.root / "runs").iterdir()) == [
-        "chat",
-        "pretrain",
-    ], "a run was set aside"
+    assert sorted(path.name for path in (theirs.root / "runs").iterdir()) == ["chat", "pretrain"], (
+        "a run was set aside"
+    )
 
 
 def test_a_run_that_was_stopped_is_not_handed_out(handout, taught, tmp_path, capsys, monkeypatch):

@@ -65,9 +65,8 @@ def test_a_muon_step_is_about_as_large_as_an_adamw_step():
     torch.manual_seed(0)
     p = with_gradient(torch.randn(64, 32) * 1e-4)  # the size of the gradient does not matter
     Muon([p], lr=0.1, weight_decay=0.0).step()
-    assert (
-        0.1 * 0.1 < p.detach().square().mean().sqrt() < 0.1 * 0.3
-    )  # AdamW's steps: 0.2 to 0.4 x lr
+    # AdamW's steps: 0.2 to 0.4 x lr
+    assert 0.1 * 0.1 < p.detach().square().mean().sqrt() < 0.1 * 0.3
 
 
 def test_muon_decays_weights_and_leaves_parameters_without_gradient_alone():

@@ -67,7 +67,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 needs_compiler = pytest.mark.skipif(
     bool(devices.missing_for_cpu_compile()), reason="torch.compile on a CPU needs a C++ compiler"
 )
-ALONE = Processes(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 METERS = {"tokens_per_second", "mfu"}  # what may differ between two equal runs
 
 
@@ -91,9 +91,8 @@ def measured(run):
 
 def weights(run):
     tensors = load_file(latest_checkpoint(run) / "model.safetensors")
-    return {
-        name: tensor.clone() for name, tensor in tensors.items()
-    }  # load_file only maps the file
+    # load_file only maps the file
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def assert_same_end(run, other):
@@ -179,12 +178,8 @@ def test_gradient_accumulation_changes_nothing(uneven_config, one_batch, micro_b
     config = replace(uneven_config, grad_accumulation_steps=micro_batches)
     if micro_batches == 4:
         parts = trainer_of(replace(config, out_dir=config.out_dir + "_parts")).load_step(0)[0]
-        assert [int(part.loss_mask.sum()) for part in parts] == [
-            33,
-            2,
-            35,
-            6,
-        ]  # of 33 learned tokens 32 are targets
+        # of 33 learned tokens 32 are targets
+        assert [int(part.loss_mask.sum()) for part in parts] == [33, 2, 35, 6]
     assert_same_gradients(gradients.first_gradient(config, ALONE), one_batch)
 
 
@@ -248,9 +243,10 @@ def test_one_and_two_processes_see_the_same_global_batches_and_the_same_losses(
 def test_rows_with_nothing_to_learn_are_left_out_and_said_and_no_step_has_loss_zero(
     tiny_config, tokenizer, tmp_path
 ):
+    # the reply is in the last piece
     questions = [
         dialogue("小猫在河边走了很久，遇见一只白鹅。" * 12 + str(n), "好。") for n in range(4)
-    ]  # the reply is in the last piece
+    ]
     write_sft_tokens(questions, tokenizer, tmp_path / "tokens", max_length=2048)
     data = PackedDataset(tmp_path / "tokens", 32)
     assert all(row.loss_mask.any() for row in data) and 0 < len(data) < data.left_out
@@ -617,9 +613,8 @@ def test_a_run_killed_at_a_random_step_goes_on_and_ends_the_same(
         ("samples.jsonl", '{"step": 119, "text": "小'.encode()[:-1]),
     ):
         with (run / name).open("ab") as file:
-            file.write(
-                torn
-            )  # what a kill or a full disk leaves, in the middle of a line and of a character
+            # what a kill or a full disk leaves, in the middle of a line and of a character
+            file.write(torn)
     train(config)
     assert_same_end(run, undisturbed)
     assert [row["step"] for row in metrics(run)] == list(range(1, 121)), step
@@ -643,11 +638,8 @@ def test_a_line_separator_in_a_sample_is_no_end_of_line(tiny_config, tmp_path, m
 @needs_compiler
 def test_a_compiled_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_config, tmp_path):
     torch._dynamo.reset()
-    compiled = {
-        **LONG,
-        "compile": True,
-        "grad_accumulation_steps": 3,
-    }  # of 4 rows: micro-batches of two sizes
+    # of 4 rows: micro-batches of two sizes
+    compiled = {**LONG, "compile": True, "grad_accumulation_steps": 3}
     undisturbed = train(tiny_config(tmp_path / "undisturbed", **compiled))
     config, run = tiny_config(tmp_path / "run", **compiled), tmp_path / "run"
     step = random.SystemRandom().randrange(1, 110)
@@ -758,9 +750,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tiny_config, tmp_path, capsy
 def test_a_finished_run_started_again_is_left_as_it_is(tiny_config, tmp_path):
     config = tiny_config(tmp_path / "run", steps=3)
     before = metrics(train(config))
-    train(
-        replace(config, save_interval=1, log_interval=2, num_workers=2)
-    )  # none of these changes the result
+    # none of these changes the result
+    train(replace(config, save_interval=1, log_interval=2, num_workers=2))
     assert metrics(tmp_path / "run") == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -899,9 +890,8 @@ def test_a_run_that_was_moved_is_named_as_it_is_now_where_it_goes_on(tiny_config
     moved = train(replace(config, out_dir=str(tmp_path / "there" / "run"), save_interval=2))
     after = json.loads((moved / "config.json").read_text("utf-8"))
     assert after == before | {"out_dir": str(moved), "save_interval": 2}
-    train(
-        parse_args(["--config", str(moved / "config.json"), "--resume", "must"])
-    )  # as it says itself how to go on
+    # as it says itself how to go on
+    train(parse_args(["--config", str(moved / "config.json"), "--resume", "must"]))
     assert [step_of(folder) for folder in step_folders(tmp_path / "here" / "run")] == [1]
 
 
@@ -920,9 +910,8 @@ def test_other_weights_written_into_the_checkpoint_that_a_run_started_from_are_s
         steps=1,
     )
     train(chat)
-    shutil.copy(
-        other / "model.safetensors", base
-    )  # its checkpoint.json still has the sums of what was there before
+    # its checkpoint.json still has the sums of what was there before
+    shutil.copy(other / "model.safetensors", base)
     with pytest.raises(ValueError, match=r"is another run; different: init_from \(was "):
         train(replace(chat, resume="must"))
 
@@ -1222,9 +1211,8 @@ def test_samples_go_on_with_a_text_or_answer_as_the_run_learns(
 def test_a_terminal_that_cannot_show_a_sample_does_not_end_the_run(
     tiny_config, tmp_path, monkeypatch
 ):
-    config = tiny_config(
-        tmp_path / "run", steps=1, sample_prompts="小猫\n白鹅"
-    )  # shown with ⏎, which GBK does not have
+    # shown with ⏎, which GBK does not have
+    config = tiny_config(tmp_path / "run", steps=1, sample_prompts="小猫\n白鹅")
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="gbk"))
     monkeypatch.setattr(sys, "argv", ["train", *arguments(config)])
     main()
@@ -1274,9 +1262,8 @@ def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, mon
     """On the meta device there are no numbers, so to read one is an error, where on a GPU it would
     be a wait.
     """
-    monkeypatch.setattr(
-        torch, "is_autocast_enabled", lambda device: False
-    )  # meta has no autocast and no fused optimiser
+    # meta has no autocast and no fused optimiser
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
     monkeypatch.setattr(
         torch.optim, "AdamW", lambda params, fused, **options: AdamW(params, **options)
     )

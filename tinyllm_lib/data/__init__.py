@@ -17,9 +17,9 @@ and the machine.
     download_pretrain: fetches the seq-monkey corpus
     download_sft: fetches BELLE's dialogues
     ensure_home: lends a home directory where there is none to write to
+    find_run: a run by its path, or by its name in the workspace
     get_workspace: the folder of a profile
     is_running: whether a process of this machine is there and not dead
-    MAX_LINE_BYTES: a longer line is no line of a corpus
     read_dialogues: streams the dialogues of a corpus, as messages
     read_json: the JSON object in a file, or what you say where there is none
     read_lines: streams the numbered lines of a file, packed or not
@@ -55,5 +55,5 @@ from tinyllm_lib.data.provenance import (
     sha256,
 )
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
-from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, read_lines
-from tinyllm_lib.data.workspace import Workspace, get_workspace, require
+from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines
+from tinyllm_lib.data.workspace import Workspace, find_run, get_workspace, require

@@ -75,6 +75,11 @@ def get_workspace(profile: object = None) -> Workspace:
     return workspace
 
 
+def find_run(name: str | Path) -> Path:
+    """A run by its path or, where there is no such path, by its name in the workspace."""
+    return Path(name) if Path(name).exists() else get_workspace().run(str(name))
+
+
 def _default_base(package: Path) -> Path:
     installed = {"site-packages", "dist-packages"} & set(package.parts)
     return (Path.cwd() if installed else package.parent) / "workspace"

@@ -3,9 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tinyllm_lib.data import get_workspace, utf8_output
+from tinyllm_lib.data import find_run, utf8_output
 from tinyllm_lib.evaluate.exam import run_exam
 from tinyllm_lib.evaluate.table import format_table
 
@@ -26,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--wrong", action="store_true", help="list the wrong answers too")
     o = parser.parse_args(argv)
     try:
-        run = Path(o.run) if Path(o.run).exists() else get_workspace().run(o.run)
         # A few questions of one's own must not replace the result of the whole exam.
-        result = run_exam(run, o.exam, kind=o.kind, limit=o.limit, save=o.exam is None)
+        result = run_exam(find_run(o.run), o.exam, kind=o.kind, limit=o.limit, save=o.exam is None)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tinyllm_lib.data import (
-    MAX_LINE_BYTES,
     content_fingerprint,
     differences,
     get_workspace,
@@ -53,7 +52,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             f"{path} is missing: an exam is written with the sample corpus (notebook 01), or by"
             ' you, as lines of {"question": …, "answer": …, "class": …}.'
         )
-    for line in read_lines(path, MAX_LINE_BYTES, lambda skipped: None):
+    for line in read_lines(path):
         where = f"{line.source} line {line.number}"
         try:
             if line.problem:

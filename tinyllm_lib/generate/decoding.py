@@ -126,13 +126,13 @@ def decode(
         texts = [row.all_ids for row in going]
         tokens = sampling.choose(logits, texts, [row.rng for row in going])
         logprobs = logits.log_softmax(-1)[range(len(going)), tokens].tolist()
-        for row, token, logprob in zip(going, tokens, logprobs, strict=True):
+        for row, text, token, logprob in zip(going, texts, tokens, logprobs, strict=True):
             if token in stop_ids:
                 row.finish = "stop"
                 continue
             row.ids.append(token)
             row.logprobs.append(logprob)
-            if start := window_start(len(row.all_ids) - 1, context):
+            if start := window_start(len(text), context):
                 outgrew = f"the text outgrew the context of {context} tokens"
                 row.note = f"{outgrew}: its end was written without its first {start}."
             yield row

@@ -90,8 +90,7 @@ class Sampling:
 
     def probabilities(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """What is drawn from, (B, V) float64, given logits (B, V) and each row's ids so far."""
-        if self.repetition_penalty != 1:
-            logits = penalise_repetition(logits, texts, self.repetition_penalty)
+        logits = self._penalised(logits, texts)
         if self.temperature == 0:
             likeliest = logits.argmax(-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float64).scatter(1, likeliest, 1.0)
@@ -114,8 +113,13 @@ class Sampling:
         batch, no cache), a token at the edge of a filter that comes or goes disturbs no other; if a
         number were looked up among summed probabilities, it would shift all tokens behind it.
         """
-        rates = self.probabilities(logits, texts)  # (B, V)
         if self.temperature == 0:
-            return rates.argmax(-1).tolist()
+            return self._penalised(logits, texts).argmax(-1).tolist()
+        rates = self.probabilities(logits, texts)  # (B, V)
         uniform = torch.from_numpy(np.stack([rng.random(logits.shape[-1]) for rng in rngs]))
         return (rates / -uniform.log()).argmax(-1).tolist()
+
+    def _penalised(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        if self.repetition_penalty == 1:
+            return logits
+        return penalise_repetition(logits, texts, self.repetition_penalty)

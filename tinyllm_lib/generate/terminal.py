@@ -17,9 +17,8 @@ import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from tinyllm_lib.data import SYSTEM_PROMPT, get_workspace, utf8_output
+from tinyllm_lib.data import SYSTEM_PROMPT, find_run, utf8_output
 from tinyllm_lib.generate.generator import CHAT, Messages, TextGenerator
 from tinyllm_lib.generate.sampling import Sampling
 from tinyllm_lib.generate.text import Written
@@ -130,8 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
-        run = Path(args.run) if Path(args.run).exists() else get_workspace().run(args.run)
-        chat = Chat(TextGenerator(run, device=args.device), sampling, args.system)
+        chat = Chat(TextGenerator(find_run(args.run), device=args.device), sampling, args.system)
         if args.prompt:
             return converse(chat, args.prompt, as_json=args.json, alone=True)
         if sys.stdin is None:

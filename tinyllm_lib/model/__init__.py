@@ -11,7 +11,6 @@ Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` i
     apply_rope: turns pairs of coordinates by the angles of their positions
     attention_mask: which keys each new query may see, or None for plain causality
     explaining_out_of_memory: an error for want of memory says where it came and what to change
-    find_damage: what is wrong with a checkpoint folder, in words, or None
     is_out_of_memory: whether a GPU or the CPU had no memory left
     latest_checkpoint: the newest checkpoint of a run that is undamaged
     load_state: the trainer's state of a checkpoint
@@ -31,7 +30,6 @@ Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` i
 
 from tinyllm_lib.model.checkpoint import (
     STEP_FOLDER,
-    find_damage,
     latest_checkpoint,
     load_state,
     model_folder,

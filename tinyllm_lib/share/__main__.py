@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tinyllm_lib.data import get_workspace, utf8_output
+from tinyllm_lib.data import find_run, utf8_output
 from tinyllm_lib.share.card import model_card
 from tinyllm_lib.share.gguf_file import DTYPES, export_gguf, modelfile_path
 from tinyllm_lib.share.hub import HUBS, publish
@@ -44,7 +44,7 @@ def _do(o: argparse.Namespace) -> None:
         print(import_checkpoint(o.file, o.tokenizer, o.out, *heads, max_seq_len=o.max_seq_len))
         return
     is_file = o.command == "serve" and o.program == "llama_cpp"
-    run = Path(o.run) if is_file or Path(o.run).exists() else get_workspace().run(o.run)
+    run = Path(o.run) if is_file else find_run(o.run)
     if o.command == "gguf":
         file = export_gguf(run, o.out or run / f"{run.name}-{o.dtype}.gguf", o.dtype)
         print(file, modelfile_path(file), sep="\n")

@@ -10,7 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
-from tinyllm_lib.data import write_json
+from tinyllm_lib.data import read_json, write_json
 
 
 def option(default: Any, text: str, *choices: Any, positive: bool = False) -> Any:
@@ -220,11 +220,7 @@ def get_lr(step: int, config: TrainConfig) -> float:
 
 def run_config(run: str | Path) -> dict:
     """The `config.json` of a run as it is; empty where there is none that can be read."""
-    try:
-        found = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_json(Path(run) / "config.json", unknown={})
 
 
 # ---- the command line

@@ -29,7 +29,6 @@ class Processes:
     """The processes that train together, and this one's place among them."""
 
     rank: int
-    local_rank: int
     world_size: int
     device: torch.device
     machines: int = 1
@@ -51,7 +50,7 @@ class Processes:
             torch.set_num_threads(max(1, allowed_cpus() // local_world_size))
         if world_size > 1:
             _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", rank, world_size)
-        return cls(rank, local_rank, world_size, device, machines)
+        return cls(rank, world_size, device, machines)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place; of a CPU tensor without waiting for a GPU."""

@@ -23,10 +23,8 @@ from tools.bench.harness import Case, main
 
 NEW = 256  # tokens written after each prompt
 LONG_PROMPT = 400  # of the case that asks for one token only
-CACHELESS_PROMPTS = (
-    16,
-    256,
-)  # tokens of the prompts of the cases without a cache: the longer, the more is computed again
+# tokens of the prompts of the cases without a cache: the longer, the more is computed again
+CACHELESS_PROMPTS = (16, 256)
 
 
 def prompts_of(lengths: list[int], vocab_size: int) -> list[list[int]]:

@@ -119,9 +119,8 @@ def products_alone(preset: str) -> Work:
         max_seq_len=profile.max_length,
     )
     positions = rows * profile.max_length
-    matrices = [
-        p.detach() for name, p in Transformer(shape).named_parameters() if p.dim() == 2
-    ]  # the tied embedding is the head
+    # the tied embedding is the head
+    matrices = [p.detach() for name, p in Transformer(shape).named_parameters() if p.dim() == 2]
     inputs = {
         size: torch.randn(positions, size)
         for size in {size for matrix in matrices for size in matrix.shape}
@@ -132,11 +131,8 @@ def products_alone(preset: str) -> Work:
         for _ in range(steps):
             for matrix in matrices:
                 out, x = (inputs[size] for size in matrix.shape)
-                (
-                    x @ matrix.T,
-                    out @ matrix,
-                    out.T @ x,
-                )  # forward, gradient of the input, gradient of the matrix
+                # forward, gradient of the input, gradient of the matrix
+                (x @ matrix.T, out @ matrix, out.T @ x)
         return steps * positions / 1e3
 
     return work
@@ -361,9 +357,8 @@ def cases() -> list[Case]:
                     "plain",
                 )
             )
-            if (
-                count == "all" and not missing_for_cpu_compile()
-            ):  # what a run long enough for torch.compile gets
+            # what a run long enough for torch.compile gets
+            if count == "all" and not missing_for_cpu_compile():
                 rows.append(
                     Case(
                         f"{preset}, {stage}, {count} positions, compiled",

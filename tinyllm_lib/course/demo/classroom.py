@@ -27,7 +27,7 @@ from pathlib import Path
 from tinyllm_lib.course.demo.visitors import Server, host_name, is_loopback
 from tinyllm_lib.course.views import html
 from tinyllm_lib.course.views.steps import CANDIDATES, SLIDERS, Steps, settings, steps_html
-from tinyllm_lib.data import get_workspace, utf8_output
+from tinyllm_lib.data import find_run, utf8_output
 from tinyllm_lib.generate import Sampling, TextGenerator, Written
 from tinyllm_lib.model import is_out_of_memory, step_folders, step_of, weight_files
 from tinyllm_lib.train import run_config
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     utf8_output()
     options = _parser().parse_args(argv)
-    run = Path(options.run) if Path(options.run).exists() else get_workspace().run(options.run)
+    run = find_run(options.run)
     if not step_folders(run) and not weight_files(run):
         print(NO_RUN.format(run=run), file=sys.stderr)
         return 2
