@@ -14,17 +14,7 @@ from helpers.tiny import ROOT, start_python
 LIBRARY = ROOT / "tinyllm_lib"
 # The table of contents, as in pyproject.toml's contract. `generate` stands above `train`, which
 # prints samples while it trains.
-CORE = (
-    "data",
-    "tokenizer",
-    "dataset",
-    "model",
-    "generate",
-    "train",
-    "launch",
-    "evaluate",
-    "share",
-)
+CORE = ("data", "tokenizer", "dataset", "model", "generate", "train", "launch", "evaluate", "share")
 FOLDERS = (*CORE, "course")
 SEVEN = {"torch", "numpy", "tokenizers", "transformers", "safetensors", "tqdm", "regex"}
 # Named in an extra of pyproject.toml, imported where they are asked for, and an error that says
@@ -57,7 +47,7 @@ def line_counts():
 
 
 # The design wants 6,500 and 700: whoever deletes lowers these, and nobody raises them.
-MOST_LINES = {"core": 8737, "launch": 830}
+MOST_LINES = {"core": 8718, "launch": 830}
 
 
 def test_the_core_is_thin(capsys):

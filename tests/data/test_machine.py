@@ -58,10 +58,9 @@ def test_a_limit_of_a_group_above_holds_too(group):
         "slurm/job/memory.max": str(3 * 2**20),
         "slurm/memory.max": str(2**40),
     }
-    assert group("0::/slurm/job/step\n", files) == (
-        3,
-        3 * 2**20,
-    ), "two and a half cores keep three threads busy"
+    assert group("0::/slurm/job/step\n", files) == (3, 3 * 2**20), (
+        "two and a half cores keep three threads busy"
+    )
 
 
 def test_a_container_sees_its_own_group_at_the_top(group):
@@ -96,10 +95,7 @@ def test_cores_that_this_process_may_not_use_do_not_count():
     one = str(min(os.sched_getaffinity(0)))
     assert (
         python(
-            "from tinyllm_lib.data import allowed_cpus; print(allowed_cpus())",
-            "taskset",
-            "-c",
-            one,
+            "from tinyllm_lib.data import allowed_cpus; print(allowed_cpus())", "taskset", "-c", one
         )
         == b"1\n"
     )

@@ -90,6 +90,20 @@ def is_held(port):
         return s.connect_ex(("localhost", port)) == 0
 
 
+def random_run(folder, tokenizer, change):
+    """A run with a checkpoint of random weights; `change(embedding)` alters them in place first."""
+    import torch
+
+    from tinyllm_lib.model import ModelConfig, save_checkpoint
+
+    size = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
+    model = random_model(ModelConfig(**size, vocab_size=len(tokenizer), max_seq_len=96), scale=6)
+    with torch.no_grad():
+        change(model.model.embed_tokens.weight)
+    save_checkpoint(folder, 5, model, tokenizer, {})
+    return folder
+
+
 def load_tool(name):
     """tools/<name>.py as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")

@@ -9,11 +9,11 @@ import sys
 import pytest
 import torch
 from helpers.old_model import OldModel
-from helpers.tiny import DIALOGUES, ROOT, TEXTS, random_model
+from helpers.tiny import DIALOGUES, ROOT, TEXTS, random_run
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from tinyllm_lib.generate import TextGenerator, generate
-from tinyllm_lib.model import ModelConfig, Transformer, latest_checkpoint, save_checkpoint
+from tinyllm_lib.model import Transformer, latest_checkpoint
 from tinyllm_lib.share import __main__ as share
 from tinyllm_lib.tokenizer import encode_chat, encode_text
 
@@ -23,15 +23,7 @@ pytest_plugins = ["helpers.tiny_fixtures"]
 @pytest.fixture(scope="module")
 def run(tokenizer, tmp_path_factory):
     """A run whose model ends its replies now and then: `<|im_end|>` made likelier."""
-    config = ModelConfig(
-        dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96
-    )
-    model = random_model(config, scale=6)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[4] *= 2
-    folder = tmp_path_factory.mktemp("run")
-    save_checkpoint(folder, 5, model, tokenizer, {})
-    return folder
+    return random_run(tmp_path_factory.mktemp("run"), tokenizer, lambda weight: weight[4].mul_(2))
 
 
 @pytest.fixture(scope="module")

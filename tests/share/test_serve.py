@@ -13,10 +13,9 @@ import psutil
 import pytest
 import torch
 from helpers.local_hub import HubHandler, serving
-from helpers.tiny import DIALOGUES, random_model
+from helpers.tiny import DIALOGUES, random_run
 
 from tinyllm_lib.generate import TextGenerator
-from tinyllm_lib.model import ModelConfig, save_checkpoint
 from tinyllm_lib.share import serve, what_is_missing
 from tinyllm_lib.share import server as module
 from tinyllm_lib.share.server import ServeError, Server, free_port
@@ -27,17 +26,9 @@ pytest_plugins = ["helpers.tiny_fixtures"]
 @pytest.fixture(scope="module")
 def run(tokenizer, tmp_path_factory):
     """Random weights that write whole characters: each program shows broken ones in its own way."""
-    config = ModelConfig(
-        dim=64, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=len(tokenizer), max_seq_len=96
-    )
-    model = random_model(config, scale=6)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[
-            ["\ufffd" in tokenizer.decode([i]) for i in range(len(tokenizer))]
-        ] = 0
+    broken = torch.tensor(["\ufffd" in tokenizer.decode([i]) for i in range(len(tokenizer))])
     folder = tmp_path_factory.mktemp("run")
-    save_checkpoint(folder, 5, model, tokenizer, {})
-    return folder
+    return random_run(folder, tokenizer, lambda weight: weight.masked_fill_(broken[:, None], 0))
 
 
 def test_what_is_missing_is_said_with_what_installs_it(run, monkeypatch):

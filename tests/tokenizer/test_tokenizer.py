@@ -263,10 +263,9 @@ def test_training_takes_an_even_sample_of_the_size_asked_for(tmp_path):
     by_hand = train_tokenizer(even_sample(texts, 5000), tmp_path / "b", vocab_size=320)
     assert tokenizer_hash(sampled) == tokenizer_hash(by_hand)
     vocabulary = {token_bytes(sampled, i) for i in range(len(sampled))}
-    assert {
-        "甲乙".encode(),
-        "丙丁".encode(),
-    } <= vocabulary, "both the beginning and the end of the stream are in it"
+    assert {"甲乙".encode(), "丙丁".encode()} <= vocabulary, (
+        "both the beginning and the end of the stream are in it"
+    )
 
 
 def test_nfkc_is_a_switch_and_is_lossy(tmp_path, tokenizer, capsys):
@@ -812,10 +811,9 @@ def test_a_reply_too_long_for_the_context_loses_its_end(tokenizer):
     assert (cut.ids, cut.loss_mask) == (whole.ids[:50], whole.loss_mask[:50])
     assert cut.cut_tokens == len(whole) - 50
     assert cut.cut_supervised == sum(whole.loss_mask[50:])
-    assert (cut.ids[-1], cut.loss_mask[-1]) != (
-        4,
-        1,
-    ), "a reply that was cut must not teach the model to stop"
+    assert (cut.ids[-1], cut.loss_mask[-1]) != (4, 1), (
+        "a reply that was cut must not teach the model to stop"
+    )
 
 
 @given(

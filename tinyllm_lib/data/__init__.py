@@ -49,11 +49,7 @@ from tinyllm_lib.data.machine import (
     temporary_folder,
     utf8_output,
 )
-from tinyllm_lib.data.provenance import (
-    content_fingerprint,
-    differences,
-    sha256,
-)
+from tinyllm_lib.data.provenance import content_fingerprint, differences, sha256
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
 from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines
 from tinyllm_lib.data.workspace import Workspace, find_run, get_workspace, require

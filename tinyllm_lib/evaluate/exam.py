@@ -6,13 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyllm_lib.data import (
-    content_fingerprint,
-    differences,
-    get_workspace,
-    read_json,
-    read_lines,
-)
+from tinyllm_lib.data import content_fingerprint, differences, get_workspace, read_json, read_lines
 from tinyllm_lib.evaluate.grading import goes_on_with, is_right, normalise
 from tinyllm_lib.evaluate.results import Answer, ExamResult
 from tinyllm_lib.generate import TextGenerator

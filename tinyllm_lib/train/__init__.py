@@ -27,10 +27,4 @@ from tinyllm_lib.train.memory import train_memory
 from tinyllm_lib.train.run_folder import prepare_run
 from tinyllm_lib.train.start import build, train
 from tinyllm_lib.train.trainer import Trainer
-from tinyllm_lib.train.worker import (
-    ITSELF,
-    Lifeline,
-    failure_reported,
-    meet,
-    meeting_host,
-)
+from tinyllm_lib.train.worker import ITSELF, Lifeline, failure_reported, meet, meeting_host
