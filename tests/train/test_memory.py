@@ -110,7 +110,7 @@ def test_an_error_for_want_of_memory_is_explained_once_where_it_came_and_others_
 def test_on_a_cpu_the_memory_is_what_may_be_used_shared_by_the_processes(monkeypatch):
     # as of a container's limit
     monkeypatch.setattr("tinyllm_lib.train.memory.allowed_memory", lambda: 8 * 10**9)
-    assert device_gigabytes(Processes(0, 0, 2, torch.device("cpu"))) == 4.0
+    assert device_gigabytes(Processes(0, 2, torch.device("cpu"))) == 4.0
 
 
 def test_auto_micro_batches_count_as_one():
