@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tinyllm_lib.model import (
     ModelConfig,
     Transformer,
-    find_damage,
     latest_checkpoint,
     load_state,
     save_checkpoint,
     step_folders,
     step_of,
 )
+from tinyllm_lib.model.checkpoint import find_damage
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash
 
 pytest_plugins = ["helpers.tiny_fixtures"]
