@@ -15,12 +15,14 @@ from helpers.small_model import TEXTS, make_model
 from helpers.tiny import wait_until
 
 from tinyllm_lib.course import plots, widgets
+from tinyllm_lib.course.chat import Chat, Written, write_ids
+from tinyllm_lib.course.inside import attention_maps
 from tinyllm_lib.course.views import html as views
 from tinyllm_lib.course.views.steps import Steps, in_words, settings
 from tinyllm_lib.course.widgets.dashboard import Control
 from tinyllm_lib.course.widgets.sampling import Talk
 from tinyllm_lib.course.widgets.text import Attention, Ladder, compare_tokenizers
-from tinyllm_lib.generate import Chat, Sampling, TextGenerator, Written, generate
+from tinyllm_lib.generate import Sampling, TextGenerator, generate
 from tinyllm_lib.generate.decoding import STOP_IDS
 from tinyllm_lib.model import latest_checkpoint, step_folders, step_of
 from tinyllm_lib.tokenizer import encode_chat, encode_text, token_bytes, train_tokenizer
@@ -112,7 +114,8 @@ def test_bars_show_before_and_after_and_what_is_removed():
 
 def test_the_pieces_of_a_reply_carry_the_model_s_own_probabilities(generator):
     ids = encode_text(generator.tokenizer, "你好")
-    pieces = list(generator.write_ids(ids, 30, Sampling(temperature=0.8, top_k=5), seed=3))
+    sampling = Sampling(temperature=0.8, top_k=5, seed=3)
+    pieces = list(write_ids(generator, ids, 30, sampling))
     text = [p for p in pieces if p.text]
     tokens = generate(generator.model, [ids], max_new_tokens=30, temperature=0.8, top_k=5, seed=3)[
         0
@@ -201,7 +204,7 @@ def test_editing_a_dialogue(tok):
 
 def test_the_attention_is_the_model_s(generator):
     attention = Attention(generator, "法国的首都是巴黎。")
-    maps = generator.model.attention_maps(torch.tensor([attention.ids]))[:, 0].detach().numpy()
+    maps = attention_maps(generator.model, torch.tensor([attention.ids]))[:, 0].detach().numpy()
     assert (attention.weights(1, 2) == maps[1, 2]).all() and attention.weights(
         0, -1
     ) == pytest.approx(maps[0].mean(0))

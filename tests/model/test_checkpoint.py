@@ -198,7 +198,7 @@ def test_a_run_with_nothing_but_damage_says_so(save, tmp_path):
     truncated(save(5) / "model.safetensors")
     with pytest.raises(
         FileNotFoundError,
-        match=r"All checkpoints of the run .* are damaged\. Train it again with resume='never'",
+        match=r"The run .* has no finished checkpoint, or only damaged ones: .*resume='never'",
     ):
         latest_checkpoint(tmp_path / "run")
 
@@ -214,7 +214,7 @@ def test_an_unfinished_checkpoint_is_none(save, tmp_path):
 
 
 def test_a_run_without_a_checkpoint(save, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"does not exist\. .* \(notebooks 05 and 06\)"):
+    with pytest.raises(FileNotFoundError, match=r"does not exist.* \(notebooks 05 and 06"):
         latest_checkpoint(tmp_path / "nowhere")
     (tmp_path / "run").mkdir()
     with pytest.raises(FileNotFoundError, match="has no finished checkpoint"):
@@ -244,9 +244,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_the_newest(save, tmp_path, monk
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(
         OSError,
-        match=(
-            r"step_000002 cannot be written: .*No space left.* Last good checkpoint: step_000001\."
-        ),
+        match="step_000002 cannot be written: .*No space left.* older checkpoints stay",
     ):
         save(2)
     assert (

@@ -13,7 +13,6 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from tinyllm_lib.generate import generate
 from tinyllm_lib.model import ModelConfig, Transformer, model_folder, save_checkpoint
-from tinyllm_lib.model.config import Llama3Rope
 from tinyllm_lib.share import check_tokenizer, export_gguf, modelfile_path, to_half_split
 from tinyllm_lib.share.gguf_file import write_modelfile
 from tinyllm_lib.tokenizer import encode_chat, encode_text, load_tokenizer, train_tokenizer
@@ -144,9 +143,8 @@ def test_a_model_of_other_widths_a_longer_rope_and_unused_rows(tokenizer_folder,
     theirs = load_tokenizer(
         foreign(tokenizer_folder, tmp_path / "theirs", eos_token="</s>", pad_token="<unk>")
     )
-    rope = Llama3Rope(
-        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
-    )
+    rope = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope["original_max_position_embeddings"] = 32
     shape = {**SHAPE, "hidden_dim": 96, "head_dim": 24, "rope_scaling": rope, "rope_base": 100.0}
     save_checkpoint(
         tmp_path / "run", 1, random_model(ModelConfig(vocab_size=405, **shape)), theirs, {}

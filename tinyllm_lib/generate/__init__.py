@@ -1,15 +1,14 @@
 """Notebook 07: a run becomes text.
 
-`python -m tinyllm_lib.generate RUN` is a chat in the terminal. Read `generator.py` (messages to a
-reply), `decoding.py` (the loop over tokens), `sampling.py` (the choice of one).
+Read `generator.py` (messages to a reply), `decoding.py` (the loop over tokens), `sampling.py` (the
+choice of one).
 
     TextGenerator: a model with its tokenizer, ready to chat and to go on with a text
     Sampling: how a text is written: temperature, filters, seed, stop strings
     decode: the one loop under all of them: rows of ids, a new token for each in turn
+    rows_of: the rows that `decode` and `TextGenerator.pieces` write on, one for each prompt of ids
     generate: extends prompts of ids token by token, all of them at once
     TextStream: tokens in, text out, as soon as it is certain
-    Written: a piece of a streamed text, and how likely the model found its tokens
-    Chat: a conversation and how its replies are made
     ContextWarning: a text did not fit the context, and what was left out
     scale_temperature: below 1 the likely gets likelier, above 1 all get more alike
     keep_top_k: keeps the k likeliest tokens
@@ -17,7 +16,7 @@ reply), `decoding.py` (the loop over tokens), `sampling.py` (the choice of one).
     keep_min_p: keeps tokens at least p times as likely as the likeliest one
 """
 
-from tinyllm_lib.generate.decoding import decode, generate
+from tinyllm_lib.generate.decoding import decode, generate, rows_of
 from tinyllm_lib.generate.generator import ContextWarning, TextGenerator
 from tinyllm_lib.generate.sampling import (
     Sampling,
@@ -26,5 +25,4 @@ from tinyllm_lib.generate.sampling import (
     keep_top_p,
     scale_temperature,
 )
-from tinyllm_lib.generate.terminal import Chat
-from tinyllm_lib.generate.text import TextStream, Written
+from tinyllm_lib.generate.text import TextStream

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from tinyllm_lib.generate.sampling import Sampling
-from tinyllm_lib.model import KVCache, Transformer, explaining_out_of_memory
+from tinyllm_lib.model import KVCache, Transformer
 from tinyllm_lib.tokenizer import EOS_TEXT_ID, IM_END_ID
 
 # Of this library's own tokenizers; `tokenizer.stop_ids` knows those of any.
 STOP_IDS = (IM_END_ID, EOS_TEXT_ID)
-WRITE_LESS = "ask for fewer texts at once or shorter ones, or load the model with device='cpu'."
-NOT_FINITE = "the logits are not finite: the weights hold NaN. Use an earlier checkpoint."
 PLAIN = Sampling()
 Prompts = Sequence[Sequence[int]]
 
@@ -73,7 +71,7 @@ def generate(
     """Extends each prompt token by token, all of them at once.
 
     A row's text depends on its prompt, the settings and the seed alone, not on what else is in the
-    batch; where a prompt stands several times, its n-th copy is the n-th sample.
+    batch; the n-th copy of a prompt is its n-th sample.
 
     Args:
         prompts: token ids, each at least one and at most `max_seq_len` long.
@@ -112,17 +110,13 @@ def decode(
     """
     context = model.config.max_seq_len
     for number, length in enumerate((len(row.prompt) for row in rows), 1):
-        if not length:
-            raise ValueError(f"prompt {number} is empty: a model goes on from one token at least.")
-        if length > context:
-            what = f"prompt {number} has {length} tokens and the context holds {context}"
-            raise ValueError(f"{what}: shorten it.")
+        if not 0 < length <= context:
+            raise ValueError(f"prompt {number} has {length} tokens, expected 1 to {context}.")
     reader = _Reader(model, use_cache, static_cache)
     while going := [row for row in rows if not row.ended]:
-        with explaining_out_of_memory("while writing", WRITE_LESS):
-            logits = reader.next_logits(going).float().cpu()  # (rows, V)
+        logits = reader.next_logits(going).float().cpu()  # (rows, V)
         if not logits.amax(-1).isfinite().all():
-            raise ValueError(NOT_FINITE)
+            raise ValueError("the logits are not finite: the weights hold NaN.")
         texts = [row.all_ids for row in going]
         tokens = sampling.choose(logits, texts, [row.rng for row in going])
         logprobs = logits.log_softmax(-1)[range(len(going)), tokens].tolist()
@@ -136,6 +130,9 @@ def decode(
                 outgrew = f"the text outgrew the context of {context} tokens"
                 row.note = f"{outgrew}: its end was written without its first {start}."
             yield row
+    for row in rows:
+        if row.finish == "length" and len(row.all_ids) == context:
+            row.note = "the text was cut: the context is full."
 
 
 def window_start(length: int, context: int) -> int:
@@ -152,10 +149,6 @@ class _Reader:
     leave the batch.
     """
 
-    rows: list[Generated]
-    padding: Tensor  # (B,) how far each text begins to the right
-    padded: bool  # whether any does: asking the tensor waits for the GPU, so not at each step
-    real: Tensor  # (B, capacity) False where there is padding
     cache: KVCache | None = None
     step: _StaticStep | None = None
 
@@ -174,7 +167,6 @@ class _Reader:
             return self.step.next_logits([row.all_ids[-1] for row in self.rows])[kept]
         if len(kept) < len(self.rows):
             self.rows, self.padding, self.real = going, self.padding[kept], self.real[kept]
-            self.padded = bool(self.padding.any())
             self.cache.keys = self.cache.keys[:, kept]
             self.cache.values = self.cache.values[:, kept]
         past = self.cache.length
@@ -191,14 +183,14 @@ class _Reader:
         to_read = max(row.limit - len(row.ids) for row in going) - 1  # the last one is never read
         capacity = min(config.max_seq_len, T + to_read)
         padding = [T - len(window) for window in windows]
-        self.padding, self.padded = torch.tensor(padding, device=self.device), any(padding)
+        self.padding = torch.tensor(padding, device=self.device)  # (B,)
+        self.padded = any(padding)  # asking the tensor would wait for the GPU
         positions = torch.arange(capacity, device=self.device) - self.padding[:, None]
-        self.real = positions >= 0  # (B, capacity)
+        self.real = positions >= 0  # (B, capacity) False where there is padding
         if self.use_cache:
             self.cache = KVCache(config, len(going), capacity, device=self.device, dtype=self.dtype)
-        padded = [[0] * n + window for n, window in zip(padding, windows, strict=True)]
-        ids = torch.tensor(padded, device=self.device)  # (B, T)
-        return self._logits(ids, positions[:, :T].clamp(min=0), self.real[:, :T])
+        ids = torch.tensor([[0] * (T - len(window)) + window for window in windows])  # (B, T)
+        return self._logits(ids.to(self.device), positions[:, :T].clamp(min=0), self.real[:, :T])
 
     def _logits(self, ids: Tensor, position_ids: Tensor, real: Tensor) -> Tensor:
         key_mask = real if self.padded else None
@@ -211,10 +203,9 @@ class _Reader:
 class _StaticStep:
     """One decoding step whose tensors keep their shapes and places, so that a GPU can record it.
 
-    One token of a small model needs some hundred short kernels, and starting them one by one from
-    Python takes longer than they run; a CUDA graph starts them together. The cache is read at its
-    full capacity, and `seen` masks what is not filled yet. Where there is no GPU the step is
-    computed like any other, with the same result.
+    Starting the some hundred short kernels of a token one by one from Python takes longer than they
+    run; a CUDA graph starts them together. The cache is read at its full capacity, and `seen` masks
+    what is not filled yet. Where there is no GPU the step is computed like any other.
     """
 
     def __init__(self, model: Transformer, cache: KVCache, padding: Tensor, real: Tensor):

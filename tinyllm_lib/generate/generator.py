@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from tinyllm_lib.data import SYSTEM_PROMPT
 from tinyllm_lib.generate.decoding import PLAIN, Generated, decode, rows_of
 from tinyllm_lib.generate.sampling import Sampling
-from tinyllm_lib.generate.text import TextStream, Written, visible_token
-from tinyllm_lib.model import Transformer, explaining_out_of_memory, model_folder, weight_files
+from tinyllm_lib.generate.text import TextStream
+from tinyllm_lib.model import Transformer, model_folder
 from tinyllm_lib.tokenizer import (
     check_size,
     encode_chat,
@@ -53,8 +51,7 @@ class TextGenerator:
 
     Raises:
         FileNotFoundError: no finished checkpoint there.
-        ValueError: a damaged file, another architecture, a tokenizer that does not fit the model,
-            or no such device.
+        ValueError: a damaged file, another architecture, a tokenizer that does not fit the model.
     """
 
     folder: Path | None = None  # of the model, if it comes from one
@@ -63,14 +60,7 @@ class TextGenerator:
     def __init__(self, folder: str | Path, device: str | torch.device | None = None):
         self.folder = model_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"device {str(device)!r} cannot be used here: {reason}") from None
-        where, advice = f"while loading {self.folder}", partial(_too_large, self.folder)
-        with explaining_out_of_memory(where, advice):
-            model = Transformer.from_pretrained(self.folder, device=device)
+        model = Transformer.from_pretrained(self.folder, device=device)
         self._use(model, load_tokenizer(self.folder))
 
     @classmethod
@@ -104,45 +94,37 @@ class TextGenerator:
         """The same reply as `chat`, in pieces as they are written; joined they are equal."""
         sampling = replace(sampling, **fields)
         ids, limit, note = self.chat_prompt(messages, sampling.max_new_tokens)
-        _warn([note])
-
-        def texts() -> Iterator[str]:
-            for piece in self.write_ids(ids, limit, sampling):
-                _warn([piece.note])
-                if piece.text:
-                    yield piece.text
-
-        return texts()
+        [row] = rows_of([ids], [limit], sampling.seed)
+        for _, text in self.pieces([row], sampling):
+            yield text
+        _warn([note, row.note])
 
     def replies(
         self, conversations: Sequence[Messages | str], sampling: Sampling = EXAM, **fields: Any
     ) -> list[str]:
         """The reply to each conversation, the likeliest by default; many at once, as exams need."""
         sampling = replace(sampling, **fields)
-        prompts = _numbered(lambda m: self.chat_prompt(m, sampling.max_new_tokens), conversations)
-        rows = self._write([p[0] for p in prompts], [p[1] for p in prompts], sampling)
-        _warn(f"{p[2]} {self._cut(row)}".strip() for p, row in zip(prompts, rows, strict=True))
+        prompt = partial(self.chat_prompt, max_new_tokens=sampling.max_new_tokens)
+        made = list(_numbered(prompt, conversations))
+        rows = self._write([ids for ids, _, _ in made], [limit for _, limit, _ in made], sampling)
+        _warn(f"{note} {row.note}".strip() for (_, _, note), row in zip(made, rows, strict=True))
         return [row.text for row in rows]
 
     def sft_sample(
         self, start: str = "你好呀", num_samples: int = 3, sampling: Sampling = CHAT, **fields: Any
     ) -> list[str]:
-        """Several replies to the same message (or to the content of a file, as `FILE:path`)."""
-        return self.replies([_text_or_file(start)] * num_samples, sampling, **fields)
+        """Several replies to the same message."""
+        return self.replies([start] * num_samples, sampling, **fields)
 
     def complete(self, prompt: str, sampling: Sampling = PLAIN, **fields: Any) -> str:
         """What follows `prompt` in a document that begins so; past the context a window slides."""
-        rows = self.completions([prompt], sampling, **fields)
-        _warn(row.note for row in rows)
-        return rows[0].text
+        return self.completions([prompt], sampling, **fields)[0].text
 
     def pretrain_sample(
         self, start: str = "从前", num_samples: int = 3, sampling: Sampling = TEXT, **fields: Any
     ) -> list[str]:
-        """Several documents that begin with `start` (or the content of a file, as `FILE:path`)."""
-        start = _text_or_file(start)
+        """Several documents that begin with `start`."""
         rows = self.completions([start] * num_samples, sampling, **fields)
-        _warn(row.note for row in rows)
         return [start + row.text for row in rows]
 
     def completions(
@@ -150,28 +132,10 @@ class TextGenerator:
     ) -> list[Generated]:
         """`complete` for many prompts at once, with what there is to know; greedy by default."""
         sampling = replace(sampling, **fields)
-        ids = _numbered(self._text_prompt, prompts)
-        return self._write(ids, [sampling.max_new_tokens] * len(ids), sampling)
-
-    def next_token_distribution(
-        self, prompt: Messages | str, sampling: Sampling = PLAIN, top: int = 20, **fields: Any
-    ) -> tuple[list[str], list[float]]:
-        """The `top` likeliest next tokens, likeliest first, and their probabilities after filters.
-
-        Args:
-            prompt: a text to go on with, or messages to reply to.
-        """
-        if isinstance(prompt, str):
-            ids = self._text_prompt(prompt)
-        else:
-            ids = self.chat_prompt(prompt, 1)[0]
-        with torch.inference_mode():
-            logits = self.model(torch.tensor([ids], device=self.model.lm_head.weight.device))
-        logits = logits[:, -1].float().cpu()  # (1, V)
-        shares = replace(sampling, **fields).probabilities(logits, [ids])[0]
-        best = shares.topk(min(top, len(shares)))
-        names = [visible_token(self.tokenizer, token) for token in best.indices.tolist()]
-        return names, best.values.tolist()
+        ids = list(_numbered(self._text_prompt, prompts))
+        rows = self._write(ids, [sampling.max_new_tokens] * len(ids), sampling)
+        _warn(row.note for row in rows)
+        return rows
 
     def chat_prompt(
         self, messages: Messages | str, max_new_tokens: int
@@ -185,9 +149,6 @@ class TextGenerator:
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        if not isinstance(messages, list | tuple) or not all(isinstance(m, dict) for m in messages):
-            expected = "expected a text or a list of {'role': …, 'content': …} messages"
-            raise ValueError(f"{expected}, found {ascii(messages)[:60]}.")
         if not messages or not str(messages[-1].get("content", "")).strip():
             raise ValueError("the prompt is empty: expected a message with some text in it.")
         if messages[0].get("role") != "system":
@@ -195,32 +156,11 @@ class TextGenerator:
         room = self.context - max(1, min(max_new_tokens, self.context // 4))
         chat = encode_chat(self.tokenizer, messages, max_length=room, add_generation_prompt=True)
         if chat.cut_tokens:
-            system = len(encode_chat(self.tokenizer, messages[:1])) >= room
-            raise ValueError(
-                f"the {'system prompt' if system else 'last message'} does not fit: it is"
-                f" {chat.cut_tokens} tokens too long for the context of {self.context}, of which"
-                f" {self.context - room} are kept for the reply. Shorten it."
-            )
+            found = f"with the system prompt it is {chat.cut_tokens} tokens too long"
+            raise ValueError(f"the last message does not fit: {found} for {room}. Shorten it.")
         note = f"the conversation outgrew the context of {self.context} tokens: the oldest"
         note = f"{note} {chat.dropped_turns} messages were left out." if chat.dropped_turns else ""
         return chat.ids, min(max_new_tokens, self.context - len(chat.ids)), note
-
-    def write_ids(
-        self, ids: list[int], limit: int, sampling: Sampling, **fields: Any
-    ) -> Iterator[Written]:
-        """The `limit` tokens after the prompt `ids`, piece by piece; a note if the context ends."""
-        sampling = replace(sampling, **fields)
-        [row] = rows_of([ids], [limit], sampling.seed)
-        told = 0  # tokens whose text was given
-        for _, text in self._pieces([row], sampling):
-            yield Written(text, tuple(math.exp(logprob) for logprob in row.logprobs[told:]))
-            told = len(row.ids)
-        if note := self._cut(row):
-            yield Written("", note=note)
-
-    def length(self, text: str) -> int:
-        """Tokens of a text, to compare with `context`."""
-        return len(encode_text(self.tokenizer, text))
 
     def _text_prompt(self, prompt: str) -> list[int]:
         if not prompt:
@@ -238,12 +178,12 @@ class TextGenerator:
         rows = rows_of(prompts, limits, sampling.seed)
         order = sorted(rows, key=lambda row: len(row.prompt))
         for start in range(0, len(order), self.batch_size):
-            for row, text in self._pieces(order[start : start + self.batch_size], sampling):
+            for row, text in self.pieces(order[start : start + self.batch_size], sampling):
                 row.text += text
         return rows
 
-    def _pieces(self, rows: list[Generated], sampling: Sampling) -> Iterator[tuple[Generated, str]]:
-        """(row, text) as soon as some text is certain."""
+    def pieces(self, rows: list[Generated], sampling: Sampling) -> Iterator[tuple[Generated, str]]:
+        """Writes on all `rows`, from `rows_of`; (row, text) as soon as some text is certain."""
         streams = {id(row): TextStream(self.tokenizer, sampling.stop) for row in rows}
         for row in decode(self.model, rows, sampling, stop_ids=self.stop_ids):
             stream = streams[id(row)]
@@ -255,45 +195,18 @@ class TextGenerator:
             if text := streams[id(row)].close():
                 yield row, text
 
-    def _cut(self, row: Generated) -> str:
-        """What to say of a reply that the context's end has cut."""
-        full = row.finish == "length" and len(row.all_ids) == self.context
-        return "the reply was cut: the context is full." if full else ""
-
-
-def _too_large(folder: Path) -> str:
-    size = sum((folder / name).stat().st_size for name in weight_files(folder)) / 1e9
-    return f"its weights alone have {size:.3g} GB: take a smaller model."
-
 
 def _warn(notes: Iterable[str]) -> None:
-    """A `ContextWarning` for each different note, at the line outside of this file that asked."""
+    """A `ContextWarning` for each different note."""
     for note in filter(None, dict.fromkeys(notes)):
-        files = [frame.filename for frame in inspect.stack(context=0)]
-        level = next(n for n, file in enumerate(files, 1) if file != __file__)
-        warnings.warn(note, ContextWarning, stacklevel=level)
+        warnings.warn(note, ContextWarning, stacklevel=4)
 
 
-def _numbered(prompt: Callable, items: Sequence) -> list:
+def _numbered(prompt: Callable, items: Sequence) -> Iterator:
     """prompt(item) for each item; an error says which of several it was."""
-    made = []
     for number, item in enumerate(items, 1):
         try:
-            made.append(prompt(item))
+            yield prompt(item)
         except ValueError as error:
             which = f"prompt {number}: " if len(items) > 1 else ""
             raise ValueError(f"{which}{error}") from None
-    return made
-
-
-def _text_or_file(start: str) -> str:
-    if not start.startswith("FILE:"):
-        return start
-    path = Path(start.removeprefix("FILE:"))
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: after FILE: comes the path of a text file.")
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip("\n")  # some editors put a mark first
-    except UnicodeDecodeError as error:
-        place = f"from byte {error.start + 1} on"
-        raise ValueError(f"{path} is not UTF-8 {place}: save it anew as UTF-8.") from None

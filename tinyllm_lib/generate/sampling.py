@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Divided by less, logits run over into infinity, and infinities cannot be told apart.
-LEAST = 1e-12
-
 
 def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty: float) -> Tensor:
     """Makes tokens that the row's text holds already less likely (CTRL, Keskar et al. 2019).
 
     Positive logits are divided by `penalty`, negative ones multiplied, so that above 1 both fall.
     """
+    if penalty == 1:
+        return logits
     logits = logits.clone()
     for row, text in zip(logits, texts, strict=True):
         seen = torch.tensor(sorted(set(text)), device=logits.device)
@@ -78,11 +77,10 @@ class Sampling:
         share = "more than 0 and at most 1; None turns it off"
         for name, fine, expected in (
             ("temperature", 0 <= temperature < math.inf, "0 (greedy) or more, for example 0.7"),
-            ("temperature", not 0 < temperature < LEAST, f"{LEAST} or more; 0 is greedy"),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more; None keeps every token"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, share),
             ("min_p", self.min_p is None or 0 < self.min_p <= 1, share),
-            ("repetition_penalty", LEAST <= penalty < math.inf, f"{LEAST} or more; 1 is none"),
+            ("repetition_penalty", 0 < penalty < math.inf, "more than 0; 1 is none"),
             ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
         ):
             if not fine:
@@ -90,7 +88,7 @@ class Sampling:
 
     def probabilities(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
         """What is drawn from, (B, V) float64, given logits (B, V) and each row's ids so far."""
-        logits = self._penalised(logits, texts)
+        logits = penalise_repetition(logits, texts, self.repetition_penalty)
         if self.temperature == 0:
             likeliest = logits.argmax(-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float64).scatter(1, likeliest, 1.0)
@@ -114,12 +112,8 @@ class Sampling:
         number were looked up among summed probabilities, it would shift all tokens behind it.
         """
         if self.temperature == 0:
-            return self._penalised(logits, texts).argmax(-1).tolist()
+            logits = penalise_repetition(logits, texts, self.repetition_penalty)
+            return logits.argmax(-1).tolist()
         rates = self.probabilities(logits, texts)  # (B, V)
         uniform = torch.from_numpy(np.stack([rng.random(logits.shape[-1]) for rng in rngs]))
         return (rates / -uniform.log()).argmax(-1).tolist()
-
-    def _penalised(self, logits: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        if self.repetition_penalty == 1:
-            return logits
-        return penalise_repetition(logits, texts, self.repetition_penalty)

@@ -1,10 +1,9 @@
-"""Ids become text: as they come, and for the eye."""
+"""Ids become text, as they come."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
@@ -43,26 +42,3 @@ class TextStream:
     def close(self) -> str:
         """The text still held at the end; half a character is left out."""
         return "" if self.stopped else self.held
-
-
-@dataclass(frozen=True)
-class Written:
-    """A piece of text as soon as it is certain, or a note for the reader, such as turns left out.
-
-    `probabilities` are those of its tokens under the model itself, before temperature and filters.
-    """
-
-    text: str
-    probabilities: tuple[float, ...] = ()
-    note: str = ""  # if there is one, there is no text
-
-
-def visible_token(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
-    """A token's text with visible spaces and line ends, or its bytes where they are no text."""
-    if token >= len(tokenizer):
-        return f"<no token {token}>"
-    data = token_bytes(tokenizer, token)
-    try:
-        return data.decode().replace(" ", "␣").replace("\n", "⏎")
-    except UnicodeDecodeError:
-        return f"<{data.hex(' ')}>"

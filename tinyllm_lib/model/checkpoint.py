@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.data import atomic_path, content_fingerprint, sha256, write_json
+from tinyllm_lib.data import atomic_path, content_fingerprint, read_json, sha256, write_json
 from tinyllm_lib.model.transformer import Transformer, weight_files
 from tinyllm_lib.tokenizer import save_tokenizer, stop_ids, token_ids
 
@@ -39,20 +39,14 @@ def step_of(folder: Path) -> int:
 
 def latest_checkpoint(run: str | Path) -> Path:
     """The newest undamaged checkpoint of a run; FileNotFoundError if it has none."""
-    run = Path(run)
-    folders = step_folders(run)
-    for folder in reversed(folders):
+    for folder in reversed(step_folders(run)):
         if not (problem := find_damage(folder)):
             return folder
-        more = "; using the checkpoint before it" if folder != folders[0] else ""
-        print(f"{folder.name} is damaged ({problem}){more}.", flush=True)
-    if folders:
-        advice = "Train it again with resume='never', which sets this one aside."
-        raise FileNotFoundError(f"All checkpoints of the run {run} are damaged. {advice}")
-    what = "has no finished checkpoint" if run.is_dir() else "does not exist"
+        print(f"{folder.name} is damaged ({problem}) and is passed over.", flush=True)
+    what = "has no finished checkpoint" if Path(run).is_dir() else "does not exist"
     raise FileNotFoundError(
-        f"The run {run} {what}. A training run writes one when it ends, when it is stopped and"
-        " every save_interval steps: start it (notebooks 05 and 06), or name another run."
+        f"The run {run} {what}, or only damaged ones: train it (notebooks 05 and 06; with"
+        " resume='never' what is damaged is set aside), or name another run."
     )
 
 
@@ -76,11 +70,10 @@ def weights_fingerprint(folder: str | Path) -> str:
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None."""
     try:
-        listed = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
-        checksums = listed["sha256"].items()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        checksums = read_json(folder / "checkpoint.json")["sha256"]
+    except (OSError, ValueError, KeyError) as error:
         return f"checkpoint.json: {error}"
-    for name, expected in checksums:
+    for name, expected in checksums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if sha256(folder / name) != expected:
@@ -116,17 +109,9 @@ def save_checkpoint(
             write_model(temporary, model, tokenizer)
             torch.save(state, temporary / "trainer_state.pt")
             seal(temporary, step)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save says in a RuntimeError that it could not write.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        good = ["none", *(p.name for p in step_folders(run) if p != folder)]
-        free = shutil.disk_usage(folder.parent).free / 1e6
-        raise OSError(
-            f"The checkpoint {folder} cannot be written: {error} ({free:,.1f} MB are free there)."
-            f" Last good checkpoint: {good[-1]}. Where the disk is full, make room; the same"
-            " command goes on from that checkpoint."
-        ) from error
+    except (OSError, SafetensorError, RuntimeError) as error:  # the last is torch.save's
+        advice = "Where the disk is full, make room; older checkpoints stay"
+        raise OSError(f"The checkpoint {folder} cannot be written: {error}. {advice}.") from error
     # Later ones are damaged: the run went on from before them.
     for old in [p for p in step_folders(run) if step_of(p) <= step][: -max(keep_last, 1)]:
         if not keep_every or step_of(old) % keep_every:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 HF_NAMES = {  # of our fields, in the order of the file
@@ -16,21 +16,9 @@ HF_NAMES = {  # of our fields, in the order of the file
     "max_seq_len": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
 }
+LLAMA3_ROPE = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 TokenIds = Mapping[str, int | None]  # TOKEN_IDS of a tokenizer, None where it has no such token
-
-
-@dataclass(frozen=True)
-class Llama3Rope:
-    """How Llama 3.1 and 3.2 reach further than they were pretrained: pairs that turn less than
-    `low_freq_factor` times within the original context are slowed by `factor`, those that turn more
-    than `high_freq_factor` times stay, and between the two the one passes into the other.
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True)
@@ -52,28 +40,25 @@ class ModelConfig:
     tie_embeddings: bool = True
     hidden_dim: int = 0
     head_dim: int = 0
-    rope_scaling: Llama3Rope | None = None
+    rope_scaling: dict[str, float] | None = None  # Llama 3's, as `rope_frequencies` reads it
 
     def __post_init__(self) -> None:
-        heads = f"n_heads={self.n_heads}"
+        heads, advice = f"n_heads={self.n_heads}", "choose dim = heads x head size"
         if not self.head_dim and self.dim % self.n_heads:
-            advice = "choose dim = heads x head size"
             raise ValueError(f"dim={self.dim} is not a multiple of {heads}: {advice}.")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"{heads} is not a multiple of n_kv_heads={self.n_kv_heads}.")
         head_dim = self.head_dim or self.dim // self.n_heads
         if head_dim % 2:
-            why = "RoPE turns pairs of numbers, so it must be even"
-            raise ValueError(f"head_dim={head_dim} is odd: {why}.")
+            raise ValueError(f"head_dim={head_dim} is odd: RoPE turns pairs, so it must be even.")
         object.__setattr__(self, "head_dim", head_dim)
         hidden_dim = self.hidden_dim or 64 * math.ceil((8 * self.dim // 3) / 64)
         object.__setattr__(self, "hidden_dim", hidden_dim)
 
     def to_hf(self, token_ids: TokenIds | None = None) -> dict[str, Any]:
         """The `config.json` that transformers reads; `token_ids` as the tokenizer has them."""
-        rope: dict[str, Any] = {"rope_type": "default"}
-        if self.rope_scaling:
-            rope = {"rope_type": "llama3", **asdict(self.rope_scaling)}
+        scaling = self.rope_scaling
+        rope = {"rope_type": "llama3", **scaling} if scaling else {"rope_type": "default"}
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -81,7 +66,7 @@ class ModelConfig:
             **{theirs: getattr(self, ours) for ours, theirs in HF_NAMES.items()},
             "rope_parameters": {**rope, "rope_theta": self.rope_base},  # for transformers 5
             "rope_theta": self.rope_base,  # 4 reads this and the next
-            **({"rope_scaling": rope} if self.rope_scaling else {}),
+            **({"rope_scaling": rope} if scaling else {}),
             "tie_word_embeddings": self.tie_embeddings,
             "attention_bias": False,
             "mlp_bias": False,
@@ -97,35 +82,31 @@ class ModelConfig:
         """
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
-        llama3: dict[str, Any] = {}
-        if kind == "llama3":
-            llama3 = {field.name: rope.get(field.name) for field in fields(Llama3Rope)}
-        family, activation = hf.get("model_type"), hf.get("hidden_act", "silu")
-        defaults: dict[str, Any] = {
+        scaling = {name: rope.get(name) for name in LLAMA3_ROPE if kind == "llama3"}
+        given = {
             "num_key_value_heads": hf.get("num_attention_heads"),
             "head_dim": 0,
             "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-6,
+            "hidden_act": "silu",
+            **{name: value for name, value in hf.items() if value is not None},
         }
-        sizes = {name: hf.get(name) for name in HF_NAMES.values() if name not in defaults}
+        missing = [name for name in HF_NAMES.values() if given.get(name) is None]
+        family, activation = hf.get("model_type"), given["hidden_act"]
         refused = {
-            **{f"{k} {v!r}, no whole number": not isinstance(v, int) for k, v in sizes.items()},
             f"model_type {family!r} (only 'llama')": family != "llama",
             "biases in attention or MLP": hf.get("attention_bias") or hf.get("mlp_bias"),
             f"activation {activation!r} (only 'silu')": activation != "silu",
             f"rope scaling {rope} (only 'llama3')": kind not in ("default", "llama3"),
-            f"rope scaling {rope}, which lacks one of {', '.join(llama3)}": None in llama3.values(),
+            f"rope scaling {rope}, which lacks one of {LLAMA3_ROPE}": None in scaling.values(),
             "quantized weights (only fp32, fp16 and bf16)": hf.get("quantization_config"),
+            f"no {', '.join(missing)}": missing,
         }
         if reasons := [text for text, bad in refused.items() if bad]:
             raise ValueError(f"{where}: cannot be loaded into Transformer: {'; '.join(reasons)}.")
-        given = defaults | {name: value for name, value in hf.items() if value is not None}
-        try:
-            return cls(
-                **{ours: given[theirs] for ours, theirs in HF_NAMES.items()},
-                rope_base=hf.get("rope_theta") or rope.get("rope_theta") or 10000.0,
-                tie_embeddings=hf.get("tie_word_embeddings", False),
-                rope_scaling=Llama3Rope(**llama3) if llama3 else None,
-            )
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+        return cls(
+            **{ours: given[theirs] for ours, theirs in HF_NAMES.items()},
+            rope_base=hf.get("rope_theta") or rope.get("rope_theta") or 10000.0,
+            tie_embeddings=hf.get("tie_word_embeddings", False),
+            rope_scaling=scaling or None,
+        )

@@ -16,31 +16,30 @@ from torch.types import Device
 from tinyllm_lib.model.config import ModelConfig
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.RMSNorm):
     """Divides vectors by their root mean square, scales each coordinate (Zhang & Sennrich 2019)."""
 
-    def __init__(self, dim: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) from x (..., D)."""
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+        """(..., D) from x (..., D), in the number format of x."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 def rope_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """How far each pair turns from one position to the next, base^(-2i/d), and the share of it that
-    `Llama3Rope` leaves; each (d/2,).
+    remains; each (d/2,).
+
+    Llama 3 reaches further than it was pretrained: pairs that turn less than `low_freq_factor`
+    times within the original context are slowed by `factor`, those that turn more than
+    `high_freq_factor` times stay, and between the two the one passes into the other.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / config.rope_base**exponents
     if (scaling := config.rope_scaling) is None:
         return frequencies, torch.ones_like(frequencies)
-    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies, kept + (1 - kept) / scaling.factor
+    return frequencies, kept + (1 - kept) / scaling["factor"]
 
 
 def rope_angles(config: ModelConfig) -> tuple[Tensor, Tensor]:

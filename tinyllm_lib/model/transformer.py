@@ -115,21 +115,6 @@ class Transformer(nn.Module):
             x, targets, weights = x[kept], targets[kept], weights[kept]
         return HeadLoss.apply(x, self.lm_head.weight, targets, weights)
 
-    def attention_maps(self, ids: Tensor) -> Tensor:
-        """Attention weights (layers, B, H, T, T), which SDPA computes but does not show."""
-        T = ids.shape[1]
-        cos, sin = self.rope_cos[None, :T, None], self.rope_sin[None, :T, None]
-        future = torch.ones(T, T, dtype=torch.bool, device=ids.device).triu(1)
-        x, maps = self.model.embed_tokens(ids), []
-        for block in self.model.layers:
-            assert isinstance(block, Block)
-            q, k, _ = block.self_attn.queries_keys_values(block.input_layernorm(x), cos, sin)
-            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, T, d)
-            scores = (q @ k.transpose(-1, -2)) / math.sqrt(self.config.head_dim)
-            maps.append(scores.masked_fill(future, -torch.inf).softmax(-1))
-            x = block(x, cos, sin)
-        return torch.stack(maps)
-
     def num_parameters(self) -> int:
         """Learned numbers, the tied embedding counted once."""
         return sum(p.numel() for p in self.parameters())
@@ -159,41 +144,26 @@ class Transformer(nn.Module):
         """Loads any Llama folder of Hugging Face's, as fp32. FileNotFoundError: a file is missing;
         ValueError: one is damaged, of another architecture, or holds tensors that do not fit.
         """
-        folder = Path(folder)
-        files = weight_files(folder) or [WEIGHTS]
-        for name in ("config.json", *files):
-            if not (folder / name).is_file():
-                found = ", ".join(sorted(p.name for p in folder.glob("*"))[:9]) or "nothing"
-                raise FileNotFoundError(
-                    f"{folder} is not a model folder: it has no {name} (found: {found}). Expected"
-                    " a step folder, runs/<name>/checkpoints/step_000500, or any Llama folder with"
-                    " safetensors."
-                )
-        config = ModelConfig.from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-        state: dict[str, Tensor] = {}
-        try:
-            for name in files:
-                state |= load_file(folder / name)
-        except SafetensorError as error:
-            advice = "use an earlier checkpoint"
-            raise ValueError(f"{folder / name} is damaged ({error}): {advice}.") from error
+        folder, state = Path(folder), {}
+        hf = read_json(folder / "config.json")
         with torch.device("meta"):
-            model = cls(config)
-        wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        if config.tie_embeddings:  # one matrix, in the file under the name of the embedding
-            del wanted["lm_head.weight"]
-            state.pop("lm_head.weight", None)
-        given = {name: tensor.shape for name, tensor in state.items()}
-        if odd := [name for name in wanted | given if wanted.get(name) != given.get(name)]:
-            sizes = [shapes.get(odd[0], "nothing") for shapes in (wanted, given)]
-            first = f"first: {odd[0]}, expected {sizes[0]}, found {sizes[1]}"
-            raise ValueError(f"{folder}: {len(odd)} tensors do not fit config.json; {first}.")
+            model = cls(ModelConfig.from_hf(hf, str(folder / "config.json")))
+        for name in weight_files(folder) or [WEIGHTS]:
+            try:
+                state |= load_file(folder / name)
+            except SafetensorError as error:
+                raise ValueError(f"{folder / name} is damaged: {error}.") from error
         # Copied: what `load_file` gives is a mapping of the file, which a trainer may rewrite.
         state = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
-        model.load_state_dict(state, strict=False, assign=True)
-        if config.tie_embeddings:
+        if model.config.tie_embeddings:  # one matrix, in the file under the name of the embedding
+            state["lm_head.weight"] = state.get("model.embed_tokens.weight")
+        try:
+            model.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"{folder}: {error}"[:1000]) from None
+        if model.config.tie_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
-        model.rope_cos, model.rope_sin = rope_angles(config)
+        model.rope_cos, model.rope_sin = rope_angles(model.config)
         return model.to(device)
 
     def _check_input(self, ids: Tensor, end: int, limit: int) -> None:
@@ -213,7 +183,4 @@ def weight_files(folder: str | Path) -> list[str]:
     single, index = Path(folder) / WEIGHTS, Path(folder) / INDEX
     if single.is_file() or not index.is_file():
         return [WEIGHTS] if single.is_file() else []
-    try:
-        return sorted(set(read_json(index)["weight_map"].values()))
-    except (KeyError, AttributeError) as error:
-        raise ValueError(f"{index} is damaged ({error!r}): fetch it again.") from error
+    return sorted(set(read_json(index)["weight_map"].values()))

@@ -20,15 +20,17 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from html import escape
 from ipaddress import ip_address
 from pathlib import Path
 
+from tinyllm_lib.course.chat import Written, write_ids
 from tinyllm_lib.course.demo.visitors import Server, host_name, is_loopback
 from tinyllm_lib.course.views import html
 from tinyllm_lib.course.views.steps import CANDIDATES, SLIDERS, Steps, settings, steps_html
 from tinyllm_lib.data import find_run, utf8_output
-from tinyllm_lib.generate import Sampling, TextGenerator, Written
+from tinyllm_lib.generate import Sampling, TextGenerator
 from tinyllm_lib.model import is_out_of_memory, step_folders, step_of, weight_files
 from tinyllm_lib.train import run_config
 
@@ -65,8 +67,8 @@ class Classroom:
         ids, limit, note = self.generator.chat_prompt(messages, self.max_new_tokens)
         if note:
             yield _row(Written("", note=note))
-        seed = secrets.randbits(32)
-        with closing(self.generator.write_ids(ids, limit, sampling, seed=seed)) as pieces:
+        sampling = replace(sampling, seed=secrets.randbits(32))
+        with closing(write_ids(self.generator, ids, limit, sampling)) as pieces:
             while True:
                 # Not while a piece is sent: a visitor who reads slowly keeps nobody waiting.
                 with self._model:

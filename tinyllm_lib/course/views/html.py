@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyllm_lib.course.chat import Written
 from tinyllm_lib.course.plots.tokens import shared_characters, visible
-from tinyllm_lib.generate import Written
 
 CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 UNSURE = 0.5  # below this probability a token is underlined

@@ -11,6 +11,7 @@ from html import unescape
 import ipywidgets as ipw
 
 from tinyllm_lib.course import plots
+from tinyllm_lib.course.chat import Chat, Written, write_ids
 from tinyllm_lib.course.views import html
 from tinyllm_lib.course.views.steps import (
     CANDIDATES,
@@ -31,7 +32,7 @@ from tinyllm_lib.course.widgets.frame import (
     text_box,
     view,
 )
-from tinyllm_lib.generate import Chat, Sampling, TextGenerator, Written
+from tinyllm_lib.generate import Sampling, TextGenerator
 
 REDRAW_SECONDS = 0.05
 LEGEND = """\
@@ -242,7 +243,7 @@ def chat(
 
     def pictures() -> list:
         ids, limit, _ = generator.chat_prompt(question, max_new_tokens)
-        reply = list(generator.write_ids(ids, limit, Sampling(temperature=0)))
+        reply = list(write_ids(generator, ids, limit, Sampling(temperature=0)))
         return [reply_picture(generator, question, reply)]
 
     named = {"message": typed, "send": send, "stop": stop, "reset": reset, "numbers": numbers}

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.course import plots
+from tinyllm_lib.course.inside import attention_maps
 from tinyllm_lib.course.views import html
 from tinyllm_lib.course.widgets.frame import (
     LABEL,
@@ -194,7 +195,7 @@ class Attention:
         self.ids, self.pieces = ids, [token_bytes(generator.tokenizer, i) for i in ids]
         with torch.inference_mode():
             batch = torch.tensor([ids], device=generator.model.lm_head.weight.device)
-            maps = generator.model.attention_maps(batch)[:, 0]  # (layers, H, T, T)
+            maps = attention_maps(generator.model, batch)[:, 0]  # (layers, H, T, T)
         self.maps = maps.float().cpu().numpy()
 
     def weights(self, layer: int, head: int):
