@@ -25,7 +25,7 @@ from tinyllm_lib.generate import (
     rows_of,
     scale_temperature,
 )
-from tinyllm_lib.generate.decoding import _StaticStep, decode, window_start
+from tinyllm_lib.generate.decoding import _Reader, decode, window_start
 from tinyllm_lib.generate.sampling import penalise_repetition
 from tinyllm_lib.model import save_checkpoint
 from tinyllm_lib.tokenizer import encode_chat, encode_text, train_tokenizer
@@ -198,22 +198,18 @@ def test_steps_of_one_shape_write_the_same_text(context, new, settings, monkeypa
     limits = [new - 3 * number for number in range(7)]  # rows end at different steps
     expected = generate(model, prompts, limits=limits, **settings)
     shapes = set()
-    compute = _StaticStep._compute
+    compute = _Reader._static_step
 
-    def watched(step):
-        compute(step)
-        places = (
-            step.ids.data_ptr(),
-            step.positions.data_ptr(),
-            step.seen.data_ptr(),
-            step.cache.keys.data_ptr(),
-        )
-        shapes.add((step, step.seen.shape, step.logits.shape, places))
+    def watched(reader, cache):
+        compute(reader, cache)
+        tensors = (reader.ids, reader.positions, reader.seen, reader.cache.keys)
+        places = tuple(tensor.data_ptr() for tensor in tensors)
+        shapes.add((reader.cache, reader.seen.shape, reader.logits.shape, places))
 
-    monkeypatch.setattr(_StaticStep, "_compute", watched)
+    monkeypatch.setattr(_Reader, "_static_step", watched)
     assert generate(model, prompts, limits=limits, static_cache=True, **settings) == expected
-    steps = {step for step, *_ in shapes}
-    assert shapes and len(shapes) == len(steps), (
+    caches = {cache for cache, *_ in shapes}
+    assert shapes and len(shapes) == len(caches), (
         "shapes and places must not change between two steps of a recording"
     )
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,10 +148,17 @@ class _Reader:
     Texts are padded on the left, so that the newest token of every row stands in the last column;
     padding is masked out and positions count from each text's first token in view. Rows that ended
     leave the batch.
+
+    Unless the step is `static`: then all its tensors keep their shapes and places, and a GPU can
+    record it as a CUDA graph, because starting the some hundred short kernels of a token one by one
+    from Python takes longer than they run. The cache is read at its full capacity, and `seen` masks
+    what is not filled yet.
     """
 
+    rows: list[Generated]
+    padding: Tensor  # (B,) how far each text begins to the right
+    real: Tensor  # (B, capacity) False where there is padding
     cache: KVCache | None = None
-    step: _StaticStep | None = None
 
     def __init__(self, model: Transformer, use_cache: bool, static: bool):
         self.model, self.use_cache, self.static = model, use_cache, static
@@ -162,87 +170,76 @@ class _Reader:
         if self.cache is None or self.cache.length == self.cache.capacity:
             return self._read_anew(going)
         kept = [i for i, row in enumerate(self.rows) if not row.ended]
-        if self.static:  # rows that ended stay, so that the shapes do
-            self.step = self.step or _StaticStep(self.model, self.cache, self.padding, self.real)
-            return self.step.next_logits([row.all_ids[-1] for row in self.rows])[kept]
+        if self.static:
+            newest = torch.tensor([row.all_ids[-1:] for row in self.rows], device=self.device)
+            return self._static_logits(self.cache, newest)[kept]
         if len(kept) < len(self.rows):
             self.rows, self.padding, self.real = going, self.padding[kept], self.real[kept]
+            self.padded = bool(self.padding.any())
             self.cache.keys = self.cache.keys[:, kept]
             self.cache.values = self.cache.values[:, kept]
         past = self.cache.length
         newest = torch.tensor([row.all_ids[-1:] for row in going], device=self.device)  # (B, 1)
-        return self._logits(newest, past - self.padding[:, None], self.real[:, : past + 1])
+        mask = self.real[:, : past + 1] if self.padded else None
+        return self._logits(newest, past - self.padding[:, None], mask)
 
     def _read_anew(self, going: list[Generated]) -> Tensor:
         """The last window of each text as a whole, into a cache with room for what is to come."""
-        self.rows, self.step = going, None
-        config = self.model.config
+        self.rows, config = going, self.model.config
         texts = [row.all_ids for row in going]
         windows = [text[window_start(len(text), config.max_seq_len) :] for text in texts]
         T = max(map(len, windows))
         to_read = max(row.limit - len(row.ids) for row in going) - 1  # the last one is never read
         capacity = min(config.max_seq_len, T + to_read)
         padding = [T - len(window) for window in windows]
-        self.padding = torch.tensor(padding, device=self.device)  # (B,)
+        self.padding = torch.tensor(padding, device=self.device)
         self.padded = any(padding)  # asking the tensor would wait for the GPU
         positions = torch.arange(capacity, device=self.device) - self.padding[:, None]
-        self.real = positions >= 0  # (B, capacity) False where there is padding
+        self.real = positions >= 0
         if self.use_cache:
             self.cache = KVCache(config, len(going), capacity, device=self.device, dtype=self.dtype)
-        ids = torch.tensor([[0] * (T - len(window)) + window for window in windows])  # (B, T)
-        return self._logits(ids.to(self.device), positions[:, :T].clamp(min=0), self.real[:, :T])
+        padded = [[0] * n + window for n, window in zip(padding, windows, strict=True)]
+        ids = torch.tensor(padded, device=self.device)  # (B, T)
+        mask = self.real[:, :T] if self.padded else None
+        return self._logits(ids, positions[:, :T].clamp(min=0), mask)
 
-    def _logits(self, ids: Tensor, position_ids: Tensor, real: Tensor) -> Tensor:
-        key_mask = real if self.padded else None
+    def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         x = self.model.hidden_states(
-            ids, position_ids=position_ids, kv_cache=self.cache, key_mask=key_mask
+            ids, position_ids=positions, key_mask=mask, kv_cache=self.cache
         )
         return self.model.lm_head(x[:, -1])
 
-
-class _StaticStep:
-    """One decoding step whose tensors keep their shapes and places, so that a GPU can record it.
-
-    Starting the some hundred short kernels of a token one by one from Python takes longer than they
-    run; a CUDA graph starts them together. The cache is read at its full capacity, and `seen` masks
-    what is not filled yet. Where there is no GPU the step is computed like any other.
-    """
-
-    def __init__(self, model: Transformer, cache: KVCache, padding: Tensor, real: Tensor):
-        self.model, self.cache = model, cache
-        self.ids = torch.zeros_like(padding)[:, None]  # (B, 1)
-        self.positions = cache.length - padding[:, None]  # (B, 1)
-        filled = torch.arange(cache.capacity, device=padding.device) <= cache.length
-        self.seen = real & filled  # (B, capacity)
-        self.slot = cache.slot = torch.tensor([cache.length], device=padding.device)
-        self.replay = self._record() if padding.is_cuda else self._compute
-
-    def next_logits(self, tokens: list[int]) -> Tensor:
-        """Logits (B, V) of what follows each row's newest token; overwritten by the next call."""
-        self.ids.copy_(torch.tensor(tokens)[:, None])
+    def _static_logits(self, cache: KVCache, newest: Tensor) -> Tensor:
+        """Logits (B, V) of what follows `newest` (B, 1); overwritten by the next call."""
+        if cache.slot is None:  # the first step
+            self.ids, self.positions = newest, cache.length - self.padding[:, None]  # (B, 1)
+            filled = torch.arange(cache.capacity, device=self.device) <= cache.length
+            self.seen = self.real & filled  # (B, capacity)
+            cache.slot = torch.tensor([cache.length], device=self.device)
+            step = partial(self._static_step, cache)
+            self.replay = recorded(step) if newest.is_cuda else step
+        self.ids.copy_(newest)
         self.replay()
-        self.cache.length += 1
+        cache.length += 1
+        cache.slot += 1
         self.positions += 1
-        self.slot += 1
-        self.seen[:, self.cache.length : self.cache.length + 1] = True
+        self.seen[:, cache.length : cache.length + 1] = True
         return self.logits
 
-    def _compute(self) -> None:
-        length = self.cache.length  # hidden_states counts on, and a replay does not
-        hidden = self.model.hidden_states(
-            self.ids, position_ids=self.positions, kv_cache=self.cache, key_mask=self.seen
-        )
-        self.logits = self.model.lm_head(hidden[:, -1])  # (B, V)
-        self.cache.length = length
+    def _static_step(self, cache: KVCache) -> None:
+        self.logits = self._logits(self.ids, self.positions, self.seen)
+        cache.length -= 1  # hidden_states counts on, and a replay does not
 
-    def _record(self) -> Callable[[], None]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # CUDA asks for a few runs before, in another stream
-            for _ in range(3):
-                self._compute()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._compute()
-        return graph.replay
+
+def recorded(step: Callable[[], None]) -> Callable[[], None]:
+    """`step` as a CUDA graph, to be replayed with what then stands in the same tensors."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # CUDA asks for a few runs before, in another stream
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +103,7 @@ class TextGenerator:
     ) -> list[str]:
         """The reply to each conversation, the likeliest by default; many at once, as exams need."""
         sampling = replace(sampling, **fields)
-        prompt = partial(self.chat_prompt, max_new_tokens=sampling.max_new_tokens)
-        made = list(_numbered(prompt, conversations))
-        rows = self._write([ids for ids, _, _ in made], [limit for _, limit, _ in made], sampling)
-        _warn(f"{note} {row.note}".strip() for (_, _, note), row in zip(made, rows, strict=True))
-        return [row.text for row in rows]
+        return [row.text for row in self._write(self.chat_prompt, conversations, sampling)]
 
     def sft_sample(
         self, start: str = "你好呀", num_samples: int = 3, sampling: Sampling = CHAT, **fields: Any
@@ -131,11 +126,7 @@ class TextGenerator:
         self, prompts: Sequence[str], sampling: Sampling = GREEDY, **fields: Any
     ) -> list[Generated]:
         """`complete` for many prompts at once, with what there is to know; greedy by default."""
-        sampling = replace(sampling, **fields)
-        ids = list(_numbered(self._text_prompt, prompts))
-        rows = self._write(ids, [sampling.max_new_tokens] * len(ids), sampling)
-        _warn(row.note for row in rows)
-        return rows
+        return self._write(self._text_prompt, prompts, replace(sampling, **fields))
 
     def chat_prompt(
         self, messages: Messages | str, max_new_tokens: int
@@ -162,24 +153,32 @@ class TextGenerator:
         note = f"{note} {chat.dropped_turns} messages were left out." if chat.dropped_turns else ""
         return chat.ids, min(max_new_tokens, self.context - len(chat.ids)), note
 
-    def _text_prompt(self, prompt: str) -> list[int]:
+    def _text_prompt(self, prompt: str, max_new_tokens: int) -> tuple[list[int], int, str]:
         if not prompt:
             raise ValueError(EMPTY)
         ids = [*text_start(self.tokenizer), *encode_text(self.tokenizer, prompt)]
         if len(ids) > self.context:
             found = f"the prompt has {len(ids)} tokens, the context holds {self.context}"
             raise ValueError(f"{found}: shorten it.")
-        return ids
+        return ids, max_new_tokens, ""
 
     def _write(
-        self, prompts: list[list[int]], limits: list[int], sampling: Sampling
+        self, prompt: Callable, items: Sequence[Messages | str], sampling: Sampling
     ) -> list[Generated]:
-        """Writes in batches of prompts of similar length, so that little is padded."""
-        rows = rows_of(prompts, limits, sampling.seed)
-        order = sorted(rows, key=lambda row: len(row.prompt))
+        """A row for each item's prompt; an error says which one, a warning what did not fit."""
+        made = []
+        for number, item in enumerate(items, 1):
+            try:
+                made.append(prompt(item, sampling.max_new_tokens))
+            except ValueError as error:
+                which = f"prompt {number}: " if len(items) > 1 else ""
+                raise ValueError(f"{which}{error}") from None
+        rows = rows_of([ids for ids, _, _ in made], [limit for _, limit, _ in made], sampling.seed)
+        order = sorted(rows, key=lambda row: len(row.prompt))  # so that little is padded
         for start in range(0, len(order), self.batch_size):
             for row, text in self.pieces(order[start : start + self.batch_size], sampling):
                 row.text += text
+        _warn(f"{note} {row.note}".strip() for (_, _, note), row in zip(made, rows, strict=True))
         return rows
 
     def pieces(self, rows: list[Generated], sampling: Sampling) -> Iterator[tuple[Generated, str]]:
@@ -200,13 +199,3 @@ def _warn(notes: Iterable[str]) -> None:
     """A `ContextWarning` for each different note."""
     for note in filter(None, dict.fromkeys(notes)):
         warnings.warn(note, ContextWarning, stacklevel=4)
-
-
-def _numbered(prompt: Callable, items: Sequence) -> Iterator:
-    """prompt(item) for each item; an error says which of several it was."""
-    for number, item in enumerate(items, 1):
-        try:
-            yield prompt(item)
-        except ValueError as error:
-            which = f"prompt {number}: " if len(items) > 1 else ""
-            raise ValueError(f"{which}{error}") from None

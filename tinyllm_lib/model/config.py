@@ -40,7 +40,7 @@ class ModelConfig:
     tie_embeddings: bool = True
     hidden_dim: int = 0
     head_dim: int = 0
-    rope_scaling: dict[str, float] | None = None  # Llama 3's, as `rope_frequencies` reads it
+    rope_scaling: dict[str, Any] | None = None  # Llama 3's, as `rope_frequencies` reads it
 
     def __post_init__(self) -> None:
         heads, advice = f"n_heads={self.n_heads}", "choose dim = heads x head size"

@@ -144,10 +144,11 @@ class Transformer(nn.Module):
         """Loads any Llama folder of Hugging Face's, as fp32. FileNotFoundError: a file is missing;
         ValueError: one is damaged, of another architecture, or holds tensors that do not fit.
         """
-        folder, state = Path(folder), {}
+        folder = Path(folder)
         hf = read_json(folder / "config.json")
         with torch.device("meta"):
             model = cls(ModelConfig.from_hf(hf, str(folder / "config.json")))
+        state: dict[str, Any] = {}
         for name in weight_files(folder) or [WEIGHTS]:
             try:
                 state |= load_file(folder / name)
