@@ -1,7 +1,5 @@
 """The loop that extends a batch of prompts, and how the model reads it: `decode` and `generate`."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +18,6 @@ from tinyllm_lib.tokenizer import EOS_TEXT_ID, IM_END_ID
 # Of this library's own tokenizers; `tokenizer.stop_ids` knows those of any.
 STOP_IDS = (IM_END_ID, EOS_TEXT_ID)
 PLAIN = Sampling()
-Prompts = Sequence[Sequence[int]]
 
 
 @dataclass
@@ -47,7 +44,7 @@ class Generated:
         return self.finish == "stop" or len(self.ids) >= self.limit
 
 
-def rows_of(prompts: Prompts, limits: Sequence[int], seed: int) -> list[Generated]:
+def rows_of(prompts: Sequence[Sequence[int]], limits: Sequence[int], seed: int) -> list[Generated]:
     """A row for each prompt; the n-th copy of a prompt has the n-th random generator of its own."""
     copies: Counter[tuple[int, ...]] = Counter()
     rows = []
@@ -60,7 +57,7 @@ def rows_of(prompts: Prompts, limits: Sequence[int], seed: int) -> list[Generate
 
 def generate(
     model: Transformer,
-    prompts: Prompts,
+    prompts: Sequence[Sequence[int]],
     sampling: Sampling = PLAIN,
     limits: Sequence[int] | None = None,
     *,
@@ -170,16 +167,15 @@ class _Reader:
         if self.cache is None or self.cache.length == self.cache.capacity:
             return self._read_anew(going)
         kept = [i for i, row in enumerate(self.rows) if not row.ended]
-        if self.static:
-            newest = torch.tensor([row.all_ids[-1:] for row in self.rows], device=self.device)
-            return self._static_logits(self.cache, newest)[kept]
-        if len(kept) < len(self.rows):
+        if len(kept) < len(self.rows) and not self.static:
             self.rows, self.padding, self.real = going, self.padding[kept], self.real[kept]
             self.padded = bool(self.padding.any())
             self.cache.keys = self.cache.keys[:, kept]
             self.cache.values = self.cache.values[:, kept]
         past = self.cache.length
-        newest = torch.tensor([row.all_ids[-1:] for row in going], device=self.device)  # (B, 1)
+        newest = torch.tensor([row.all_ids[-1:] for row in self.rows], device=self.device)  # (B, 1)
+        if self.static:
+            return self._static_logits(self.cache, newest)[kept]
         mask = self.real[:, : past + 1] if self.padded else None
         return self._logits(newest, past - self.padding[:, None], mask)
 

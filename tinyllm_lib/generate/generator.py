@@ -1,12 +1,10 @@
 """A run -> text: `TextGenerator` loads a model with its tokenizer and lets it chat and go on."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -63,7 +61,7 @@ class TextGenerator:
         self._use(model, load_tokenizer(self.folder))
 
     @classmethod
-    def from_model(cls, model: Transformer, tokenizer: PreTrainedTokenizerFast) -> TextGenerator:
+    def from_model(cls, model: Transformer, tokenizer: PreTrainedTokenizerFast) -> Self:
         """A generator over a model in memory, for example in the middle of training."""
         generator = cls.__new__(cls)
         generator._use(model, tokenizer)

@@ -4,8 +4,6 @@ Each filter takes logits (B, V) and gives logits (B, V) where what it forbids is
 applied in the order in which they stand in this file, which is also that of transformers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Ids become text, as they come."""
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Sequence
 

@@ -17,8 +17,7 @@ HF_NAMES = {  # of our fields, in the order of the file
     "norm_eps": "rms_norm_eps",
 }
 LLAMA3_ROPE = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-TokenIds = Mapping[str, int | None]  # TOKEN_IDS of a tokenizer, None where it has no such token
+TokenIds = Mapping[str, int | None]  # of bos, eos and pad, None where there is no such token
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class ModelConfig:
             "mlp_bias": False,
             "initializer_range": 0.02,
             "dtype": "float32",
-            **(token_ids or dict.fromkeys(TOKEN_IDS)),
+            **(token_ids or dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))),
         }
 
     @classmethod
