@@ -5,7 +5,8 @@ heads, d numbers a head, V vocab. Modules and weights have the names of transfor
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.types import Device
 
 from tinyllm_lib.model.config import ModelConfig
+
+LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys, values -> all of them
 
 
 class RMSNorm(nn.RMSNorm):
@@ -55,25 +58,6 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-@dataclass
-class LayerCache:
-    """One layer's view of a `KVCache`: keys and values (B, K, capacity, d), written in place."""
-
-    keys: Tensor
-    values: Tensor
-    length: int
-    slot: Tensor | None
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k, v (B, K, T, d) behind what is filled; returns all keys, values (B, K, S, d)."""
-        if self.slot is not None:
-            return self.keys.index_copy_(2, self.slot, k), self.values.index_copy_(2, self.slot, v)
-        end = self.length + k.shape[2]
-        self.keys[:, :, self.length : end] = k
-        self.values[:, :, self.length : end] = v
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
 class KVCache:
     """Keys and values of the positions seen so far, (layers, B, K, capacity, d), written in place.
 
@@ -91,8 +75,18 @@ class KVCache:
         self.slot: Tensor | None = None
 
     def layer(self, i: int) -> LayerCache:
-        """What attention in layer i sees of this cache."""
-        return LayerCache(self.keys[i], self.values[i], self.length, self.slot)
+        """Layer i's view of this cache: `append` for its keys and values."""
+        return partial(self.append, i)
+
+    def append(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes k, v (B, K, T, d) behind what is filled; returns all keys, values (B, K, S, d)."""
+        keys, values = self.keys[i], self.values[i]
+        if self.slot is not None:
+            return keys.index_copy_(2, self.slot, k), values.index_copy_(2, self.slot, v)
+        end = self.length + k.shape[2]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
 
 
 def attention_mask(
@@ -153,7 +147,7 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         q, k, v = self.queries_keys_values(x, cos, sin)
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, K, S, d)
+            k, v = cache(k, v)  # (B, K, S, d)
         if T == 1:  # queries that share a key head go through it together: each key is read once
             q = q.reshape(B, k.shape[1], -1, self.head_dim)  # (B, K, H/K, d)
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

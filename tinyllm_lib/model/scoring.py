@@ -1,6 +1,4 @@
-"""How well a model predicts, as two numbers: nats per token, which training minimises, and bits per
-byte of text. Computed only here; the trainer's validation and `bits_per_byte` bring the batches.
-"""
+"""How well a model predicts; the trainer's validation and `bits_per_byte` bring the batches."""
 
 import math
 from collections.abc import Callable, Iterable
