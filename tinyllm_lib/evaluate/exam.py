@@ -11,7 +11,7 @@ from tinyllm_lib.evaluate.grading import goes_on_with, is_right, normalise
 from tinyllm_lib.evaluate.results import Answer, ExamResult
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import model_folder, run_folder, weights_fingerprint
-from tinyllm_lib.tokenizer import ROLES, encode_text, why_no_bytes
+from tinyllm_lib.tokenizer import ROLES, why_no_bytes
 from tinyllm_lib.train import run_config
 
 BASE_TOKENS = 24  # enough for an answer; a base model does not stop by itself
@@ -204,6 +204,6 @@ def _few_shot(rows: list[dict], i: int, generator: TextGenerator, room: int) -> 
         messages = [m for row in (*others[:shots], rows[i]) for m in _dialogue(row)]
         text = "\n".join(MARKS.get(m["role"], "") + m["content"] for m in messages)
         prompt = text.removesuffix(rows[i]["answer"])
-        if len(encode_text(generator.tokenizer, prompt)) <= room:
+        if generator.length(prompt) <= room:
             break
     return prompt

@@ -151,6 +151,10 @@ class TextGenerator:
         note = f"{note} {chat.dropped_turns} messages were left out." if chat.dropped_turns else ""
         return chat.ids, min(max_new_tokens, self.context - len(chat.ids)), note
 
+    def length(self, text: str) -> int:
+        """Tokens of a text, to compare with `context`."""
+        return len(encode_text(self.tokenizer, text))
+
     def _text_prompt(self, prompt: str, max_new_tokens: int) -> tuple[list[int], int, str]:
         if not prompt:
             raise ValueError(EMPTY)
