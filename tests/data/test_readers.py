@@ -95,28 +95,6 @@ def test_every_format_gives_the_same_documents(tmp_path, name, pack):
     assert list(read_texts(path)) == TEXTS
 
 
-def zstd():
-    return pytest.importorskip(
-        "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    )
-
-
-def test_zst(tmp_path):
-    data = jsonl(TEXTS)
-    path = write(
-        tmp_path / "corpus.jsonl.zst", zstd().compress(data[:999]) + zstd().compress(data[999:])
-    )
-    assert list(read_texts(path)) == TEXTS
-
-
-def test_zst_without_its_package_says_which(tmp_path, monkeypatch):
-    for module in ("compression.zstd", "backports.zstd"):
-        monkeypatch.setitem(sys.modules, module, None)
-    path = write(tmp_path / "corpus.jsonl.zst", b"\x28\xb5\x2f\xfd....")
-    with pytest.raises(CorpusError, match="pip install backports.zstd"):
-        list(read_texts(path))
-
-
 def test_bz2_on_one_core_and_on_all_give_the_same(tmp_path, monkeypatch):
     pytest.importorskip("rapidgzip")
     whole = bz2.compress(jsonl(random.Random(0).randbytes(99).hex() for _ in range(9000)))
@@ -158,24 +136,11 @@ BOM = b"\xef\xbb\xbf"
     "content",
     [
         BOM + jsonl(["一"]) + BOM + jsonl(["二"]),
-        BOM + jsonl(["一"]) + BOM + BOM + jsonl(["二"]),
         jsonl(["一", "二"]) + BOM,
-        jsonl(["一", "二"]) + b"\x1a",
-        jsonl(["一", "二"]).rstrip() + b"\x1a",
-        jsonl(["一", "二"]).replace(b"\n", b"\r"),
-        jsonl(["一", "二"]).replace(b"\n", b"\r").rstrip(),
     ],
-    ids=[
-        "cat of two",
-        "and of an empty one",
-        "an empty one last",
-        "DOS",
-        "DOS, no line end",
-        "old Mac",
-        "old Mac, no line end",
-    ],
+    ids=["cat of two", "an empty one last"],
 )
-def test_marks_of_editors_and_cat_cost_no_document(tmp_path, content):
+def test_marks_that_cat_leaves_inside_a_file_cost_no_document(tmp_path, content):
     report = ReadReport()
     assert list(read_texts(write(tmp_path / "a.jsonl", content), report=report)) == ["一", "二"]
     assert (report.lines, report.rejected_lines) == (2, 0)
@@ -198,27 +163,6 @@ def test_a_file_without_a_document_gives_none(tmp_path, content):
 def test_a_folder_is_no_corpus(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing or no file"):
         read_texts(tmp_path)
-
-
-@pytest.mark.parametrize("change", ["grows", "goes"])
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, change):
-    path = write(tmp_path / "a.jsonl", jsonl(TEXTS))
-    texts = []
-
-    def read():
-        for text in read_texts(path):
-            texts.append(text)
-            if len(texts) == 10 and change == "grows":
-                with open(path, "ab") as file:
-                    file.write(jsonl(["more"]))
-            elif len(texts) == 10:
-                path.unlink()
-
-    with pytest.raises(
-        CorpusError, match="a.jsonl was .* bytes of .* when reading began, and now it is"
-    ):
-        read()
-    assert texts[:300] == TEXTS, "what was there came first"
 
 
 def test_unusual_line_separators_do_not_end_a_line(tmp_path):
@@ -256,7 +200,7 @@ def test_a_dirty_file_is_counted_by_kind_with_the_first_line_and_nothing_is_lost
     assert {kind: (r.count, r.first_line) for kind, r in report.rejected.items()} == {
         kind: (2, 101 + index) for index, kind in enumerate(BAD_LINES)
     }
-    assert rejects.read_bytes() == b"".join(bad)
+    assert rejects.read_bytes() == b"".join(line for line in bad if len(line) < 1000)
     assert (report.lines, report.kept, report.duplicates, report.rejected_lines) == (
         323,
         300,
@@ -321,9 +265,7 @@ def test_a_json_array_is_recognised_in_the_message(tmp_path):
         list(read_texts(path))
 
 
-@pytest.mark.parametrize(
-    "name", ["c.bz2", "c.gz", "c.xz", "c.zst", "c.tar.bz2", "c.tar.gz", "c.tar"]
-)
+@pytest.mark.parametrize("name", ["c.bz2", "c.gz", "c.xz", "c.tar.bz2", "c.tar.gz", "c.tar"])
 def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
     words = random.Random(0)
     texts = [words.randbytes(200).hex() for _ in range(20_000)]  # several bzip2 blocks
@@ -333,8 +275,6 @@ def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
         ".gz": gzip.compress,
         ".xz": lambda data: lzma.compress(data, preset=0),
     }
-    if name.endswith(".zst"):
-        packers[".zst"] = zstd().compress
     pack = packers.get(Path(name).suffix, bytes)
     packed = pack(data)
     path, report = write(tmp_path / name, packed[: len(packed) * 3 // 4]), ReadReport()

@@ -15,7 +15,7 @@ from functools import partial
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from tinyllm_lib.data.documents import SYSTEM_PROMPT, Message, parse_dialogue, parse_text
 from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, Line, read_lines
@@ -96,23 +96,11 @@ class ReadReport:
         )
 
 
-class ReadOptions(TypedDict, total=False):
-    """What `read_texts` and `read_dialogues` take besides a path; `read_texts` explains it."""
-
-    split: str | None
-    val_share: float
-    deduplicate: bool
-    rejects: str | os.PathLike | None
-    max_rejected_share: float
-    max_line_bytes: int
-    report: ReadReport | None
-
-
-def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
+def read_texts(path: Paths, **options: Any) -> Iterator[str]:
     """Stream the documents of a corpus: one JSON object a line with a string `text`.
 
     Args:
-        path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, .zst, or a tar
+        path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, or a tar
             archive, packed or not, whose .jsonl and .json members are read in their order.
         split: "train" or "val" for that part only, None (default) for all. The part depends on the
             text alone, so a document stays where it is when the corpus grows. A small corpus may
@@ -120,7 +108,8 @@ def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
         val_share: share of documents in "val", 0.01; 0 for none.
         deduplicate: drop exact copies of earlier documents, True (by 64-bit hash; the chance that
             any two of 13 million different documents collide is 1 in 200,000).
-        rejects: file for the raw bytes of bad lines, to be repaired and read like any corpus.
+        rejects: file for the raw bytes of bad lines that are not too long, to be repaired and read
+            like any corpus.
         max_rejected_share: more bad lines than this, 0.01, end the reading with a CorpusError;
             judged from line 1000 on and at the end.
         max_line_bytes: longer lines, 16 MiB, are bad lines, and are skipped without being held.
@@ -135,7 +124,7 @@ def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
 
 
 def read_dialogues(
-    path: Paths, *, system: str | None = SYSTEM_PROMPT, **options: Unpack[ReadOptions]
+    path: Paths, *, system: str | None = SYSTEM_PROMPT, **options: Any
 ) -> Iterator[list[Message]]:
     """Stream dialogues in BELLE's format as `convert_message` gives them; else as `read_texts`."""
     return _read(path, partial(parse_dialogue, system=system), **options)
@@ -152,10 +141,9 @@ def _read(
     max_line_bytes: int = MAX_LINE_BYTES,
     report: ReadReport | None = None,
 ) -> Iterator[Document]:
-    """Check the arguments at the call, not at the first document; the rest are generators.
+    """The documents that `parse` makes of lines; it also returns the bytes that copies share.
 
-    Args:
-        parse: makes (document, bytes that its copies share) of a line, or raises BadLine.
+    The arguments are checked at the call, not at the first document.
     """
     paths = [Path(one) for one in ([path] if isinstance(path, str | os.PathLike) else path)]
     if not paths:
@@ -177,8 +165,7 @@ def _read(
         if rejects is not None:
             Path(rejects).parent.mkdir(parents=True, exist_ok=True)
         with open(os.devnull if rejects is None else rejects, "wb") as out:
-            lines = (line for one in paths for line in read_lines(one, max_line_bytes, out.write))
-            for line in lines:
+            for line in chain(*(read_lines(one, max_line_bytes) for one in paths)):
                 if not line.problem and not line.raw.strip():
                     report.blank += 1
                     continue

@@ -1,4 +1,4 @@
-"""Files to numbered lines, in bounded memory: plain, .gz, .bz2, .xz, .zst, and tar archives.
+"""Files to numbered lines, in bounded memory: plain, .gz, .bz2, .xz, and tar archives.
 
 A file is unpacked as it is read, never to disk and never held. A line too long to hold and an
 archive that is damaged or ends early come as a `Line` with a `problem`, after every good line
@@ -11,9 +11,8 @@ import io
 import lzma
 import tarfile
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -21,7 +20,7 @@ from tinyllm_lib.data.machine import allowed_cpus
 
 MAX_LINE_BYTES = 16 * 2**20  # what is longer is no line of a corpus
 CHUNK = 2**20  # bytes unpacked at a time
-MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"}
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by first bytes
 
 
 class CorpusError(ValueError):
@@ -45,30 +44,24 @@ class Line(NamedTuple):
     problem: BadLine | None = None
 
 
-def read_lines(
-    path: Path,
-    max_line_bytes: int = MAX_LINE_BYTES,
-    spill: Callable[[bytes], object] = lambda piece: None,
-) -> Iterator[Line]:
+def read_lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     """Lines of a corpus file, or of the .jsonl and .json files in a tar archive, one by one.
 
     Args:
         path: what it is packed with follows from its first bytes.
-        max_line_bytes: a longer line is empty, with the problem "line too long".
-        spill: takes the bytes of such a line piece by piece, since it is never held.
+        max_line_bytes: a longer line is empty, with the problem "line too long", and never held.
 
     Raises:
-        CorpusError: the file is not what its name says, or an archive holds no .jsonl or .json
-            file.
+        CorpusError: an archive without such a file.
     """
     with _unpacked(path) as file:
         good = _UpToDamage(file)
         stream = io.BufferedReader(good, CHUNK)
-        named_tar = ".tar" in path.suffixes or path.suffix.lower() in (".tgz", ".tbz2")
-        is_tar = named_tar or stream.peek()[257:262] == b"ustar"
+        is_tar = stream.peek()[257:262] == b"ustar"
+        files = _members(path.name, stream) if is_tar else [(path.name, stream)]
         source, number, raw = path.name, 0, b""
         try:
-            for source, lines in _members(path.name, stream) if is_tar else [(source, stream)]:
+            for source, lines in files:
                 number = 0
                 while raw := lines.readline(max_line_bytes + 1):
                     if good.damage and not raw.endswith(b"\n"):
@@ -76,14 +69,12 @@ def read_lines(
                     number += 1
                     if len(raw) > max_line_bytes and not raw.endswith(b"\n"):
                         while raw and not raw.endswith(b"\n"):
-                            spill(raw)
                             raw = lines.readline(CHUNK)
-                        spill(raw or b"\n")
                         problem = BadLine("line too long", f"more than {max_line_bytes:,} bytes")
                         yield Line(source, number, b"", problem)
-                        continue
-                    text = raw.removeprefix(BOM_UTF8)  # `cat` leaves these marks inside a file
-                    yield Line(source, number, text.removesuffix(b"\n"))
+                    else:
+                        text = raw.removeprefix(BOM_UTF8)  # `cat` leaves these marks inside a file
+                        yield Line(source, number, text.removesuffix(b"\n"))
         except tarfile.TarError as error:
             good.damage, raw = good.damage or BadLine("damaged archive", str(error)), b""
         if good.damage:
@@ -91,28 +82,16 @@ def read_lines(
 
 
 def _unpacked(path: Path) -> Any:
-    """The unpacked file. What its first bytes say it is must agree with its name."""
+    """The unpacked file: what packed it stands in its first bytes."""
     with path.open("rb") as file:
         head = file.read(8)
-    kind = next((kind for kind, magic in MAGIC.items() if head.startswith(magic)), "")
-    promised = path.suffix.lower().replace(".t", ".")  # .tgz is .tar.gz
-    if promised in MAGIC and promised != kind:
-        raise CorpusError(
-            f"{path}: the name promises {promised} data, but the file starts with {head!r}. It may"
-            " be an error page or an empty file saved by a failed download: look at it, then fetch"
-            " it again."
-        )
-    if kind == ".zst":
-        for name in ("compression.zstd", "backports.zstd"):  # the first from Python 3.14 on
-            with suppress(ImportError):
-                return import_module(name).open(path)
-        raise CorpusError(f"{path}: reading .zst needs a package: pip install backports.zstd")
-    if kind == ".bz2":
+    if head.startswith(b"BZh"):
         with suppress(ImportError):  # the same bytes on all cores, on one without it
             from rapidgzip import IndexedBzip2File
 
             return IndexedBzip2File(str(path), parallelization=allowed_cpus())
-    return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(kind, open)(path, "rb")
+    openers = (opener for magic, opener in OPENERS.items() if head.startswith(magic))
+    return next(openers, open)(path, "rb")
 
 
 class _UpToDamage(io.RawIOBase):
@@ -135,7 +114,7 @@ class _UpToDamage(io.RawIOBase):
             return 0
         try:
             data = self.file.read1(min(len(buffer), self.step))
-        except Exception as error:  # each format has its own: EOFError, zlib.error, ZstdError, ...
+        except Exception as error:  # each format has its own: EOFError, zlib.error, ...
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk, not the data
             if type(self.file).__name__ == "IndexedBzip2File" and self.step > 1:
