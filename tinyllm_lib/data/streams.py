@@ -14,7 +14,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tinyllm_lib.data.machine import allowed_cpus
 
@@ -57,14 +57,14 @@ def read_lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Lin
     with _unpacked(path) as file:
         good = _UpToDamage(file)
         stream = io.BufferedReader(good, CHUNK)
-        is_tar = stream.peek()[257:262] == b"ustar"
+        is_tar = ".tar" in path.suffixes or stream.peek()[257:262] == b"ustar"
         files = _members(path.name, stream) if is_tar else [(path.name, stream)]
         source, number, raw = path.name, 0, b""
         try:
             for source, lines in files:
                 number = 0
                 while raw := lines.readline(max_line_bytes + 1):
-                    if good.damage and not raw.endswith(b"\n"):
+                    if good.damage and not is_tar and not raw.endswith(b"\n"):
                         break
                     number += 1
                     if len(raw) > max_line_bytes and not raw.endswith(b"\n"):
@@ -129,7 +129,25 @@ class _UpToDamage(io.RawIOBase):
         return len(data)
 
 
-def _members(archive: str, stream: io.BufferedReader) -> Iterator[tuple[str, IO[bytes]]]:
+class _Member(io.RawIOBase):
+    """A file in a tar archive, with the last bytes before a break, which tarfile throws away."""
+
+    def __init__(self, archive: Any, size: int):
+        self.archive, self.left = archive, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.archive.read(min(len(buffer), self.left))
+        if self.left and not data:
+            raise tarfile.ReadError("unexpected end of data")
+        buffer[: len(data)] = data
+        self.left -= len(data)
+        return len(data)
+
+
+def _members(archive: str, stream: io.BufferedReader) -> Iterator[tuple[str, io.BufferedReader]]:
     """(name, file) of each .jsonl and .json file; a TarError where the archive is damaged."""
     found, skipped = False, []
     with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -139,14 +157,15 @@ def _members(archive: str, stream: io.BufferedReader) -> Iterator[tuple[str, IO[
                 continue
             if name.lower().endswith((".jsonl", ".json")):
                 found = True
-                yield f"{archive}:{member.name}", tar.extractfile(member)
+                file = _Member(tar.fileobj, member.size)
+                yield f"{archive}:{member.name}", io.BufferedReader(file, CHUNK)
             else:
                 skipped.append(name)
         while stream.read(CHUNK):  # on to the end, where a checksum may be
             pass
         if stream.raw.position < tar.offset + tarfile.BLOCKSIZE:  # neither header nor zeros
             raise tarfile.ReadError("the archive has no end mark, so files may be missing")
-    if not found:
+    if not found and not stream.raw.damage:
         raise CorpusError(
             f"{archive}: no .jsonl or .json file inside (found:"
             f" {', '.join(skipped[:5]) or 'nothing'}). Expected one JSON object a line in a file"
