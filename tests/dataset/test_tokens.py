@@ -15,7 +15,6 @@ import pytest
 from helpers import write_tokens
 from helpers.tiny import DIALOGUES, SYSTEM, TEXTS, dialogue, start_python, wait_until
 
-import tinyllm_lib.tokenizer.encoding
 from tinyllm_lib.dataset import (
     PackedDataset,
     read_manifest,
@@ -326,17 +325,6 @@ def test_a_run_without_a_name_that_was_stopped_begins_anew_for_its_texts_may_be_
     write_pretrain_tokens(TEXTS[::-1], tokenizer, tmp_path, shard_tokens=1000)
     ids, _ = documents_on_disk(tmp_path)
     assert ids == [[*encode_text(tokenizer, text), 4] for text in TEXTS[::-1]]
-
-
-def test_a_document_too_large_for_the_memory_is_said_before_it_is_encoded(
-    tokenizer, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(tinyllm_lib.tokenizer.encoding, "allowed_memory", lambda: 1_000_000)
-    with pytest.warns(
-        UserWarning,
-        match=r"Encoding 9,000 characters at once, from text 1 on, takes about .*split_text",
-    ):
-        write_pretrain_tokens(["春天来了，" * 1800], tokenizer, tmp_path)
 
 
 # ---- small is enough

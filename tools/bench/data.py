@@ -26,7 +26,6 @@ from tinyllm_lib.tokenizer import (
     SPECIAL_TOKENS,
     WORDS,
     load_tokenizer,
-    marked_template,
     train_tokenizer,
 )
 from tools.bench.harness import Case, bench_folder, main
@@ -182,7 +181,7 @@ def chat_bare(path: Path, tokenizer_folder: Path) -> Work:
         list(islice(read_dialogues(path), 4000)),
         load_tokenizer(tokenizer_folder),
     )
-    template = marked_template(tokenizer.chat_template)
+    template = tokenizer.chat_template.replace("{#", "{%").replace("#}", "%}")
 
     def work() -> float:
         for messages in dialogues:
