@@ -197,9 +197,9 @@ def test_a_dirty_file_is_counted_by_kind_with_the_first_line_and_nothing_is_lost
     )
 
     assert texts == TEXTS
-    assert {kind: (r.count, r.first_line) for kind, r in report.rejected.items()} == {
-        kind: (2, 101 + index) for index, kind in enumerate(BAD_LINES)
-    }
+    assert report.rejected == dict.fromkeys(BAD_LINES, 2)
+    for number, kind in enumerate(BAD_LINES, 101):
+        assert report.first[kind].startswith(f"first: dirty.jsonl line {number}")
     assert rejects.read_bytes() == b"".join(line for line in bad if len(line) < 1000)
     assert (report.lines, report.kept, report.duplicates, report.rejected_lines) == (
         323,
@@ -207,7 +207,7 @@ def test_a_dirty_file_is_counted_by_kind_with_the_first_line_and_nothing_is_lost
         7,
         16,
     )
-    assert "found: title, body" in report.rejected["missing text"].detail
+    assert "found: title, body" in report.first["missing text"]
     table = str(report)
     assert re.search(
         r"^  missing text +2  first: dirty\.jsonl line 103 \(found: title, body\)$", table, re.M
@@ -220,7 +220,7 @@ def test_deep_nesting_and_huge_numbers_are_only_bad_lines(tmp_path):
     assert not list(
         read_texts(write(tmp_path / "a.jsonl", lines), max_rejected_share=1, report=report)
     )
-    assert report.rejected["malformed JSON"].count == 2
+    assert report.rejected["malformed JSON"] == 2
 
 
 def test_the_same_bad_lines_every_time_the_file_is_read(tmp_path):
@@ -285,8 +285,8 @@ def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
 
     assert read == texts[: len(read)]
     assert len(read) > 0.5 * len(texts)
-    kind, rejection = next(iter(report.rejected.items()))
-    assert (kind, rejection.count, rejection.first_line) == ("damaged archive", 1, len(read) + 1)
+    assert report.rejected == {"damaged archive": 1}
+    assert f"line {len(read) + 1} " in report.first["damaged archive"]
     assert (
         json.dumps({"text": texts[len(read)]})
         .encode()
@@ -440,10 +440,10 @@ def test_read_dialogues_counts_what_it_rejects(tmp_path):
     report, rejects = ReadReport(), tmp_path / "rejected.jsonl"
     dialogues = list(read_dialogues(path, report=report, rejects=rejects, max_rejected_share=0.02))
     assert dialogues == [convert_message(line) for line in good]
-    assert [(kind, r.first_line) for kind, r in report.rejected.items()] == [
-        *((kind, 501 + index) for index, kind in enumerate(BAD_DIALOGUES)),
-        ("lone surrogate", 508),
-    ]
+    assert report.rejected == dict.fromkeys([*BAD_DIALOGUES, "lone surrogate"], 1)
+    for number, kind in enumerate(BAD_DIALOGUES, 501):
+        assert report.first[kind].startswith(f"first: sft.json line {number}")
+    assert report.first["lone surrogate"].startswith("first: sft.json line 508")
     assert report.duplicates == 1
     copied = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert copied == [*BAD_DIALOGUES.values(), lines[-1]]

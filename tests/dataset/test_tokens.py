@@ -226,7 +226,8 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(
         ):
             read_manifest(folder)
     # What a kill in the middle of a write leaves, without the luck of hitting that moment:
-    (folder / ".tmp-0123abcd-shard_00002.bin").write_bytes(b"half a shard")
+    (folder / ".tmp-0123abcd").mkdir(exist_ok=True)
+    (folder / ".tmp-0123abcd" / "shard_00002.bin").write_bytes(b"half a shard")
     written = (folder / "shard_00000.bin").stat().st_mtime_ns
 
     small_batches(monkeypatch, write_tokens.BATCH)
@@ -254,7 +255,7 @@ def test_an_error_in_the_source_leaves_whole_shards_and_nothing_half_written(
     small_batches(monkeypatch)
     with pytest.raises(Stopped):
         write_pretrain_tokens(stop_after(TEXTS, 100), tokenizer, tmp_path, shard_tokens=1000)
-    shards = json.loads((tmp_path / "progress.json").read_text("utf-8"))["manifest"]["shards"]
+    shards = json.loads((tmp_path / "progress.json").read_text("utf-8"))["shards"]
     files = [file for shard in shards for file in shard["sha256"]]
     assert files and sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*files, "progress.json"]

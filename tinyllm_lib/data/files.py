@@ -44,8 +44,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{path} was not written: atomic_path's block made nothing")
-        for one in (*temporary.rglob("*"), temporary):
-            _sync(one)
+        for file in filter(Path.is_file, (temporary, *temporary.rglob("*"))):
+            _flush(file)
         if path.is_dir():
             os.replace(path, old)  # a full folder cannot be renamed over
         try:
@@ -54,7 +54,6 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, path)
             raise
-    _sync(path.parent)
 
 
 def write_json(path: Path | str, content: object) -> None:
@@ -84,15 +83,14 @@ def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
     return content
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder lies on the disk, where its file system can promise that."""
-    if path.is_dir() and os.name != "posix":
-        return  # Windows has no such call, and needs none after a rename
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows: writable
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno in (errno.EIO, errno.ENOSPC):  # broken or full; network disks have others
-            raise
-    finally:
-        os.close(descriptor)
+def _flush(path: Path) -> None:
+    """Wait until a file lies on the disk, where its file system can promise that."""
+    with path.open("r+b") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in (
+                errno.EIO,
+                errno.ENOSPC,
+            ):  # broken or full; network disks have others
+                raise

@@ -8,7 +8,7 @@ import os
 import warnings
 from array import array
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,20 +30,6 @@ Document = TypeVar("Document")
 
 
 @dataclass
-class Rejection:
-    """How often one kind of bad line was met, and where first."""
-
-    source: str
-    first_line: int  # from 1, in `source`
-    detail: str  # of the first
-    count: int = 0
-
-    def __str__(self) -> str:
-        detail = f" ({self.detail})" if self.detail else ""
-        return f"first: {self.source} line {self.first_line}{detail}"
-
-
-@dataclass
 class ReadReport:
     """What became of every line: `lines == kept + duplicates + other_split + rejected_lines`."""
 
@@ -52,17 +38,19 @@ class ReadReport:
     duplicates: int = 0
     other_split: int = 0  # documents of the split that was not asked for
     blank: int = 0
-    rejected: dict[str, Rejection] = field(default_factory=dict)  # by kind
+    rejected: Counter[str] = field(default_factory=Counter)  # by kind
+    first: dict[str, str] = field(default_factory=dict)  # of each kind: its place, what was found
 
     @property
     def rejected_lines(self) -> int:
         """How many lines were bad, of all kinds."""
-        return sum(rejection.count for rejection in self.rejected.values())
+        return self.rejected.total()
 
     def reject(self, line: Line, problem: BadLine) -> None:
         """Count a bad line; warn where an archive is damaged."""
-        new = Rejection(line.source, line.number, problem.detail)
-        self.rejected.setdefault(problem.kind, new).count += 1
+        self.rejected[problem.kind] += 1
+        detail = f" ({problem.detail})" if problem.detail else ""
+        self.first.setdefault(problem.kind, f"first: {line.source} line {line.number}{detail}")
         if problem.kind == "damaged archive":
             place = f"{line.source} is damaged or cut off in line {line.number:,}"
             advice = "Nothing after it can be read. Fetch the file again for the rest."
@@ -73,7 +61,7 @@ class ReadReport:
         bad = self.rejected_lines
         if bad <= max_rejected_share * self.lines:
             return
-        kinds = "; ".join(f"{kind} {one.count:,}, {one}" for kind, one in self.rejected.items())
+        kinds = "; ".join(f"{kind} {n:,}, {self.first[kind]}" for kind, n in self.rejected.items())
         copy = f"They are in {rejects}." if rejects else KEEP_A_COPY
         raise CorpusError(
             f"{bad:,} of {self.lines:,} lines are bad ({bad / self.lines:.1%}), more than"
@@ -87,8 +75,7 @@ class ReadReport:
         names += [name for name in ("other_split", "blank") if getattr(self, name)]
         rows = [(name.replace("_", " "), getattr(self, name), "") for name in names]
         rows.append(("rejected", self.rejected_lines, ""))
-        kinds = sorted(self.rejected.items(), key=lambda item: -item[1].count)
-        rows += [(f"  {kind}", rejection.count, str(rejection)) for kind, rejection in kinds]
+        rows += [(f"  {kind}", n, self.first[kind]) for kind, n in self.rejected.most_common()]
         width = max(len(name) for name, _, _ in rows)
         digits = max(len(f"{count:,}") for _, count, _ in rows)
         return "\n".join(
