@@ -8,9 +8,6 @@ import re
 import subprocess
 import sys
 import tarfile
-from array import array
-from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +23,6 @@ from tinyllm_lib.data import (
     read_texts,
     split_text,
 )
-from tinyllm_lib.data.readers import _is_new
 from tools.bench.harness import peak_memory_mb
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -380,14 +376,6 @@ def test_split_is_a_partition_that_does_not_move_when_the_corpus_grows(tmp_path)
     assert 20 <= len(part(large, "val")) <= 65  # 1% of 4000, give or take three standard deviations
     assert part(large, "val") < part(large, "val", val_share=0.1)  # a larger share only adds
     assert part(large, "train", val_share=0) == part(large, "val", val_share=1) == set(texts)
-
-
-@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 50)))
-def test_seen_hashes_are_a_set(digests):
-    seen, reference = defaultdict(partial(array, "Q")), set()
-    for digest in digests:
-        assert _is_new(digest, seen) == (digest not in reference)
-        reference.add(digest)
 
 
 # ---- dialogues

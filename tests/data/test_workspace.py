@@ -53,11 +53,6 @@ def test_a_name_cannot_leave_the_workspace(tmp_path, name):
         Workspace(tmp_path).run(name)
 
 
-def test_unknown_shards_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="'train' or 'val'"):
-        Workspace(tmp_path).tokens("pretrain", "test")
-
-
 def test_atomic_file_replaces_only_when_whole(tmp_path):
     target = tmp_path / "new folder" / "data.json"
     with atomic_path(target) as temporary:

@@ -61,6 +61,11 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
     if not target.exists():
         from huggingface_hub import hf_hub_download
 
-        where = {"repo_type": "dataset", "endpoint": os.environ.get("HF_ENDPOINT")}
-        hf_hub_download(BELLE.dataset, BELLE.name, local_dir=raw_dir, **where)
+        hf_hub_download(
+            BELLE.dataset,
+            BELLE.name,
+            repo_type="dataset",
+            local_dir=str(raw_dir),
+            endpoint=os.environ.get("HF_ENDPOINT"),
+        )
     return target

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+BROKEN_OR_FULL = (errno.EIO, errno.ENOSPC)  # network disks that cannot flush say something else
+
 
 def require_writable(path: str | os.PathLike) -> None:
     """A PermissionError that names the folder in the way, if `path` cannot be written.
@@ -40,7 +42,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     require_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
-        temporary, old = Path(scratch, path.name), Path(scratch, "old")
+        temporary, old = Path(scratch, path.name), Path(scratch, f"{path.name}.old")
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{path} was not written: atomic_path's block made nothing")
@@ -85,12 +87,9 @@ def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
 
 def _flush(path: Path) -> None:
     """Wait until a file lies on the disk, where its file system can promise that."""
-    with path.open("r+b") as file:
+    with path.open("rb") as file:
         try:
             os.fsync(file.fileno())
         except OSError as error:
-            if error.errno in (
-                errno.EIO,
-                errno.ENOSPC,
-            ):  # broken or full; network disks have others
+            if error.errno in BROKEN_OR_FULL:
                 raise

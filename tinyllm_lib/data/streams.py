@@ -20,7 +20,11 @@ from tinyllm_lib.data.machine import allowed_cpus
 
 MAX_LINE_BYTES = 16 * 2**20  # what is longer is no line of a corpus
 CHUNK = 2**20  # bytes unpacked at a time
-OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by first bytes
+OPENERS: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}  # by first bytes
 
 
 class CorpusError(ValueError):
@@ -147,7 +151,7 @@ class _Member(io.RawIOBase):
         return len(data)
 
 
-def _members(archive: str, stream: io.BufferedReader) -> Iterator[tuple[str, io.BufferedReader]]:
+def _members(archive: str, stream: Any) -> Iterator[tuple[str, io.BufferedReader]]:
     """(name, file) of each .jsonl and .json file; a TarError where the archive is damaged."""
     found, skipped = False, []
     with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -166,8 +170,5 @@ def _members(archive: str, stream: io.BufferedReader) -> Iterator[tuple[str, io.
         if stream.raw.position < tar.offset + tarfile.BLOCKSIZE:  # neither header nor zeros
             raise tarfile.ReadError("the archive has no end mark, so files may be missing")
     if not found and not stream.raw.damage:
-        raise CorpusError(
-            f"{archive}: no .jsonl or .json file inside (found:"
-            f" {', '.join(skipped[:5]) or 'nothing'}). Expected one JSON object a line in a file"
-            " with such a name: unpack the archive and rename it."
-        )
+        names = ", ".join(skipped[:5]) or "nothing"
+        raise CorpusError(f"{archive}: no .jsonl or .json file inside, found {names}.")
