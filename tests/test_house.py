@@ -27,8 +27,6 @@ EXTRAS = {
     "modelscope": "data share",
     "openai": "share",
     "rapidgzip": "data",
-    "backports": "data",
-    "compression": "data",
     "swanlab": "train",
     "wandb": "train",
 }

@@ -37,7 +37,7 @@ def files_to_pack(ws: Workspace) -> Iterator[Path]:
         yield from (
             path
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".tmp-")
+            if path.is_file() and not path.parent.name.startswith(".tmp-")
         )
     for name in RUNS:
         run = ws.run(name)

@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tinyllm_lib.data import ensure_home, temporary_folder, utf8_output
+from tinyllm_lib.course.run import ensure_home
+from tinyllm_lib.data import utf8_output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Outputs are compared only of cells marked `# NBVAL_CHECK_OUTPUT`; every other cell must just run.
@@ -110,7 +111,6 @@ def main(argv=None):
     parser.add_argument("--skip-notebooks", action="store_true", help="all but the notebooks")
     options = parser.parse_args(argv)
     ensure_home()
-    tempfile.tempdir = str(temporary_folder(Path.home()))
     notebooks = [
         *(REPOSITORY / "notebooks").glob("[0-9]*.ipynb"),
         *(REPOSITORY / "notebooks/solutions").glob("[0-9]*.ipynb"),

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -129,6 +130,18 @@ def test_a_kernel_that_does_not_come_up_is_told_as_such(tmp_path, executed, caps
     )
 
 
+def test_a_home_that_is_there_stays_and_one_that_is_not_is_lent(tmp_path, monkeypatch):
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    course.ensure_home()
+    assert Path.home() == tmp_path
+    nowhere = {"HOME": str(tmp_path / "none"), "USERPROFILE": str(tmp_path / "none")}
+    code = "from pathlib import Path; from tinyllm_lib.course.run import ensure_home;"
+    code += "ensure_home(); (Path.home() / 'x').touch(); print(Path.home())"
+    lent = Path(start_python("-c", code, **nowhere).communicate()[0].strip())
+    assert lent.name.startswith("tinyllm-home-") and not lent.exists(), "gone with the process"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="other systems have other homes")
 def test_the_course_runs_without_a_home_in_any_locale(tmp_path):
     folder = tmp_path / "空 间"
@@ -161,7 +174,7 @@ def test_a_workspace_of_somebody_else_is_named_before_anything_runs(
     workspace_root.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(workspace_root))
     assert course.main(["--notebooks", str(notebooks)]) == 2
-    assert f"the folder {workspace_root} belongs to" in capsys.readouterr().err
+    assert f"the folder {workspace_root} is closed" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a test cannot press Ctrl-C there")

@@ -1,6 +1,4 @@
-"""What a process may use of the machine: cores and memory by affinity and cgroups, room for files,
-a home, a console.
-"""
+"""What a process may use of the machine: cores and memory by affinity and cgroups, a console."""
 
 import ast
 import os
@@ -8,12 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from helpers.tiny import ROOT
 
-from tinyllm_lib.data import allowed_cpus, allowed_memory, ensure_home, machine, temporary_folder
+from tinyllm_lib.data import allowed_cpus, allowed_memory, machine
 
 
 def python(code, *before, **env):
@@ -107,51 +104,6 @@ def test_nothing_counts_the_cores_of_the_machine_by_itself():
     assert [
         path.name for path in files if any(word in path.read_text("utf-8") for word in counting)
     ] == ["machine.py"]
-
-
-# ---- folders
-
-
-def test_temporary_files_go_where_there_is_room(tmp_path, monkeypatch):
-    usual, other = tmp_path / "usual", tmp_path / "other"
-    other.mkdir()
-    free = {usual: 2**40, other: 2**40}
-    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(usual))
-    monkeypatch.setattr(
-        machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[folder])
-    )
-    assert temporary_folder(other) == other, "the usual one is missing"
-    usual.mkdir()
-    assert temporary_folder(other) == usual
-    free[usual] = 2**20
-    assert temporary_folder(other) == other
-    free[other] = 0
-    assert temporary_folder(other) == usual, "none is better"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no such mounts")
-def test_what_must_not_run_programs_is_no_place_for_the_compiler(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: "/dev/shm")
-    monkeypatch.setattr(
-        os,
-        "statvfs",
-        lambda folder: SimpleNamespace(f_flag=os.ST_NOEXEC * (str(folder) == "/dev/shm")),
-    )
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**40))
-    assert temporary_folder(tmp_path) == tmp_path
-
-
-def test_a_home_that_is_there_stays_and_one_that_is_not_is_lent(tmp_path, monkeypatch):
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    ensure_home()
-    assert Path.home() == tmp_path
-    monkeypatch.setenv("HOME", str(tmp_path / "none"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "none"))
-    code = "from pathlib import Path; from tinyllm_lib.data import ensure_home; ensure_home(); "
-    code += "(Path.home() / 'x').touch(); print(Path.home())"
-    lent = Path(python(code).decode().strip())
-    assert lent.name.startswith("tinyllm-home-") and not lent.exists(), "gone with the process"
 
 
 # ---- what is printed

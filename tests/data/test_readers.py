@@ -8,9 +8,6 @@ import re
 import subprocess
 import sys
 import tarfile
-from array import array
-from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +23,6 @@ from tinyllm_lib.data import (
     read_texts,
     split_text,
 )
-from tinyllm_lib.data.readers import _is_new
 from tools.bench.harness import peak_memory_mb
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -95,28 +91,6 @@ def test_every_format_gives_the_same_documents(tmp_path, name, pack):
     assert list(read_texts(path)) == TEXTS
 
 
-def zstd():
-    return pytest.importorskip(
-        "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    )
-
-
-def test_zst(tmp_path):
-    data = jsonl(TEXTS)
-    path = write(
-        tmp_path / "corpus.jsonl.zst", zstd().compress(data[:999]) + zstd().compress(data[999:])
-    )
-    assert list(read_texts(path)) == TEXTS
-
-
-def test_zst_without_its_package_says_which(tmp_path, monkeypatch):
-    for module in ("compression.zstd", "backports.zstd"):
-        monkeypatch.setitem(sys.modules, module, None)
-    path = write(tmp_path / "corpus.jsonl.zst", b"\x28\xb5\x2f\xfd....")
-    with pytest.raises(CorpusError, match="pip install backports.zstd"):
-        list(read_texts(path))
-
-
 def test_bz2_on_one_core_and_on_all_give_the_same(tmp_path, monkeypatch):
     pytest.importorskip("rapidgzip")
     whole = bz2.compress(jsonl(random.Random(0).randbytes(99).hex() for _ in range(9000)))
@@ -158,24 +132,11 @@ BOM = b"\xef\xbb\xbf"
     "content",
     [
         BOM + jsonl(["一"]) + BOM + jsonl(["二"]),
-        BOM + jsonl(["一"]) + BOM + BOM + jsonl(["二"]),
         jsonl(["一", "二"]) + BOM,
-        jsonl(["一", "二"]) + b"\x1a",
-        jsonl(["一", "二"]).rstrip() + b"\x1a",
-        jsonl(["一", "二"]).replace(b"\n", b"\r"),
-        jsonl(["一", "二"]).replace(b"\n", b"\r").rstrip(),
     ],
-    ids=[
-        "cat of two",
-        "and of an empty one",
-        "an empty one last",
-        "DOS",
-        "DOS, no line end",
-        "old Mac",
-        "old Mac, no line end",
-    ],
+    ids=["cat of two", "an empty one last"],
 )
-def test_marks_of_editors_and_cat_cost_no_document(tmp_path, content):
+def test_marks_that_cat_leaves_inside_a_file_cost_no_document(tmp_path, content):
     report = ReadReport()
     assert list(read_texts(write(tmp_path / "a.jsonl", content), report=report)) == ["一", "二"]
     assert (report.lines, report.rejected_lines) == (2, 0)
@@ -198,27 +159,6 @@ def test_a_file_without_a_document_gives_none(tmp_path, content):
 def test_a_folder_is_no_corpus(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing or no file"):
         read_texts(tmp_path)
-
-
-@pytest.mark.parametrize("change", ["grows", "goes"])
-def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, change):
-    path = write(tmp_path / "a.jsonl", jsonl(TEXTS))
-    texts = []
-
-    def read():
-        for text in read_texts(path):
-            texts.append(text)
-            if len(texts) == 10 and change == "grows":
-                with open(path, "ab") as file:
-                    file.write(jsonl(["more"]))
-            elif len(texts) == 10:
-                path.unlink()
-
-    with pytest.raises(
-        CorpusError, match="a.jsonl was .* bytes of .* when reading began, and now it is"
-    ):
-        read()
-    assert texts[:300] == TEXTS, "what was there came first"
 
 
 def test_unusual_line_separators_do_not_end_a_line(tmp_path):
@@ -253,17 +193,17 @@ def test_a_dirty_file_is_counted_by_kind_with_the_first_line_and_nothing_is_lost
     )
 
     assert texts == TEXTS
-    assert {kind: (r.count, r.first_line) for kind, r in report.rejected.items()} == {
-        kind: (2, 101 + index) for index, kind in enumerate(BAD_LINES)
-    }
-    assert rejects.read_bytes() == b"".join(bad)
+    assert report.rejected == dict.fromkeys(BAD_LINES, 2)
+    for number, kind in enumerate(BAD_LINES, 101):
+        assert report.first[kind].startswith(f"first: dirty.jsonl line {number}")
+    assert rejects.read_bytes() == b"".join(line for line in bad if len(line) < 1000)
     assert (report.lines, report.kept, report.duplicates, report.rejected_lines) == (
         323,
         300,
         7,
         16,
     )
-    assert "found: title, body" in report.rejected["missing text"].detail
+    assert "found: title, body" in report.first["missing text"]
     table = str(report)
     assert re.search(
         r"^  missing text +2  first: dirty\.jsonl line 103 \(found: title, body\)$", table, re.M
@@ -276,7 +216,7 @@ def test_deep_nesting_and_huge_numbers_are_only_bad_lines(tmp_path):
     assert not list(
         read_texts(write(tmp_path / "a.jsonl", lines), max_rejected_share=1, report=report)
     )
-    assert report.rejected["malformed JSON"].count == 2
+    assert report.rejected["malformed JSON"] == 2
 
 
 def test_the_same_bad_lines_every_time_the_file_is_read(tmp_path):
@@ -321,9 +261,7 @@ def test_a_json_array_is_recognised_in_the_message(tmp_path):
         list(read_texts(path))
 
 
-@pytest.mark.parametrize(
-    "name", ["c.bz2", "c.gz", "c.xz", "c.zst", "c.tar.bz2", "c.tar.gz", "c.tar"]
-)
+@pytest.mark.parametrize("name", ["c.bz2", "c.gz", "c.xz", "c.tar.bz2", "c.tar.gz", "c.tar"])
 def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
     words = random.Random(0)
     texts = [words.randbytes(200).hex() for _ in range(20_000)]  # several bzip2 blocks
@@ -333,8 +271,6 @@ def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
         ".gz": gzip.compress,
         ".xz": lambda data: lzma.compress(data, preset=0),
     }
-    if name.endswith(".zst"):
-        packers[".zst"] = zstd().compress
     pack = packers.get(Path(name).suffix, bytes)
     packed = pack(data)
     path, report = write(tmp_path / name, packed[: len(packed) * 3 // 4]), ReadReport()
@@ -345,8 +281,8 @@ def test_a_truncated_archive_keeps_what_came_before(tmp_path, name):
 
     assert read == texts[: len(read)]
     assert len(read) > 0.5 * len(texts)
-    kind, rejection = next(iter(report.rejected.items()))
-    assert (kind, rejection.count, rejection.first_line) == ("damaged archive", 1, len(read) + 1)
+    assert report.rejected == {"damaged archive": 1}
+    assert f"line {len(read) + 1} " in report.first["damaged archive"]
     assert (
         json.dumps({"text": texts[len(read)]})
         .encode()
@@ -442,14 +378,6 @@ def test_split_is_a_partition_that_does_not_move_when_the_corpus_grows(tmp_path)
     assert part(large, "train", val_share=0) == part(large, "val", val_share=1) == set(texts)
 
 
-@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 50)))
-def test_seen_hashes_are_a_set(digests):
-    seen, reference = defaultdict(partial(array, "Q")), set()
-    for digest in digests:
-        assert _is_new(digest, seen) == (digest not in reference)
-        reference.add(digest)
-
-
 # ---- dialogues
 
 
@@ -500,10 +428,10 @@ def test_read_dialogues_counts_what_it_rejects(tmp_path):
     report, rejects = ReadReport(), tmp_path / "rejected.jsonl"
     dialogues = list(read_dialogues(path, report=report, rejects=rejects, max_rejected_share=0.02))
     assert dialogues == [convert_message(line) for line in good]
-    assert [(kind, r.first_line) for kind, r in report.rejected.items()] == [
-        *((kind, 501 + index) for index, kind in enumerate(BAD_DIALOGUES)),
-        ("lone surrogate", 508),
-    ]
+    assert report.rejected == dict.fromkeys([*BAD_DIALOGUES, "lone surrogate"], 1)
+    for number, kind in enumerate(BAD_DIALOGUES, 501):
+        assert report.first[kind].startswith(f"first: sft.json line {number}")
+    assert report.first["lone surrogate"].startswith("first: sft.json line 508")
     assert report.duplicates == 1
     copied = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert copied == [*BAD_DIALOGUES.values(), lines[-1]]

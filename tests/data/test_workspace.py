@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import tinyllm_lib
-from tinyllm_lib.data import Workspace, atomic_path, get_workspace, require, require_writable
+from tinyllm_lib.data import Workspace, atomic_path, get_workspace, require_writable
 from tinyllm_lib.data.workspace import _default_base
 
 
@@ -22,7 +22,6 @@ def test_the_tree_of_the_design(tmp_path):
     assert workspace.tokenizer == tmp_path / "ci" / "tokenizer"
     assert workspace.tokens("sft", "val") == tmp_path / "ci" / "tokens" / "sft" / "val"
     assert workspace.run("chat") == tmp_path / "ci" / "runs" / "chat"
-    assert workspace.bench == tmp_path / "bench"  # one for all profiles
     assert not list(tmp_path.iterdir())  # asking creates nothing
 
 
@@ -46,15 +45,6 @@ def test_environment_moves_it(tmp_path, monkeypatch):
     assert get_workspace(SimpleNamespace(name="full")).root.name == "full"
 
 
-def test_a_home_directory_that_nobody_knows_is_told(monkeypatch):
-    monkeypatch.setenv("TINYLLM_WORKSPACE", "~nobody-of-this-name/tinyllm")
-    with pytest.raises(
-        ValueError,
-        match="TINYLLM_WORKSPACE is '~nobody-of-this-name/tinyllm'.*write the whole path",
-    ):
-        get_workspace()
-
-
 @pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "..", "C:"])
 def test_a_name_cannot_leave_the_workspace(tmp_path, name):
     with pytest.raises(ValueError, match="one folder name"):
@@ -63,28 +53,10 @@ def test_a_name_cannot_leave_the_workspace(tmp_path, name):
         Workspace(tmp_path).run(name)
 
 
-def test_unknown_shards_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match="'train' or 'val'"):
-        Workspace(tmp_path).tokens("pretrain", "test")
-
-
-def test_require_says_what_makes_the_file(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught:
-        require(tmp_path / "raw" / "pretrain.jsonl", "notebook 01_data")
-    message = str(caught.value)
-    assert (
-        "pretrain.jsonl" in message
-        and "notebook 01_data" in message
-        and "TINYLLM_WORKSPACE" in message
-    )
-    assert "\n" not in message
-    assert require(str(tmp_path), "nobody") == tmp_path
-
-
 def test_atomic_file_replaces_only_when_whole(tmp_path):
     target = tmp_path / "new folder" / "data.json"
     with atomic_path(target) as temporary:
-        assert temporary.suffix == ".json" and temporary.parent == target.parent
+        assert temporary.name == target.name and temporary.parent.parent == target.parent
         temporary.write_text("one", encoding="utf-8")
         assert not target.exists()
     assert target.read_text(encoding="utf-8") == "one"
@@ -147,50 +119,14 @@ def test_a_disk_that_is_broken_or_full_is_an_error(tmp_path, monkeypatch, code):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_somebody_else_is_named_with_its_owner(tmp_path, monkeypatch):
+def test_a_folder_of_somebody_else_is_named(tmp_path, monkeypatch):
     closed = tmp_path / "theirs"
     closed.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: path != closed)
-    monkeypatch.setattr(Path, "owner", lambda path: "anna")
-    said = (
-        r"theirs.new.file cannot be written: the folder .*theirs belongs to anna .*Set"
-        r" TINYLLM_WORKSPACE to a folder of your own"
-    )
+    said = "theirs.new.file cannot be written: the folder .*theirs is closed .*TINYLLM_WORKSPACE"
     with pytest.raises(PermissionError, match=said):
         require_writable(closed / "new" / "file")
-    with (
-        pytest.raises(PermissionError, match="belongs to anna"),
-        atomic_path(closed / "new" / "file"),
-    ):
+    with pytest.raises(PermissionError, match="is closed"), atomic_path(closed / "new" / "file"):
         pytest.fail("before anything is made")
     require_writable(tmp_path / "mine" / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
-
-
-def test_a_workspace_closed_to_this_user_is_named(tmp_path, monkeypatch):
-    (tmp_path / "ci").mkdir()
-    monkeypatch.setenv("TINYLLM_WORKSPACE", str(tmp_path))
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "ci")
-    with pytest.raises(
-        PermissionError,
-        match=(
-            "ci belongs to .* and is closed to this user. Set TINYLLM_WORKSPACE to a folder of"
-            " your own"
-        ),
-    ):
-        get_workspace("ci")
-    assert get_workspace("laptop").root == tmp_path / "laptop"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no numbers for users")
-def test_an_owner_without_a_name_is_a_number(tmp_path, monkeypatch):
-    def owner(path):
-        raise KeyError("getpwuid(): uid not found")
-
-    monkeypatch.setattr(Path, "owner", owner)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(
-        PermissionError,
-        match=f"cannot be read: it belongs to user {os.getuid()}. Ask for it, or make your own",
-    ):
-        require(tmp_path, "make course")

@@ -1,7 +1,6 @@
 """Datasets: X, Y and loss_mask fit together, and packing loses, doubles and mixes nothing."""
 
 import json
-import pickle
 import random
 from itertools import groupby, pairwise
 
@@ -302,17 +301,6 @@ def test_where_every_row_has_something_to_learn_none_is_left_out_and_the_order_i
         data.left_out == 0
         and [*data.rows] == [*as_it_was.rows]
         and data.positions == as_it_was.positions
-    )
-
-
-def test_a_pickled_dataset_takes_its_rows_along_and_not_the_tokens(tokenizer, tmp_path):
-    write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=128)
-    data = PackedDataset(tmp_path, 128)
-    pickled = pickle.dumps(data)
-    assert all(part.tobytes() not in pickled for shard in data.shards for part in shard)
-    again = pickle.loads(pickled)
-    assert len(again) == len(data) and all(
-        torch.equal(a, b) for a, b in zip(again[3], data[3], strict=True)
     )
 
 

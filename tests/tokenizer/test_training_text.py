@@ -1,4 +1,4 @@
-"""What a tokenizer trains on: evenly drawn, of the size asked for, and of bounded variety."""
+"""What a tokenizer trains on: evenly drawn, of the size asked for, in pieces of bounded length."""
 
 import random
 from collections import Counter
@@ -10,14 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllm_lib.tokenizer import WORDS
-from tinyllm_lib.tokenizer.training import (
-    BORDER,
-    MAX_RUN,
-    PIECES_A_LINE,
-    count_pieces,
-    even_sample,
-    in_lines,
-)
+from tinyllm_lib.tokenizer.training import MAX_RUN, cut_into_pieces, even_sample
 
 
 def size(texts):
@@ -81,69 +74,28 @@ LONG_RUNS = {
 }
 
 
-def by_two_patterns(texts):
-    """How often each piece stands in texts of short runs: first by WORDS, then what is left as
-    GPT-2 cuts it.
-    """
+def pieces(text, words):
+    return [text[a:b] for _, (a, b) in cut_into_pieces(words).pre_tokenize_str(text)]
+
+
+def by_two_patterns(text):
+    """A text of short runs first cut by WORDS, then what is left as GPT-2 cuts it."""
     words = regex.compile(f"({WORDS})", regex.V1)
     gpt2 = regex.compile(
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     )
-    return Counter(
-        piece for text in texts for part in words.split(text) for piece in gpt2.findall(part)
-    )
+    return [piece for part in words.split(text) for piece in gpt2.findall(part)]
 
 
-@given(st.lists(st.text(alphabet="法国的首都是巴黎，。aB's 1\n") | st.text(max_size=MAX_RUN)))
-def test_what_fits_is_counted_piece_by_piece(texts):
-    assert count_pieces(texts, WORDS) == by_two_patterns(texts)
+@given(st.text(alphabet="法国的首都是巴黎，。aB's 1\n") | st.text(max_size=MAX_RUN))
+def test_what_fits_is_a_word_or_a_piece_of_gpt_2_s(text):
+    assert pieces(text, WORDS) == by_two_patterns(text)
 
 
 @pytest.mark.parametrize("words", [WORDS, None, r"\p{Han}+"])
 @pytest.mark.parametrize("kind", LONG_RUNS)
 def test_a_long_run_of_whatever_is_cut_and_loses_nothing(kind, words):
-    counts = count_pieces([LONG_RUNS[kind], "春天来了。"], words)
-    assert max(map(len, counts)) <= MAX_RUN + 1, "and one space before it"
-    lost = Counter(LONG_RUNS[kind] + "春天来了。")
-    for piece, count in counts.items():
-        for char in piece:
-            lost[char] -= count
-    assert not any(lost.values())
-
-
-def test_every_piece_is_fed_as_often_as_it_was_counted_in_lines_of_bounded_length():
-    counts = count_pieces(["小猫，" * 25_000, *TEXTS], WORDS)
-    fed = list(in_lines(counts.copy()))
-    assert Counter(piece for line in fed for piece in line.split(BORDER)) == counts
-    assert max(line.count(BORDER) for line in fed) < PIECES_A_LINE
-
-
-@pytest.mark.parametrize(
-    "letters", ["东西南北山水风云", "あいうえおかきく", "abcdefgh"], ids=["Han", "kana", "Latin"]
-)
-def test_too_many_pieces_are_cut_rarest_first_and_no_character_is_lost(letters):
-    draw = random.Random(0)
-    rare = ["".join(draw.choices(letters, k=6)) for _ in range(5000)]
-    texts = [f"{run}，巴黎铁塔。" for run in rare]
-    counts = count_pieces(texts, WORDS, max_pieces=1000)
-    assert len(counts) <= 1000 < len(set(rare))
-    assert counts["巴黎铁塔"] == 5000, "what is frequent stays whole"
-    by_hand = count_pieces(texts, WORDS)
-
-    def characters(counts):
-        return Counter(
-            {char: sum(n * piece.count(char) for piece, n in counts.items()) for char in letters}
-        )
-
-    assert characters(counts) == characters(by_hand)
-
-
-def test_more_characters_than_pieces_end_as_single_characters():
-    texts = [chr(0x4E00 + number) * 3 for number in range(300)]
-    counts = count_pieces(texts, WORDS, max_pieces=100)
-    assert counts.total() == 900 and max(map(len, counts)) == 1
-
-
-def test_a_pattern_with_a_group_is_refused():
-    with pytest.raises(ValueError, match=r"write \(\?:…\)"):
-        count_pieces(TEXTS, "(a|b)")
+    text = LONG_RUNS[kind] + "春天来了。"
+    found = pieces(text, words)
+    assert "".join(found) == text
+    assert max(map(len, found)) <= MAX_RUN + 1, "and one space before it"

@@ -11,9 +11,8 @@ import pytest
 from helpers.tiny import start_python
 
 from tinyllm_lib.course.world import write_sample_corpus
-from tinyllm_lib.data import get_workspace
 from tools.bench import data, harness
-from tools.bench.harness import Case, compare, run_alone, table
+from tools.bench.harness import Case, bench_folder, compare, run_alone, table
 
 
 def work_of(amount, log=None):
@@ -94,7 +93,7 @@ def test_results_are_printed_and_stored_with_machine_date_and_versions(
         return harness.main("count", lambda: cases, packages=["numpy"], hardware="one abacus")
 
     results = bench()
-    stored = get_workspace().bench / "count.json"
+    stored = bench_folder() / "count.json"
     assert json.loads(stored.read_text("utf-8")) == results
     expected = {
         "case",

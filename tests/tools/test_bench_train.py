@@ -9,8 +9,8 @@ from helpers.tiny import start_python
 
 from tinyllm_lib.course import get_profile
 from tinyllm_lib.course.world import write_sample_corpus
-from tinyllm_lib.data import get_workspace
 from tools.bench import data, gpu, train
+from tools.bench.harness import bench_folder
 
 
 def write_small(folder, documents, dialogues):
@@ -55,9 +55,7 @@ def test_all_positions_are_counted_with_their_padding_and_useful_ones_without(sm
 
 
 def test_the_plain_recipe_has_as_many_parameters_as_ours(small_training, tmp_path):
-    config = train.our_config(
-        get_workspace().bench / "train", "laptop", "pretrain", str(tmp_path / "run")
-    )
+    config = train.our_config(bench_folder() / "train", "laptop", "pretrain", str(tmp_path / "run"))
     ours = train.build(
         train.prepare_run(config, train.Processes.join(config))
     ).model.num_parameters()

@@ -1041,7 +1041,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(
     tensors = load_file(poisoned / "model.safetensors")
     tensors["model.norm.weight"][3] = math.nan
     save_file(tensors, poisoned / "model.safetensors", metadata={"format": "pt"})
-    place = r"Its batch: row \d+ \(documents [\d, ]+ of shard_00000\), row .* and 5 more of .*train"
+    place = r"Its batch: rows \d+, \d+, \d+ and 5 more of .*train"
     with pytest.raises(
         RuntimeError,
         match=(

@@ -8,19 +8,22 @@ minutes; its executed copy is kept as .ipynb and .html under workspace/<profile>
 
 import argparse
 import asyncio
+import atexit
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyllm_lib.data import (
     Workspace,
     atomic_path,
-    ensure_home,
     get_workspace,
     require_writable,
     utf8_output,
@@ -277,6 +280,19 @@ def exam_table(base, chat) -> str:
         shares = [f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found]
         rows.append((name, *shares, CLASS_MEANING.get(name, "")))
     return format_table(rows, align="<>><")
+
+
+def ensure_home() -> None:
+    """A temporary home, for this process and those it starts, where there is none to write to.
+
+    Jupyter, IPython and matplotlib keep their files there and do not start without.
+    """
+    with suppress(RuntimeError):  # no HOME, and a user whom the system does not know
+        if os.access(Path.home(), os.W_OK | os.X_OK):  # where it is missing, nobody wanted it
+            return
+    home = tempfile.mkdtemp(prefix="tinyllm-home-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ["HOME"] = os.environ["USERPROFILE"] = home
 
 
 def main(argv: Sequence[str] | None = None) -> int:

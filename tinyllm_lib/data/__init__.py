@@ -16,7 +16,6 @@ and the machine.
     differences: phrases that say how two records of what a thing was made from differ
     download_pretrain: fetches the seq-monkey corpus
     download_sft: fetches BELLE's dialogues
-    ensure_home: lends a home directory where there is none to write to
     find_run: a run by its path, or by its name in the workspace
     get_workspace: the folder of a profile
     is_running: whether a process of this machine is there and not dead
@@ -25,14 +24,12 @@ and the machine.
     read_lines: streams the numbered lines of a file, packed or not
     read_texts: streams the documents of a corpus
     ReadReport: what became of every line of a corpus
-    require: a path that must be there, or an error that says what makes it
-    require_writable: an error that says whose folder is in the way, if one is
+    require_writable: an error that names the folder in the way, if one is
     SENTENCE_END: the pattern after which `split_text` may cut
     SEQ_MONKEY: where the real pretraining corpus lies, 10B tokens, and how much it is
     sha256: the checksum of a file
     split_text: cuts a text into chunks, at sentence ends where it can
     SYSTEM_PROMPT: what the system says where a dialogue does not
-    temporary_folder: a place for temporary files with room in it
     utf8_output: makes what a command prints UTF-8 whatever the locale
     Workspace: the paths in the folder of a profile
     write_json: writes a JSON file whole or not at all
@@ -44,12 +41,10 @@ from tinyllm_lib.data.files import atomic_path, read_json, require_writable, wri
 from tinyllm_lib.data.machine import (
     allowed_cpus,
     allowed_memory,
-    ensure_home,
     is_running,
-    temporary_folder,
     utf8_output,
 )
 from tinyllm_lib.data.provenance import content_fingerprint, differences, sha256
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
 from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines
-from tinyllm_lib.data.workspace import Workspace, find_run, get_workspace, require
+from tinyllm_lib.data.workspace import Workspace, find_run, get_workspace

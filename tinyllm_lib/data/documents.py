@@ -68,19 +68,17 @@ def convert_message(
         raise BadLine("empty dialogue")
     messages = [] if system is None else [{"role": "system", "content": system}]
     for number, message in enumerate(conversations, 1):
-        where = f"message {number}"
-        if not isinstance(message, dict) or not {"from", "value"} <= message.keys():
-            raise BadLine(
-                "malformed conversations", f'{where} is no object with "from" and "value"'
-            )
-        speaker, value = message["from"], message["value"]
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            expected = " or ".join(ROLES)
-            raise BadLine("unknown speaker", f"{where}: {speaker!r:.40}, expected {expected}")
-        if not isinstance(value, str):
-            raise BadLine("malformed conversations", f"{where}: value is {_type(value)}, no string")
+        match message:
+            case {"from": speaker, "value": str(value)}:
+                pass
+            case _:
+                detail = f'message {number} is no object with "from" and a text as "value"'
+                raise BadLine("malformed conversations", detail)
+        if speaker not in ("human", "assistant"):
+            detail = f"message {number}: {speaker!r:.40}, expected human or assistant"
+            raise BadLine("unknown speaker", detail)
         if not value.strip():
-            raise BadLine("empty message", f"{where}, from {speaker}")
+            raise BadLine("empty message", f"message {number}, from {speaker}")
         messages.append({"role": ROLES[speaker], "content": value})
     if messages[-1]["role"] == "user":
         raise BadLine("ends on the user", f"{len(conversations)} messages, the last from human")

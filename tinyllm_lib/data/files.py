@@ -1,21 +1,19 @@
-"""Files that are whole or not there at all, and errors that say whose folder is in the way."""
+"""Files that are whole or not there at all."""
 
 import errno
 import json
 import os
-import secrets
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# What NFS, SMB and FUSE answer where they cannot sync. A broken or full disk answers otherwise.
-NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF}
+BROKEN_OR_FULL = (errno.EIO, errno.ENOSPC)  # network disks that cannot flush say something else
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """A PermissionError that says whose folder is in the way, if `path` cannot be written.
+    """A PermissionError that names the folder in the way, if `path` cannot be written.
 
     Folders that are missing do not count: they can be made.
     """
@@ -23,25 +21,16 @@ def require_writable(path: str | os.PathLike) -> None:
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"{path} cannot be written: the folder {there} belongs to {owner(there)} and is closed"
-            " to this user, or lies on a disk that is only read. Set TINYLLM_WORKSPACE to a folder"
-            " of your own, or choose another path."
+            f"{path} cannot be written: the folder {there} is closed to this user, or lies on a"
+            " disk that is only read. Set TINYLLM_WORKSPACE to a folder of your own."
         )
-
-
-def owner(path: Path) -> str:
-    """Whose file it is: a name, or a number where the system knows none."""
-    try:
-        return path.owner()
-    except (KeyError, NotImplementedError, OSError):
-        return f"user {path.stat().st_uid}"
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Write a file or a folder so that it is whole or absent, also after a crash or a power cut.
 
-    Yields a temporary path beside `path`, with the same end of its name: create a file or a folder
+    Yields a path of the same name in a temporary folder beside `path`: create a file or a folder
     there. On leaving the block it is flushed to disk and replaces `path`; after an exception it is
     removed, and `path` stays as it was.
 
@@ -52,22 +41,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     require_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}") for _ in range(2))
-    try:
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
+        temporary, old = Path(scratch, path.name), Path(scratch, f"{path.name}.old")
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{path} was not written: atomic_path's block made nothing")
-        for one in (*temporary.rglob("*"), temporary):
-            _sync(one)
-        if path.exists() and (path.is_dir() or temporary.is_dir()):
+        for file in filter(Path.is_file, (temporary, *temporary.rglob("*"))):
+            _flush(file)
+        if path.is_dir():
             os.replace(path, old)  # a full folder cannot be renamed over
-        os.replace(temporary, path)
-    finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        _remove(temporary)
-        _remove(old)
-    _sync(path.parent)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
 
 
 def write_json(path: Path | str, content: object) -> None:
@@ -97,23 +85,11 @@ def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
     return content
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder lies on the disk, as far as its file system can promise that."""
-    if path.is_dir() and os.name != "posix":
-        return  # Windows has no such call, and needs none after a rename
-    try:
-        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows: writable
+def _flush(path: Path) -> None:
+    """Wait until a file lies on the disk, where its file system can promise that."""
+    with path.open("rb") as file:
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in NO_SYNC:
-            raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno in BROKEN_OR_FULL:
+                raise

@@ -1,18 +1,14 @@
-"""What this process may use of the machine, often less than what is built in or asked for."""
+"""What this process may use of the machine, often less than what is built in."""
 
-import atexit
 import io
 import math
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-ENOUGH_ROOM = 2**30  # bytes that a temporary folder should have free
 
 
 def allowed_cpus() -> int:
@@ -65,45 +61,11 @@ def _limits(controller: str, *files: str) -> Iterator[list[int]]:
                 yield [int(word) for text in texts for word in text.split()]
 
 
-def temporary_folder(*others: Path) -> Path:
-    """Where temporary files and programs find room: the system's folder, or the first fit other."""
-    try:
-        usual = Path(tempfile.gettempdir())
-    except FileNotFoundError:  # none can be written to
-        usual = Path.cwd()
-    return next((folder for folder in (usual, *others) if _has_room(folder)), usual)
-
-
-def _has_room(folder: Path) -> bool:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return False
-    if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        return False  # torch.compile runs what it has written there
-    return shutil.disk_usage(folder).free >= ENOUGH_ROOM
-
-
-def ensure_home() -> None:
-    """A temporary home, for this process and those it starts, where there is none to write to.
-
-    Jupyter, IPython and matplotlib keep their files there and do not start without.
-    """
-    with suppress(RuntimeError):  # no HOME, and a user whom the system does not know
-        if os.access(Path.home(), os.W_OK | os.X_OK):  # where it is missing, nobody wanted it
-            return
-    home = tempfile.mkdtemp(prefix="tinyllm-home-", dir=temporary_folder())
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    os.environ["HOME"] = os.environ["USERPROFILE"] = home
-
-
 def utf8_output() -> None:
-    """For a `main()`: what goes to a file or another program is UTF-8, whatever the locale.
-
-    A terminal keeps its own encoding, and shows "?" for what it does not have.
-    """
+    """For a `main()`: what is printed is UTF-8, whatever the locale."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook has put there
-            encoding = stream.encoding if stream.isatty() else "utf-8"
-            stream.reconfigure(encoding=encoding, errors="replace")
+            stream.reconfigure(encoding="utf-8", errors="replace")
 
 
 def is_running(pid: int) -> bool:

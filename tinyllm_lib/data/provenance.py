@@ -33,9 +33,4 @@ def differences(was: Mapping | None, now: Mapping) -> list[str]:
     if was is None:
         return ["there is no record of what it was made from"]
     changed = [name for name in now if was.get(name) != now[name]]
-    return [f"{name} (was {_short(was.get(name))}, now {_short(now[name])})" for name in changed]
-
-
-def _short(value: object) -> str:
-    text = "unknown" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return [f"{n} (was {was.get(n, 'unknown')!s:.60}, now {now[n]!s:.60})" for n in changed]

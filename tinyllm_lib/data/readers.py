@@ -1,21 +1,19 @@
 """Lines of raw corpora to streams of documents and dialogues, and what is done with bad lines.
 
-Memory stays the same however large the file is, but for the hashes that find duplicates: 10 bytes
-for each different document (13 million: 130 MB). `deduplicate=False` does without them.
+Memory stays the same however large the file is, but for the hashes that find duplicates: about 80
+bytes for each different document (13 million: 1 GB). `deduplicate=False` does without them.
 """
 
 import os
 import warnings
-from array import array
-from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from tinyllm_lib.data.documents import SYSTEM_PROMPT, Message, parse_dialogue, parse_text
 from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, Line, read_lines
@@ -30,20 +28,6 @@ Document = TypeVar("Document")
 
 
 @dataclass
-class Rejection:
-    """How often one kind of bad line was met, and where first."""
-
-    source: str
-    first_line: int  # from 1, in `source`
-    detail: str  # of the first
-    count: int = 0
-
-    def __str__(self) -> str:
-        detail = f" ({self.detail})" if self.detail else ""
-        return f"first: {self.source} line {self.first_line}{detail}"
-
-
-@dataclass
 class ReadReport:
     """What became of every line: `lines == kept + duplicates + other_split + rejected_lines`."""
 
@@ -52,17 +36,19 @@ class ReadReport:
     duplicates: int = 0
     other_split: int = 0  # documents of the split that was not asked for
     blank: int = 0
-    rejected: dict[str, Rejection] = field(default_factory=dict)  # by kind
+    rejected: Counter[str] = field(default_factory=Counter)  # by kind
+    first: dict[str, str] = field(default_factory=dict)  # of each kind: its place, what was found
 
     @property
     def rejected_lines(self) -> int:
         """How many lines were bad, of all kinds."""
-        return sum(rejection.count for rejection in self.rejected.values())
+        return self.rejected.total()
 
     def reject(self, line: Line, problem: BadLine) -> None:
         """Count a bad line; warn where an archive is damaged."""
-        new = Rejection(line.source, line.number, problem.detail)
-        self.rejected.setdefault(problem.kind, new).count += 1
+        self.rejected[problem.kind] += 1
+        detail = f" ({problem.detail})" if problem.detail else ""
+        self.first.setdefault(problem.kind, f"first: {line.source} line {line.number}{detail}")
         if problem.kind == "damaged archive":
             place = f"{line.source} is damaged or cut off in line {line.number:,}"
             advice = "Nothing after it can be read. Fetch the file again for the rest."
@@ -73,7 +59,7 @@ class ReadReport:
         bad = self.rejected_lines
         if bad <= max_rejected_share * self.lines:
             return
-        kinds = "; ".join(f"{kind} {one.count:,}, {one}" for kind, one in self.rejected.items())
+        kinds = "; ".join(f"{kind} {n:,}, {self.first[kind]}" for kind, n in self.rejected.items())
         copy = f"They are in {rejects}." if rejects else KEEP_A_COPY
         raise CorpusError(
             f"{bad:,} of {self.lines:,} lines are bad ({bad / self.lines:.1%}), more than"
@@ -87,8 +73,7 @@ class ReadReport:
         names += [name for name in ("other_split", "blank") if getattr(self, name)]
         rows = [(name.replace("_", " "), getattr(self, name), "") for name in names]
         rows.append(("rejected", self.rejected_lines, ""))
-        kinds = sorted(self.rejected.items(), key=lambda item: -item[1].count)
-        rows += [(f"  {kind}", rejection.count, str(rejection)) for kind, rejection in kinds]
+        rows += [(f"  {kind}", n, self.first[kind]) for kind, n in self.rejected.most_common()]
         width = max(len(name) for name, _, _ in rows)
         digits = max(len(f"{count:,}") for _, count, _ in rows)
         return "\n".join(
@@ -96,23 +81,11 @@ class ReadReport:
         )
 
 
-class ReadOptions(TypedDict, total=False):
-    """What `read_texts` and `read_dialogues` take besides a path; `read_texts` explains it."""
-
-    split: str | None
-    val_share: float
-    deduplicate: bool
-    rejects: str | os.PathLike | None
-    max_rejected_share: float
-    max_line_bytes: int
-    report: ReadReport | None
-
-
-def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
+def read_texts(path: Paths, **options: Any) -> Iterator[str]:
     """Stream the documents of a corpus: one JSON object a line with a string `text`.
 
     Args:
-        path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, .zst, or a tar
+        path: one file or several, plain, .gz, .bz2 (all cores with rapidgzip), .xz, or a tar
             archive, packed or not, whose .jsonl and .json members are read in their order.
         split: "train" or "val" for that part only, None (default) for all. The part depends on the
             text alone, so a document stays where it is when the corpus grows. A small corpus may
@@ -120,7 +93,8 @@ def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
         val_share: share of documents in "val", 0.01; 0 for none.
         deduplicate: drop exact copies of earlier documents, True (by 64-bit hash; the chance that
             any two of 13 million different documents collide is 1 in 200,000).
-        rejects: file for the raw bytes of bad lines, to be repaired and read like any corpus.
+        rejects: file for the raw bytes of bad lines that are not too long, to be repaired and read
+            like any corpus.
         max_rejected_share: more bad lines than this, 0.01, end the reading with a CorpusError;
             judged from line 1000 on and at the end.
         max_line_bytes: longer lines, 16 MiB, are bad lines, and are skipped without being held.
@@ -135,7 +109,7 @@ def read_texts(path: Paths, **options: Unpack[ReadOptions]) -> Iterator[str]:
 
 
 def read_dialogues(
-    path: Paths, *, system: str | None = SYSTEM_PROMPT, **options: Unpack[ReadOptions]
+    path: Paths, *, system: str | None = SYSTEM_PROMPT, **options: Any
 ) -> Iterator[list[Message]]:
     """Stream dialogues in BELLE's format as `convert_message` gives them; else as `read_texts`."""
     return _read(path, partial(parse_dialogue, system=system), **options)
@@ -152,10 +126,9 @@ def _read(
     max_line_bytes: int = MAX_LINE_BYTES,
     report: ReadReport | None = None,
 ) -> Iterator[Document]:
-    """Check the arguments at the call, not at the first document; the rest are generators.
+    """The documents that `parse` makes of lines; it also returns the bytes that copies share.
 
-    Args:
-        parse: makes (document, bytes that its copies share) of a line, or raises BadLine.
+    The arguments are checked at the call, not at the first document.
     """
     paths = [Path(one) for one in ([path] if isinstance(path, str | os.PathLike) else path)]
     if not paths:
@@ -173,12 +146,11 @@ def _read(
 
     def documents() -> Iterator[tuple[int, Document]]:
         """(hash, document) for each document that is kept, of either part."""
-        seen: dict[int, array] = defaultdict(partial(array, "Q"))
+        seen: set[int] = set()
         if rejects is not None:
             Path(rejects).parent.mkdir(parents=True, exist_ok=True)
         with open(os.devnull if rejects is None else rejects, "wb") as out:
-            lines = (line for one in paths for line in read_lines(one, max_line_bytes, out.write))
-            for line in lines:
+            for line in chain(*(read_lines(one, max_line_bytes) for one in paths)):
                 if not line.problem and not line.raw.strip():
                     report.blank += 1
                     continue
@@ -194,26 +166,15 @@ def _read(
                         report.judge(max_rejected_share, rejects)
                     continue
                 digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
-                if deduplicate and not _is_new(digest, seen):
+                if digest in seen:
                     report.duplicates += 1
-                else:
-                    yield digest, document
+                    continue
+                if deduplicate:
+                    seen.add(digest)
+                yield digest, document
         report.judge(max_rejected_share, rejects)
 
     return _part(documents(), split, val_share, report)
-
-
-def _is_new(digest: int, seen: dict[int, array]) -> bool:
-    """Whether a 64-bit hash is new to `seen`, where it is put: sorted arrays by its first bits.
-
-    A tenth of the memory of Python's `set`.
-    """
-    hashes = seen[digest >> 50]
-    place = bisect_left(hashes, digest)
-    if place < len(hashes) and hashes[place] == digest:
-        return False
-    hashes.insert(place, digest)
-    return True
 
 
 def _part(
@@ -222,18 +183,12 @@ def _part(
     val_share: float,
     report: ReadReport,
 ) -> Iterator[Document]:
-    """The documents of one part.
-
-    None is let go before one falls to "val", or so many that it need not be waited for.
-    """
-    below, first = val_share * 2.0**64, []
-    for digest, document in documents if split and val_share else ():
-        first.append((digest, document))
-        if digest < below or len(first) == DOCUMENTS_BEFORE_SPLITTING:
-            break
-    else:
-        if len(digests := {digest for digest, _ in first}) > 1:
-            below = min(digests) + 1
+    """The documents of one part; in a small corpus that has none in "val", one is put there."""
+    below, enough = val_share * 2.0**64, DOCUMENTS_BEFORE_SPLITTING
+    first = list(islice(documents, enough)) if split and val_share else []
+    digests = {digest for digest, _ in first}
+    if len(first) < enough and len(digests) > 1:
+        below = max(below, min(digests) + 1)
     for digest, document in chain(first, documents):
         if split is None or (digest < below) == (split == "val"):
             report.kept += 1

@@ -4,8 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyllm_lib.data.files import owner
-
 
 @dataclass(frozen=True)
 class Workspace:
@@ -25,24 +23,11 @@ class Workspace:
 
     def tokens(self, kind: str, split: str) -> Path:
         """Token shards of `kind` ("pretrain" or "sft") and `split` ("train" or "val")."""
-        if kind not in ("pretrain", "sft") or split not in ("train", "val"):
-            expected = "kind is 'pretrain' or 'sft', split is 'train' or 'val'"
-            raise ValueError(f"no token shards {kind!r}/{split!r}: {expected}")
         return self.root / "tokens" / kind / split
 
     def run(self, name: str) -> Path:
         """The folder of one training run: config, metrics, log and checkpoints."""
         return self.root / "runs" / _single_name(name, "a run")
-
-    @property
-    def bench(self) -> Path:
-        """Benchmark results: they belong to the machine, so they lie beside the profiles."""
-        return self.root.parent / "bench"
-
-    @property
-    def progress(self) -> Path:
-        """Which exercises are done: they belong to the learner, so the file lies there, too."""
-        return self.root.parent / "progress.json"
 
 
 def get_workspace(profile: object = None) -> Workspace:
@@ -53,26 +38,16 @@ def get_workspace(profile: object = None) -> Workspace:
     package is installed into site-packages, in the working directory.
 
     Raises:
-        ValueError: a name that is none for a folder, or a ~ in TINYLLM_WORKSPACE without a home.
-        PermissionError: it is there, and not for this user.
+        ValueError: a name that is none for a folder.
     """
     name = getattr(profile, "name", profile) or os.environ.get("TINYLLM_PROFILE") or "laptop"
     base = os.environ.get("TINYLLM_WORKSPACE")
-    package = Path(__file__).resolve().parents[1]
-    try:
-        root = Path(base).expanduser().resolve() if base else _default_base(package)
-    except RuntimeError as error:
-        raise ValueError(
-            f"TINYLLM_WORKSPACE is {base!r}, whose home nobody knows: write the whole path."
-        ) from error
-    workspace = Workspace(root / _single_name(name, "a profile"))
-    for folder in (root, workspace.root):
-        if os.path.lexists(folder) and not os.access(folder, os.X_OK):
-            raise PermissionError(
-                f"{workspace.root} cannot be read: the folder {folder} belongs to {owner(folder)}"
-                " and is closed to this user. Set TINYLLM_WORKSPACE to a folder of your own."
-            )
-    return workspace
+    root = (
+        Path(base).expanduser().resolve()
+        if base
+        else _default_base(Path(__file__).resolve().parents[1])
+    )
+    return Workspace(root / _single_name(name, "a profile"))
 
 
 def find_run(name: str | Path) -> Path:
@@ -90,26 +65,3 @@ def _single_name(name: object, what: str) -> str:
         expected = 'use one folder name, without / \\ : * ? " < > |'
         raise ValueError(f"{name!r} cannot name {what}: {expected}")
     return name
-
-
-def require(path: str | os.PathLike, made_by: str) -> Path:
-    """`path` if it exists, else a FileNotFoundError that says what makes it ("notebook 01").
-
-    A PermissionError if it is there, and not for this user.
-    """
-    path = Path(path)
-    if not path.exists():
-        workspace, profile = (
-            os.environ.get(name) or "not set" for name in ("TINYLLM_WORKSPACE", "TINYLLM_PROFILE")
-        )
-        raise FileNotFoundError(
-            f"{path} is missing. It is made by {made_by}: run that first. If you have made it"
-            f" already, it lies in another workspace: TINYLLM_WORKSPACE is {workspace},"
-            f" TINYLLM_PROFILE is {profile}."
-        )
-    if not os.access(path, os.R_OK):
-        raise PermissionError(
-            f"{path} cannot be read: it belongs to {owner(path)}. Ask for it, or make your own:"
-            f" set TINYLLM_WORKSPACE to a folder of yours and run {made_by}."
-        )
-    return path

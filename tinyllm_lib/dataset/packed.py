@@ -3,7 +3,6 @@
 import bisect
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +34,8 @@ class PackedDataset(Dataset):
 
     A document of n tokens fills n-1 positions (each token but the last predicts the next), so no
     target lies in another document. `position_ids` count from 0 in each document and `document_ids`
-    tell them apart (-1: padding), which lets attention stay inside. Shards are memory-mapped, anew
-    in another process. A row in which nothing is learned is left out; `left_out` counts them.
+    tell them apart (-1: padding), which lets attention stay inside. Shards are memory-mapped. A row
+    in which nothing is learned is left out; `left_out` counts them.
 
     Args:
         folder: shards with a finished manifest.
@@ -115,13 +114,6 @@ class PackedDataset(Dataset):
         parts = ((self.shards[i][1], start + 1, start + n + 1) for i, start, n in row)
         return any(mask is None or mask[start:end].any() for mask, start, end in parts)
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"shards": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self.shards = [self._open(entry) for entry in self.manifest["shards"]]
-
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -145,24 +137,13 @@ class PackedDataset(Dataset):
         """Share of positions that are padding."""
         return 1 - self.positions / (len(self) * self.context)
 
-    def describe(self, index: int) -> str:
-        """Where a row comes from: "documents 4, 19 of shard_00000", counted from 0 in a shard."""
-        documents = defaultdict(list)
-        for shard, start, _ in self.rows[index]:
-            number = int(np.searchsorted(self.shards[shard][2], start, "right")) - 1
-            documents[self.manifest["shards"][shard]["name"]].append(str(number))
-        return "; ".join(f"documents {', '.join(n)} of {name}" for name, n in documents.items())
-
     def check_content(self) -> None:
         """Reads every byte of the shards; a ValueError says which file is not as it was written."""
-        sums = {k: v for entry in self.manifest["shards"] for k, v in entry["sha256"].items()}
-        with ThreadPoolExecutor(4) as pool:  # hashing leaves Python free
-            found = dict(zip(sums, pool.map(sha256, map(self.folder.joinpath, sums)), strict=True))
-        if changed := [name for name in sums if found[name] != sums[name]]:
-            problem = (
-                f"{self.folder / changed[0]} does not match its checksum: it was changed later"
-            )
-            raise ValueError(f"{problem}. Delete the folder and write the shards again.")
+        for shard in self.manifest["shards"]:
+            for name, checksum in shard["sha256"].items():
+                if sha256(self.folder / name) != checksum:
+                    problem = f"{self.folder / name} does not match its checksum"
+                    raise ValueError(f"{problem}. Delete the folder and write the shards again.")
 
 
 def collate(rows: list[PackedRow]) -> PackedRow:

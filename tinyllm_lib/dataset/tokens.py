@@ -7,17 +7,16 @@
                             shard_00000.mask     uint8, 1 where the token is to be learned
 
 A folder is finished when it has a `manifest.json`, which is written last. A stopped run goes on
-after its last whole shard. Memory is that of two batches, however large the corpus and the shards
-are; a batch is a million characters, or one document that is longer.
+after its last whole shard. Memory is that of a batch, however large the corpus and the shards are;
+a batch is a million characters, or one document that is longer.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -31,14 +30,7 @@ SHARD_TOKENS = 100_000_000
 SAME = ("kind", "tokenizer", "dtype", "source", "settings", "shard_tokens")  # else other shards
 TOTALS = ("documents", "tokens", "supervised_tokens")
 Messages = list[dict[str, str]]
-
-
-class Batch(NamedTuple):
-    """Items of the source, encoded."""
-
-    items: int  # read, also those of which there is nothing to learn
-    samples: list[Sample]
-    counts: dict[str, int]
+Encode = Callable[[list, int], tuple[list[Sample], dict[str, int]]]  # items, number of the first
 
 
 def write_pretrain_tokens(
@@ -70,8 +62,8 @@ def write_pretrain_tokens(
         ValueError: shards made otherwise and not `replace`, a text without bytes, or no text.
     """
 
-    def encode(items: list[str], first: int) -> Batch:
-        return Batch(len(items), encode_documents(tokenizer, items, first=first), {})
+    def encode(items: list[str], first: int) -> tuple[list[Sample], dict[str, int]]:
+        return encode_documents(tokenizer, items, first=first), {}
 
     fresh = _manifest("pretrain", tokenizer, source, {}, shard_tokens)
     return _write(texts, encode, Path(out_dir), fresh, replace, progress)
@@ -101,7 +93,7 @@ def write_sft_tokens(
         learn_all: ignore the mask and learn every token, for the comparison in notebook 06.
     """
 
-    def encode(items: list[Messages | str], first: int) -> Batch:
+    def encode(items: list[Messages | str], first: int) -> tuple[list[Sample], dict[str, int]]:
         dialogues = [item for item in items if not isinstance(item, str)]
         texts = [item for item in items if isinstance(item, str)]
         chats = encode_chats(tokenizer, dialogues, max_length=max_length, first=first)
@@ -120,7 +112,7 @@ def write_sft_tokens(
         }
         if learn_all:
             samples = [Sample(sample.ids, [1] * len(sample)) for sample in samples]
-        return Batch(len(items), samples, counts)
+        return samples, counts
 
     def no_texts() -> Iterator[Messages]:
         for number, messages in enumerate(dialogues, 1):
@@ -171,92 +163,69 @@ def _manifest(
         "shard_tokens": shard_tokens,
         **dict.fromkeys(TOTALS, 0),
         "shards": [],
+        "counts": {},
+        "items": 0,  # of the source that are done; in progress.json alone
     }
 
 
 def _write(
     items: Iterable,
-    encode: Callable[[list, int], Batch],
+    encode: Encode,
     folder: Path,
     fresh: dict,
     replace: bool,
     progress: Callable[[int], None] | None,
 ) -> dict:
     """Batches in, shards and a manifest out; a stopped run goes on after its last whole shard."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = _begun(folder, fresh, replace)
-    if done and done["items"] is None:
-        (folder / "progress.json").unlink(missing_ok=True)  # killed in its very last step
-        return done["manifest"]
-    stale = [] if done else ["manifest.json", "progress.json", "shard_*"]
-    for pattern in (*stale, ".tmp-*"):  # the last: half written by a run that was killed
-        for path in folder.glob(pattern):
-            path.unlink()
-    done = done or {"manifest": fresh, "items": 0, "counts": {}}
-    manifest, counts = done["manifest"], Counter(done["counts"])
+    finished, begun = folder / "manifest.json", folder / "progress.json"
+    there = next((path for path in (finished, begun) if path.is_file()), None)
+    manifest = read_json(there) if there else fresh
+    changed = [key for key in SAME if manifest.get(key) != fresh[key]]
+    if changed and not replace:
+        was, now = (
+            ", ".join(f"{key} {made.get(key)!r:.80}" for key in changed)
+            for made in (manifest, fresh)
+        )
+        raise ValueError(
+            f"{folder} holds token shards made with {was}; now it is {now}. Give another folder, or"
+            f" replace=True to delete these {manifest['tokens']:,} tokens and write them anew."
+        )
+    anew = not there or changed or not fresh["source"]
+    if there == finished and not anew:
+        return manifest
+    if anew:
+        manifest = fresh
+        for path in (finished, begun, *folder.glob("shard_*")):
+            path.unlink(missing_ok=True)
+    for half_written in folder.glob(".tmp-*"):  # by a run that was killed
+        shutil.rmtree(half_written)
+    stream, counts = islice(items, manifest["items"], None), Counter(manifest["counts"])
     shard: _Shard | None = None
     with ExitStack() as files:  # an error removes the unfinished ones
-        for batch in _encoded(items, encode, done["items"]):
-            if batch.samples:
+        while batch := _next_batch(stream):
+            samples, counted = encode(batch, manifest["items"] + 1)
+            if samples:
                 shard = shard or _Shard(folder, manifest, files)
-                shard.add(batch.samples)
-            counts.update(batch.counts)
-            done["items"] += batch.items
+                shard.add(samples)
+            counts.update(counted)
+            manifest |= {"items": manifest["items"] + len(batch), "counts": dict(counts)}
             if shard and shard.totals["tokens"] >= manifest["shard_tokens"]:
                 files.close()
                 shard.enter_in(manifest)
                 shard = None
-                write_json(folder / "progress.json", {**done, "counts": counts})
+                write_json(begun, manifest)
             if progress:
-                progress(done["items"])
+                progress(manifest["items"])
     if shard:
         shard.enter_in(manifest)
+    read = manifest.pop("items")
     if not manifest["tokens"]:
         what = "document" if manifest["kind"] == "pretrain" else "dialogue"
-        read = f"the source gave no {what} with a token to learn ({done['items']} read)"
-        raise ValueError(f"{folder}: nothing to write, {read}.")
-    manifest["counts"] = dict(counts)
-    write_json(folder / "manifest.json", manifest)
-    (folder / "progress.json").unlink(missing_ok=True)
+        found = f"the source gave no {what} with a token to learn ({read} read)"
+        raise ValueError(f"{folder}: nothing to write, {found}.")
+    write_json(finished, manifest)
+    begun.unlink(missing_ok=True)
     return manifest
-
-
-def _begun(folder: Path, fresh: dict, replace: bool) -> dict | None:
-    """What an earlier call has done of the same work, None if nothing; its `items` None if all.
-
-    Other work in the folder is a ValueError, without `replace`.
-    """
-    progress, finished = folder / "progress.json", folder / "manifest.json"
-    if finished.is_file():
-        done: dict = {"manifest": read_json(finished), "items": None}
-    elif progress.is_file():
-        done = read_json(progress)
-    else:
-        return None
-    before = done["manifest"]
-    changed = [key for key in SAME if before.get(key) != fresh[key]]
-    if changed and not replace:
-        was, now = (
-            ", ".join(f"{key} {made.get(key)!r:.80}" for key in changed) for made in (before, fresh)
-        )
-        raise ValueError(
-            f"{folder} holds token shards made with {was}; now it is {now}. Give another folder, or"
-            f" replace=True to delete these {before['tokens']:,} tokens and write them anew."
-        )
-    return done if fresh["source"] and not changed else None
-
-
-def _encoded(items: Iterable, encode: Callable[[list, int], Batch], done: int) -> Iterator[Batch]:
-    """Batches from item `done` on, each encoded, without Python, while the last is written."""
-    stream, ahead = islice(items, done, None), None
-    with ThreadPoolExecutor(1) as pool:
-        while batch := _next_batch(stream):
-            ready, ahead = ahead, pool.submit(encode, batch, done + 1)
-            done += len(batch)
-            if ready:
-                yield ready.result()
-        if ahead:
-            yield ahead.result()
 
 
 def _next_batch(stream: Iterator) -> list:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from tinyllm_lib.data import allowed_cpus, require_writable, temporary_folder
+from tinyllm_lib.data import allowed_cpus, require_writable
 from tinyllm_lib.launch import cluster
 from tinyllm_lib.launch.live import REFRESH_SECONDS, GrowingFile, View
 from tinyllm_lib.train import TrainConfig, meet, meeting_host
@@ -73,7 +73,7 @@ def launch(
     run, others = Path(config.out_dir), nnodes - 1
     require_writable(run)
     run.parent.mkdir(parents=True, exist_ok=True)
-    shared = run.parent if others else temporary_folder(run.parent)
+    shared = run.parent if others else None
     with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=shared) as scratch:
         file, arguments = Path(scratch, "config.json"), ["--log_dir", scratch]
         arguments += cluster.torchrun_arguments(config, file, nproc, nnodes, rdzv_endpoint)
@@ -122,8 +122,7 @@ def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwar
         raise ModuleNotFoundError(
             f"{error}: run `make setup` or `pip install cloudpickle`."
         ) from None
-    room = temporary_folder(Path.cwd())
-    with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=room) as scratch:
+    with tempfile.TemporaryDirectory(prefix="tinyllm_") as scratch:
         call, result = Path(scratch, "call.pt"), Path(scratch, "result.pt")
         file = getattr(getattr(fn, "__code__", None), "co_filename", "")
         try:
@@ -181,7 +180,7 @@ class Torchrun(AbstractContextManager):
         env = {
             "TINYLLM_LAUNCHER_PID": str(os.getpid()),
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in paths),
-            "TMPDIR": str(temporary_folder(self._scratch.parent)),
+            "TMPDIR": tempfile.gettempdir(),
             "PYTHONUNBUFFERED": "1",
             "PYTHONUTF8": "1",
             "PYTHONIOENCODING": "utf-8",

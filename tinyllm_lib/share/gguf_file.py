@@ -22,7 +22,7 @@ from tinyllm_lib.model import (
     weights_fingerprint,
 )
 from tinyllm_lib.share.layouts import LAYER, to_adjacent_pairs
-from tinyllm_lib.tokenizer import check_size, load_tokenizer, plain_template, stop_ids, token_ids
+from tinyllm_lib.tokenizer import check_size, load_tokenizer, stop_ids, token_ids
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 Q8_BLOCK = 32  # numbers that share a scale in q8_0
@@ -207,7 +207,7 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, vocab_size: int, 
             getattr(writer, f"add_{name}")(token_id)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
-    writer.add_chat_template(plain_template(tokenizer.chat_template))
+    writer.add_chat_template(tokenizer.chat_template)
 
 
 def modelfile_path(gguf: str | Path) -> Path:

@@ -13,8 +13,6 @@ Read `training.py`, `folder.py` (what lies on disk, and its checks), `encoding.p
     Sample: ids and loss mask of a document or a dialogue, and what was left out of it
     encode_chat: ids and loss mask of a dialogue, built together, message by message
     encode_chats: `encode_chat` of each dialogue, on all cores at once
-    plain_template: a chat template that any Jinja renders, its `{% generation %}` as comments
-    marked_template: the way back, for a mask that transformers makes
     text_start: what a tokenizer puts before every text by itself, as Llama's do with `<s>`
     stop_ids: the ids that end what a model writes
     token_ids: what a model's `config.json` says of its tokenizer
@@ -41,8 +39,6 @@ from tinyllm_lib.tokenizer.encoding import (
     encode_chats,
     encode_documents,
     encode_text,
-    marked_template,
-    plain_template,
     stop_ids,
     text_start,
     token_byte_lengths,

@@ -4,8 +4,6 @@ The alphabet is the 256 bytes, so every text has ids and comes back unchanged. T
 special token: `<|im_end|>` in a document is encoded as ten characters.
 """
 
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -14,13 +12,11 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from tinyllm_lib.data import allowed_memory
-
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 UNK_ID, BOS_TEXT_ID, EOS_TEXT_ID, IM_START_ID, IM_END_ID = range(5)
 PAD_ID = UNK_ID  # padding is masked by position; its id must be none that a model has to learn
 ROLES = ("system", "user", "assistant")
-CHAT_TEMPLATE = (  # ChatML
+CHAT_TEMPLATE = (  # ChatML; comments mark what transformers calls the generation
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}"
@@ -30,7 +26,6 @@ CHAT_TEMPLATE = (  # ChatML
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 BYTE_OF_CHAR = {char: byte for byte, char in bytes_to_unicode().items()}  # as GPT-2 writes bytes
-ENCODING_BYTES = 400  # of memory for a character of text
 
 
 @lru_cache(maxsize=8)
@@ -58,24 +53,11 @@ def encode_texts(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], *, first: int = 1
 ) -> list[list[int]]:
     """`encode_text` of each text, on all cores at once; in errors they are counted from `first`."""
-    try:
-        chars = sum(map(len, texts))
-        doing = f"Encoding {chars:,} characters at once, from text {first} on, takes about"
-        advice = "cut the longest documents before (split_text)"
-        warn_of_memory(ENCODING_BYTES * chars, allowed_memory(), doing, advice)
-        encodings = text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
-    except TypeError:
-        reasons = ((number, why_no_bytes(text)) for number, text in enumerate(texts, first))
-        number, reason = next(pair for pair in reasons if pair[1])
-        raise ValueError(f"text {number}: {reason}") from None
+    for number, text in enumerate(texts, first):
+        if reason := why_no_bytes(text):
+            raise ValueError(f"text {number}: {reason}")
+    encodings = text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
-
-
-def warn_of_memory(need: float, have: float, doing: str, advice: str) -> None:
-    """Warns before a work that needs more bytes than this process may use."""
-    if need > have:
-        sizes = f"{need / 1e9:.1f} GB of memory by estimate, and there are {have / 1e9:.1f} GB"
-        warnings.warn(f"{doing} {sizes}: if it ends without a word, {advice}.", stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -249,16 +231,6 @@ def check_chatml(tokenizer: PreTrainedTokenizerFast, where: str = "") -> None:
             " this library chats by no other. To teach the model ChatML, take the template out of a"
             " copy of the folder (chat_template.jinja, chat_template in tokenizer_config.json)."
         )
-
-
-def plain_template(template: str) -> str:
-    """A chat template that any Jinja renders: transformers' `{% generation %}` tags as comments."""
-    return re.sub(r"{%(-?)\s*((?:end)?generation)\s*(-?)%}", r"{#\1 \2 \3#}", template)
-
-
-def marked_template(template: str) -> str:
-    """The way back: with the tags from which transformers makes `assistant_masks`."""
-    return re.sub(r"{#(-?) ((?:end)?generation) (-?)#}", r"{%\1 \2 \3%}", template)
 
 
 def text_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -14,14 +14,13 @@ from tinyllm_lib.tokenizer.encoding import (
     check_chatml,
     encode_chat,
     encode_text,
-    plain_template,
 )
 
 ROUNDED_UP = 0.02  # of a vocabulary may have no token: some models round theirs up
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
-    """Writes a folder that transformers 4 and 5 load alike; its template renders in any Jinja."""
+    """Writes a folder that transformers 4 and 5 load alike."""
     tokenizer.save_pretrained(str(folder))
     file = Path(folder) / "tokenizer_config.json"
     config = read_json(file)
@@ -31,15 +30,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> No
     for how_it_was_loaded_here in ("is_local", "local_files_only"):
         config.pop(how_it_was_loaded_here, None)
     file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    for file in Path(folder).glob("**/*.jinja"):
-        template = plain_template(file.read_text(encoding="utf-8"))
-        file.write_text(template, encoding="utf-8", newline="")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer that speaks ChatML and knows tokens as bytes, trained here or elsewhere.
 
-    Without a chat template it gets `CHAT_TEMPLATE`, without an end token `<|im_end|>`.
+    Its chat template becomes `CHAT_TEMPLATE`, which renders in any Jinja; an end token that is
+    missing becomes `<|im_end|>`.
 
     Raises:
         FileNotFoundError: no tokenizer.json there.
@@ -60,7 +57,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
             f"{folder}: the tokenizer's decoder is {type(decoder).__name__}, expected ByteLevel:"
             " tokens are read as bytes. Its model can be trained on with a tokenizer of ours only."
         )
-    tokenizer.chat_template = tokenizer.chat_template or CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.eos_token = tokenizer.eos_token or "<|im_end|>"
     return tokenizer
 

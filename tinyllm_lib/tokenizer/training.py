@@ -8,22 +8,20 @@ the saved tokenizer needs no such rule: an ordinary GPT-2-style one, which other
 
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from heapq import heappop, heappush
+from itertools import chain
 from pathlib import Path
 
-import regex
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.data import allowed_memory, atomic_path, require_writable
+from tinyllm_lib.data import atomic_path, require_writable
 from tinyllm_lib.tokenizer.encoding import (
     CHAT_TEMPLATE,
     ROLES,
     SPECIAL_TOKENS,
-    warn_of_memory,
     why_no_bytes,
 )
 from tinyllm_lib.tokenizer.folder import load_tokenizer, save_tokenizer
@@ -35,16 +33,12 @@ ALONE = FUNCTION_WORDS + NUMERALS
 WORDS = rf"[\r\n]|\p{{N}}|[{ALONE}]|[\p{{Han}}&&[^{ALONE}]]{{1,{MAX_HAN}}}"
 MAX_RUN = 80  # characters; the time of BPE training grows with the square of a piece's length
 UP_TO = f"{{1,{MAX_RUN}}}"
-RUNS = regex.compile(  # GPT-2's pattern, which byte-level tokenizers encode with, but for the limit
+RUNS = (  # GPT-2's pattern, which byte-level tokenizers encode with, but for the limit
     rf"'(?:s|t|re|ve|m|ll|d)| ?\p{{L}}{UP_TO}| ?\p{{N}}{UP_TO}|"
     rf" ?[^\s\p{{L}}\p{{N}}]{UP_TO}|\s{UP_TO}(?!\S)|\s{UP_TO}"
 )
-BORDER = "\uffff"  # between two pieces: it is no character, so no text needs it
-PIECES_A_LINE = 10_000
 ROLE_COUNT = 20_000  # so often is each role's name counted, for it to become one token
 SAMPLE_BYTES = 10**9  # of text to train on: more would hardly change the merges
-MAX_PIECES = 1_000_000  # different ones of either kind: up to 1.5 kB of memory for each
-BYTES_A_BYTE = 100  # of memory that BPE training takes for a byte of a different piece, counted
 
 
 def train_tokenizer(
@@ -68,8 +62,8 @@ def train_tokenizer(
         min_frequency: how often a pair must stand in the sample to be merged.
         nfkc: fold characters to their compatibility form first: lossy, ，１² become ,12.
         words: pattern of pieces that merges may not cross; None trains on whole runs of letters.
-        sample_bytes: size of the sample in UTF-8; a smaller corpus is taken whole. 1 GB of verse,
-            in which nearly every line is new, takes 2.4 GB of memory.
+        sample_bytes: size of the sample in UTF-8; a smaller corpus is taken whole. It is held in
+            memory, with every different piece of it.
 
     Raises:
         ValueError: vocab_size below 261, no text at all, or half of a surrogate pair in a text.
@@ -80,20 +74,16 @@ def train_tokenizer(
         needed = "five special tokens and 256 bytes make 261"
         raise ValueError(f"vocab_size={vocab_size} leaves no room: {needed}; choose more.")
     require_writable(folder := Path(out_dir))
-    fold = normalizers.NFKC().normalize_str if nfkc else str
-    pieces = count_pieces(map(fold, even_sample(texts, sample_bytes)), words)
-    if not pieces:
+    sample = even_sample(texts, sample_bytes)
+    if (some := next(sample, None)) is None:
         raise ValueError("train_tokenizer got no text: an empty file, or a used-up iterator?")
-    need, have = BYTES_A_BYTE * sum(len(piece.encode()) for piece in pieces), allowed_memory()
-    size = sum(len(piece.encode()) * count for piece, count in pieces.items())
-    advice = f"pass sample_bytes={int(have / need * size):_}"
-    warn_of_memory(need, have, "Training on this text needs", advice)
-    pieces.update(dict.fromkeys(ROLES, ROLE_COUNT))  # in no document, but in every message's header
+    # In no document, but in every message's header:
+    roles = ("\n".join([role] * ROLE_COUNT) for role in ROLES)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.decoder = decoders.ByteLevel()
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    borders = pre_tokenizers.CharDelimiterSplit(BORDER)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([borders, byte_level])
+    if nfkc:
+        tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = cut_into_pieces(words)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -101,16 +91,14 @@ def train_tokenizer(
         initial_alphabet=sorted(alphabet),
         show_progress=show_progress,
     )
-    tokenizer.train_from_iterator(in_lines(pieces), trainer)
+    tokenizer.train_from_iterator(chain([some], sample, roles), trainer)
     if (size := tokenizer.get_vocab_size()) < vocab_size:
         warnings.warn(
             f"This text gives {size:,} entries, not {vocab_size:,}: no pair of tokens is left that"
             f" stands there {min_frequency} times. The tokenizer works; more text gives more.",
             stacklevel=2,
         )
-    tokenizer.pre_tokenizer = byte_level
-    if nfkc:
-        tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="<unk>",
@@ -155,52 +143,9 @@ def even_sample(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
         yield kept.pop()[1]
 
 
-def count_pieces(
-    texts: Iterable[str], words: str | None, max_pieces: int = MAX_PIECES
-) -> Counter[str]:
-    """How often each piece that merges may not cross, and that is all they see, is in the texts.
-
-    `words` cuts out its own, if given; then all is cut as GPT-2 does, and after `MAX_RUN`
-    characters. Training keeps every different piece, of verse 64 bytes for a byte of text. So where
-    there are more than `max_pieces` of either kind, the rarest are cut in two, again and again
-    (verse, 45 MB, 400,000 instead of 2 million: a sixth of the memory, 0.1% more tokens).
-    """
-    pattern = regex.compile(f"({words or '(?!)'})", regex.V1)  # (?!) is found nowhere
-    if pattern.groups > 1:
-        raise ValueError(
-            f"words={words!r} has a group, which would be a piece: write (?:…) for (…)."
-        )
-    cut_out: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    for text in texts:
-        parts = pattern.split(text)  # between, cut out, between, ..., between
-        cut_out.update(parts[1::2])
-        for part in parts[::2]:
-            counts.update(RUNS.findall(part))
-        for kind in (cut_out, counts):
-            if len(kind) > max_pieces:
-                _halve_rare(kind, max_pieces // 2)
-    while cut_out:
-        piece, count = cut_out.popitem()
-        for run in RUNS.findall(piece):
-            counts[run] += count
-    return counts
-
-
-def _halve_rare(counts: Counter[str], keep: int) -> None:
-    """Cuts the rarest pieces in two until `keep` different ones, or only characters, are left."""
-    rare = 1
-    while len(counts) > keep and max(map(len, counts)) > 1:
-        for piece in [piece for piece, count in counts.items() if count <= rare and len(piece) > 1]:
-            count, middle = counts.pop(piece), (len(piece) + 1) // 2
-            counts[piece[:middle]] += count
-            counts[piece[middle:]] += count
-        rare *= 2
-
-
-def in_lines(counts: Counter[str]) -> Iterator[str]:
-    """Each piece as often as it was counted, with `BORDER` between any two; empties `counts`."""
-    while counts:
-        piece, count = counts.popitem()
-        for start in range(0, count, PIECES_A_LINE):
-            yield BORDER.join([piece] * min(PIECES_A_LINE, count - start))
+def cut_into_pieces(words: str | None) -> pre_tokenizers.PreTokenizer:
+    """Cuts text into the pieces that merges may not cross: by `words`, if given, then by `RUNS`."""
+    patterns = [Regex(pattern) for pattern in (words, RUNS) if pattern]
+    cuts = [pre_tokenizers.Split(pattern, "isolated") for pattern in patterns]
+    in_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([*cuts, in_bytes])

@@ -166,12 +166,12 @@ class Trainer:
         if step:
             data = self.run.train_data
             rows = self.order.step_rows(int(step) - 1, self.run.config.batch_size)
-            places = ", ".join(f"row {i} ({data.describe(i)})" for i in rows[:3])
             more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
             raise RuntimeError(
                 f"The loss is {loss} and the gradient norm {norm} at step {int(step)}. Its batch:"
-                f" {places}{more} of {data.folder}. {self.run.log.last_good()} Lower learning_rate"
-                " or raise warmup_steps and run again."
+                f" rows {', '.join(map(str, rows[:3]))}{more} of {data.folder}."
+                f" {self.run.log.last_good()} Lower learning_rate or raise warmup_steps and run"
+                " again."
             )
 
     # ---- between steps

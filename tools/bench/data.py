@@ -20,16 +20,15 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from tinyllm_lib.course.world import write_sample_corpus
-from tinyllm_lib.data import allowed_cpus, get_workspace, read_dialogues, read_texts
+from tinyllm_lib.data import allowed_cpus, read_dialogues, read_texts
 from tinyllm_lib.dataset import BATCH_DOCUMENTS, write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.tokenizer import (
     SPECIAL_TOKENS,
     WORDS,
     load_tokenizer,
-    marked_template,
     train_tokenizer,
 )
-from tools.bench.harness import Case, main
+from tools.bench.harness import Case, bench_folder, main
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 VOCAB_SIZE = 6144
@@ -182,7 +181,7 @@ def chat_bare(path: Path, tokenizer_folder: Path) -> Work:
         list(islice(read_dialogues(path), 4000)),
         load_tokenizer(tokenizer_folder),
     )
-    template = marked_template(tokenizer.chat_template)
+    template = tokenizer.chat_template.replace("{#", "{%").replace("#}", "%}")
 
     def work() -> float:
         for messages in dialogues:
@@ -199,7 +198,7 @@ def chat_bare(path: Path, tokenizer_folder: Path) -> Work:
 
 def cases() -> list[Case]:
     """Every case, on the corpora at hand and a tokenizer trained on a part of them."""
-    folder = get_workspace().bench / "text"
+    folder = bench_folder() / "text"
     documents, dialogues = corpora(folder)
     print(f"text: {documents.name} and {dialogues.name} of {documents.parent}")
     tokenizer = folder / "tokenizer"

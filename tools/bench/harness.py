@@ -80,10 +80,15 @@ def main(
     results = [{**compare(case, options.runs), **about} for case in chosen]
     print(f"\n{table(results)}\n\n{about['hardware']}, {about['date']}")
     if not options.only:
-        for folder in (get_workspace().bench, *[FIGURES] * options.save):
+        for folder in (bench_folder(), *[FIGURES] * options.save):
             write_json(folder / f"{name}.json", results)
             print(f"stored: {folder / name}.json")
     return results
+
+
+def bench_folder() -> Path:
+    """Where benches keep what they write: it belongs to the machine, so beside the profiles."""
+    return get_workspace().root.parent / "bench"
 
 
 def compare(case: Case, runs: int) -> dict:

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from tinyllm_lib.course import get_profile
-from tinyllm_lib.data import allowed_cpus, get_workspace
+from tinyllm_lib.data import allowed_cpus
 from tinyllm_lib.generate import generate
 from tinyllm_lib.model import ModelConfig, Transformer
 from tools.bench.data import Work
-from tools.bench.harness import Case, main
+from tools.bench.harness import Case, bench_folder, main
 
 NEW = 256  # tokens written after each prompt
 LONG_PROMPT = 400  # of the case that asks for one token only
@@ -128,7 +128,7 @@ def weights_read(folder: Path, times: int) -> Work:
 
 def cases() -> list[Case]:
     """Every case, on a model that is made anew."""
-    folder, profile = get_workspace().bench / "sample", get_profile("gpu")
+    folder, profile = bench_folder() / "sample", get_profile("gpu")
     shape = {name: profile.pretrain[name] for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
     torch.manual_seed(0)
     Transformer(

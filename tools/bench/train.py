@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tinyllm_lib.course import get_profile
-from tinyllm_lib.data import allowed_cpus, get_workspace, read_dialogues, write_json
+from tinyllm_lib.data import allowed_cpus, read_dialogues, write_json
 from tinyllm_lib.dataset import (
     DataOrder,
     PretrainDataset,
@@ -46,7 +46,7 @@ from tinyllm_lib.train import (
     prepare_run,
 )
 from tools.bench.data import Work, corpora, texts_of
-from tools.bench.harness import Case, main
+from tools.bench.harness import Case, bench_folder, main
 
 PADDED = 512  # positions of a row of the plain recipe
 TRAIN_CHARS, VAL_DOCUMENTS, DIALOGUES = 4_000_000, 200, 4000
@@ -341,7 +341,7 @@ def prepare_text(folder: Path) -> None:
 
 def cases() -> list[Case]:
     """Every case, on the corpora at hand."""
-    folder = get_workspace().bench / "train"
+    folder = bench_folder() / "train"
     print("preparing text, tokenizers and the plain run's result", flush=True)
     prepare_text(folder)
     rows = []

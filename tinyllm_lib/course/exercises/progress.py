@@ -7,6 +7,7 @@ import json
 import re
 import traceback
 from datetime import datetime
+from pathlib import Path
 
 from tinyllm_lib.course.exercises.exercise import EXERCISES, NotDone, NotYet
 from tinyllm_lib.data import get_workspace, write_json
@@ -47,7 +48,7 @@ def read_progress() -> dict[str, dict]:
     Raises:
         ValueError: progress.json cannot be read.
     """
-    path = get_workspace().progress
+    path = _file()
     if not path.is_file():
         return {}
     try:
@@ -73,6 +74,11 @@ def progress_table(progress: dict[str, dict], notebook: str | None = None) -> st
     return f"{format_table(rows, '<<><<')}\n\n{right} of {len(rows) - 1} right"
 
 
+def _file() -> Path:
+    """It belongs to the learner, so it lies beside the profiles."""
+    return get_workspace().root.parent / "progress.json"
+
+
 def _state(entry: dict | None) -> str:
     if entry is None:
         return "open"
@@ -88,7 +94,7 @@ def _note(number: str, right: bool) -> None:
         "tries": before["tries"] + 1,
         "last": datetime.now().isoformat(timespec="seconds"),
     }
-    write_json(get_workspace().progress, dict(sorted(progress.items())))
+    write_json(_file(), dict(sorted(progress.items())))
 
 
 def _where(error: Exception) -> str:

@@ -20,7 +20,6 @@ from tinyllm_lib.data import (
     differences,
     read_dialogues,
     read_texts,
-    require,
     require_writable,
 )
 from tinyllm_lib.dataset import read_manifest, write_pretrain_tokens, write_sft_tokens
@@ -55,8 +54,12 @@ def corpus_files(ws: Workspace, profile: Profile | None = None) -> dict[str, Pat
         write_sample_corpus(ws.raw, **sizes)
     if profile.real_corpora:
         for kind, corpus in REAL_CORPORA.items():
-            cell = f"notebook 01 has the cell; by hand, put the file into {ws.raw}"
-            files[kind] = require(ws.raw / corpus.name, f"download_{kind} ({cell})")
+            files[kind] = ws.raw / corpus.name
+            if not files[kind].exists():
+                raise FileNotFoundError(
+                    f"{files[kind]} is missing: download_{kind} fetches it (notebook 01 has the"
+                    f" cell), or put the file into {ws.raw} by hand."
+                )
     return files
 
 
