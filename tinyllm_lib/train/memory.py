@@ -1,6 +1,4 @@
-"""The memory that training needs, computed from the shapes, the activations by estimate; and what
-to change where it is not there.
-"""
+"""The memory that training needs, by the shapes (activations by estimate), and what to change."""
 
 import math
 from dataclasses import replace
