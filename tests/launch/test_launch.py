@@ -595,7 +595,7 @@ def test_a_function_that_fails_on_a_rank(after_meeting):
         "ValueError: rank 1 has had enough",
     )
     assert traceback[0] == "Traceback (most recent call last):"
-    assert any("line 4, in first_rank_waits" in line for line in traceback)
+    assert any("line 3, in first_rank_waits" in line for line in traceback)
 
 
 def test_what_cannot_be_sent_is_said_so(after_meeting):
