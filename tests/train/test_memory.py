@@ -1,5 +1,6 @@
 """How much memory training needs, and what to change where it is not there."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tinyllm_lib.course.memory import memory_table
 from tinyllm_lib.model import explaining_out_of_memory, is_out_of_memory
 from tinyllm_lib.model.out_of_memory import OutOfMemory
 from tinyllm_lib.train import Processes, TrainConfig, train_memory
-from tinyllm_lib.train.memory import MemoryBudget, device_gigabytes
+from tinyllm_lib.train.memory import device_gigabytes, memory_advice, micro_batches_that_fit
 
 CONFIG = TrainConfig(
     dim=1024,
@@ -46,30 +47,20 @@ def test_activations_follow_the_micro_batch_and_the_number_format(changes, share
     assert changed == pytest.approx(share * usual)
 
 
-def budget(gigabytes, gpus=1):
-    return MemoryBudget(CONFIG, 6144, gpus, gigabytes)
+def test_the_accumulation_that_fits_is_the_smallest_power_that_does(monkeypatch):
+    def number(gigabytes, device="cuda"):
+        monkeypatch.setattr("tinyllm_lib.train.memory.device_gigabytes", lambda _: gigabytes)
+        return micro_batches_that_fit(CONFIG, 6144, Processes(0, 1, torch.device(device)))
+
+    assert number(1000.0) == number(8.0, "cpu") == 1
+    assert 2 < number(16.0) < number(8.0) <= 64
 
 
-def test_the_accumulation_that_fits_is_the_smallest_power_that_does():
-    assert budget(1000.0).micro_batches_that_fit() == 1
-    assert budget(1000.0).micro_batches_that_fit(at_least=2) == 2
-    small, smaller = (budget(size).micro_batches_that_fit() for size in (16.0, 8.0))
-    assert 2 < small < smaller <= 64
-
-
-def test_advice_names_the_rows_that_fit_or_that_none_will():
-    assert (
-        "64 rows of 512 tokens at a time do not fit. grad_accumulation_steps=2 makes it 32"
-        in budget(1000.0).advice_for_rows(64)
-    )
-    assert (
-        "16 rows of 512 tokens at a time do not fit. grad_accumulation_steps=8 makes it 8"
-        in budget(1000.0).advice_for_rows(16)
-    )
-    assert "even one row of 512 tokens" in budget(4.0, gpus=8).advice_for_rows(1)
-    assert (
-        "weights, gradients and optimisers of this model take 3.44 of 2 GB"
-        in budget(2.0).advice_for_model()
+def test_advice_names_what_there_is_and_what_to_change(monkeypatch):
+    monkeypatch.setattr("tinyllm_lib.train.memory.device_gigabytes", lambda _: 16.0)
+    advice = memory_advice(CONFIG, 6144, Processes(0, 1, torch.device("cuda")))
+    assert re.match(
+        r"by estimate this run needs 24\.9 of 16 GB\. Double grad_acc.* .now 1.", advice
     )
 
 

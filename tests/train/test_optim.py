@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tinyllm_lib.model import ModelConfig, Transformer
+from tinyllm_lib.train import TrainConfig
 from tinyllm_lib.train.optim import Muon, make_optimizers, orthogonalize, orthogonalize_all
 
 
@@ -121,13 +122,13 @@ def test_muon_is_torchs_own_but_for_rounding(shape):
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_adamw_is_fused_with_the_means_of_language_models(model, kind):
-    adamw = make_optimizers(model, kind, 1e-3, 0.1)[-1]
+    adamw = make_optimizers(model, TrainConfig(optimizer=kind))[-1]
     assert isinstance(adamw, torch.optim.AdamW)
     assert all(group["fused"] and group["betas"] == (0.9, 0.95) for group in adamw.param_groups)
 
 
 def test_only_matrices_decay(model):
-    adamw = make_optimizers(model, "adamw", 0.5, 0.1)[0]
+    adamw = make_optimizers(model, TrainConfig(optimizer="adamw", learning_rate=0.5))[0]
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -137,7 +138,7 @@ def test_only_matrices_decay(model):
 
 
 def test_muon_gets_the_matrices_inside_the_blocks_and_adamw_the_rest(model):
-    muon, adamw = make_optimizers(model, "muon", 1e-3, 0.1)
+    muon, adamw = make_optimizers(model, TrainConfig(optimizer="muon"))
     hidden = names_of(model, muon.param_groups[0])
     assert len(hidden) == 2 * 7  # q, k, v, o, gate, up, down of two layers
     assert all(".layers." in name and "norm" not in name for name in hidden)
@@ -151,7 +152,7 @@ def test_muon_gets_the_matrices_inside_the_blocks_and_adamw_the_rest(model):
 def test_every_parameter_has_exactly_one_optimizer(model, kind):
     params = [
         p
-        for o in make_optimizers(model, kind, 1e-3, 0.1)
+        for o in make_optimizers(model, TrainConfig(optimizer=kind))
         for group in o.param_groups
         for p in group["params"]
     ]

@@ -7,9 +7,7 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import asdict, fields, replace
@@ -20,7 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from helpers import gradients
-from helpers.tiny import ROOT, TEXTS, arguments, dialogue, start_python, wait_until
+from helpers.tiny import TEXTS, arguments, dialogue, start_python, wait_until
 from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 
@@ -37,7 +35,14 @@ from tinyllm_lib.dataset import (
 from tinyllm_lib.evaluate import bits_per_byte
 from tinyllm_lib.evaluate.exam import kind_of_run
 from tinyllm_lib.generate import TextGenerator
-from tinyllm_lib.model import Transformer, latest_checkpoint, load_state, step_folders, step_of
+from tinyllm_lib.model import (
+    ModelConfig,
+    Transformer,
+    latest_checkpoint,
+    load_state,
+    step_folders,
+    step_of,
+)
 from tinyllm_lib.share.card import read_stages
 from tinyllm_lib.share.server import free_port
 from tinyllm_lib.tokenizer import token_bytes, train_tokenizer
@@ -47,7 +52,6 @@ from tinyllm_lib.train import (
     Trainer,
     build,
     devices,
-    failure_reported,
     get_lr,
     prepare_run,
     train,
@@ -56,16 +60,15 @@ from tinyllm_lib.train import (
 from tinyllm_lib.train.__main__ import main
 from tinyllm_lib.train.config import parse_args
 from tinyllm_lib.train.devices import choose_dtype
+from tinyllm_lib.train.memory import micro_batches_that_fit
 from tinyllm_lib.train.optim import make_optimizers
-from tinyllm_lib.train.run_folder import count_micro_batches
 from tinyllm_lib.train.start import flatten_gradients
-from tinyllm_lib.train.trainer import resume_command
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 needs_compiler = pytest.mark.skipif(
-    bool(devices.missing_for_cpu_compile()), reason="torch.compile on a CPU needs a C++ compiler"
+    not shutil.which("g++"), reason="torch.compile on a CPU needs a C++ compiler"
 )
 ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 METERS = {"tokens_per_second", "mfu"}  # what may differ between two equal runs
@@ -254,9 +257,9 @@ def test_rows_with_nothing_to_learn_are_left_out_and_said_and_no_step_has_loss_z
         tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), batch_size=1, steps=12)
     )
     assert all(row["loss"] > 0 for row in metrics(run))
-    assert f"{data.left_out} rows hold no token to learn and are left out." in (
-        run / "train.log"
-    ).read_text("utf-8")
+    assert f"{data.left_out} without a token to learn left out" in (run / "train.log").read_text(
+        "utf-8"
+    )
 
 
 def test_data_without_any_token_to_learn_is_refused(tiny_config, tokenizer, tmp_path):
@@ -266,7 +269,7 @@ def test_data_without_any_token_to_learn_is_refused(tiny_config, tokenizer, tmp_
     mask = tmp_path / "tokens" / "shard_00000.mask"
     mask.write_bytes(bytes(mask.stat().st_size))
     with pytest.raises(
-        ValueError, match="tokens holds nothing to learn: .* no token to learn in any of 8 rows"
+        ValueError, match="tokens holds nothing to learn, but 8 rows without a token to learn"
     ):
         train(tiny_config(tmp_path / "run", data_path=str(tmp_path / "tokens"), steps=2))
 
@@ -284,9 +287,7 @@ def test_without_validation_documents_a_run_trains_and_says_so(
     assert (
         not any("val_loss" in row for row in metrics(run)) and step_of(latest_checkpoint(run)) == 2
     )
-    assert "holds no validation documents: the run is not evaluated." in (
-        run / "train.log"
-    ).read_text("utf-8")
+    assert ", 0 for validation, " in (run / "train.log").read_text("utf-8")
 
 
 def test_validation_that_was_begun_and_not_finished_is_no_empty_one(
@@ -552,13 +553,7 @@ def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(
     assert process.returncode == 0, output
     stopped = step_of(latest_checkpoint(tmp_path / "run"))
     assert 5 < stopped < 120
-    assert (
-        f"Stopped after step {stopped} of 120; the checkpoint is saved. The same command goes on"
-        " from here, or: " in output
-    )
-    assert (
-        f"-m tinyllm_lib.train --config {tmp_path / 'run' / 'config.json'} --resume must" in output
-    )
+    assert f"Stopped after step {stopped} of 120; the checkpoint is saved. The same" in output
 
     train(config)
     assert f"Going on from step_{stopped:06d}." in (tmp_path / "run" / "train.log").read_text(
@@ -566,34 +561,6 @@ def test_a_run_stopped_by_sigterm_saves_goes_on_and_ends_the_same(
     )
     assert_same_end(tmp_path / "run", undisturbed)
     assert [row["step"] for row in metrics(undisturbed)] == list(range(1, 121))
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_the_command_that_goes_on_does_so_whatever_is_left_in_the_environment(
-    tiny_config, tmp_path, processes
-):
-    config = tiny_config(tmp_path / "run", steps=4, save_interval=2)
-    train(config)
-    shutil.rmtree(latest_checkpoint(config.out_dir))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PET_NNODES": "2",
-        "WORLD_SIZE": "2",
-        "RANK": "0",
-    }
-    done = subprocess.run(
-        resume_command(tmp_path / "run", processes),
-        shell=True,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        "Going on from step_000002." in done.stdout
-        and step_of(latest_checkpoint(config.out_dir)) == 4
-    )
 
 
 def test_a_run_killed_at_a_random_step_goes_on_and_ends_the_same(
@@ -920,33 +887,15 @@ def test_other_weights_written_into_the_checkpoint_that_a_run_started_from_are_s
 def test_a_folder_that_is_no_run_is_not_emptied(tiny_config, tmp_path, own):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / own).write_text('{"mine": 1}', "utf-8")
-    with pytest.raises(
-        ValueError, match=f"mine is no run, and holds {own}, which a run would write anew"
-    ):
+    with pytest.raises(ValueError, match=rf"mine is no run, but holds \['{own}'\]: choose another"):
         train(tiny_config(tmp_path / "mine", steps=1))
     assert (tmp_path / "mine" / own).read_text("utf-8") == '{"mine": 1}'
 
 
-def test_checkpoints_of_another_kind_are_set_aside_and_not_deleted(tiny_config, tmp_path):
+def test_checkpoints_of_another_kind_are_not_deleted(tiny_config, tmp_path):
     (tmp_path / "run" / "checkpoints" / "checkpoint-500").mkdir(parents=True)
     train(tiny_config(tmp_path / "run", steps=1))
-    assert (tmp_path / "run.old1" / "checkpoints" / "checkpoint-500").is_dir()
-
-
-def test_a_run_goes_on_though_the_model_it_started_from_is_gone(tiny_config, sft_tokens, tmp_path):
-    train(tiny_config(tmp_path / "base", steps=1))
-    changes = {"data_path": str(sft_tokens), "tokenizer_path": "", "steps": 4, "save_interval": 2}
-    chat = tiny_config(tmp_path / "chat", init_from=str(tmp_path / "base"), **changes)
-    expected = weights(train(chat))
-    shutil.rmtree(step_folders(tmp_path / "chat")[-1])
-    shutil.rmtree(tmp_path / "base")
-    train(replace(chat, resume="must"))
-    assert all(
-        torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path / "chat").items()
-    )
-    with pytest.raises(FileNotFoundError, match="base does not exist"):
-        train(replace(chat, seed=1))  # another run would have to start from it
-    assert [path.name for path in tmp_path.iterdir()] == ["chat"]
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-500").is_dir()
 
 
 def test_config_json_tells_the_size_that_a_model_brought_along(tiny_config, sft_tokens, tmp_path):
@@ -964,7 +913,7 @@ def test_how_the_number_of_steps_came_about_makes_no_other_run(tiny_config, tmp_
     train(replace(config, epochs=7.0, steps=steps, resume="must"))
 
 
-def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with_it(
+def test_a_second_trainer_in_one_folder_is_refused_and_never_mixes_with_the_first(
     tiny_config, tmp_path, monkeypatch
 ):
     fcntl = pytest.importorskip("fcntl")
@@ -976,17 +925,12 @@ def test_a_second_trainer_in_one_folder_waits_for_the_first_and_never_mixes_with
 
     monkeypatch.setattr(Trainer, "sample", taken)
     train(config)
-    monkeypatch.setattr("tinyllm_lib.train.run_folder.CLAIM_SECONDS", 0.1)
     with (tmp_path / "run" / "train.log").open("a") as first:
         fcntl.flock(first, fcntl.LOCK_EX)
-        with pytest.raises(
-            RuntimeError, match="Another process trains in .*run: stop that one first"
-        ):
+        with pytest.raises(RuntimeError, match="Another process trains in .*run, or still saves"):
             train(replace(config, seed=1))
-        assert [path.name for path in tmp_path.iterdir()] == ["run"]
-        monkeypatch.setattr("tinyllm_lib.train.run_folder.CLAIM_SECONDS", 60.0)
-        threading.Timer(0.5, fcntl.flock, (first, fcntl.LOCK_UN)).start()
-        train(replace(config, seed=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    train(replace(config, seed=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.old1"]
 
 
@@ -1041,13 +985,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(
     tensors = load_file(poisoned / "model.safetensors")
     tensors["model.norm.weight"][3] = math.nan
     save_file(tensors, poisoned / "model.safetensors", metadata={"format": "pt"})
-    place = r"Its batch: rows \d+, \d+, \d+ and 5 more of .*train"
     with pytest.raises(
         RuntimeError,
-        match=(
-            rf"loss is nan .* at step 1\. {place}\. Last good checkpoint: none\. Lower"
-            r" learning_rate"
-        ),
+        match=r"loss is nan at step 1, .* Last good checkpoint: none\. Lower learning_rate",
     ):
         train(tiny_config(tmp_path / "run", init_from=str(poisoned)))
     assert not step_folders(tmp_path / "run")
@@ -1057,13 +997,15 @@ def test_a_learning_rate_far_too_high_names_the_last_good_checkpoint(tiny_config
     config = tiny_config(
         tmp_path / "run", learning_rate=1e38, warmup_steps=0, optimizer="adamw", save_interval=1
     )
-    with pytest.raises(RuntimeError, match=r"at step 2\. .*Last good checkpoint: step_000001\."):
+    with pytest.raises(RuntimeError, match=r"at step 2, .*Last good checkpoint: step_000001\."):
         train(replace(config, log_interval=100))  # also between two lines of the log
     assert [step_of(folder) for folder in step_folders(tmp_path / "run")] == [1]
 
 
-def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinyllm_lib.train.run_folder.device_gigabytes", lambda processes: 16.0)
+def test_no_memory_left_says_what_the_run_needs_and_what_to_change(
+    tiny_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tinyllm_lib.train.memory.device_gigabytes", lambda processes: 16.0)
     trainer = trainer_of(tiny_config(tmp_path / "run", batch_size=8))
 
     def too_large(*_, **__):
@@ -1073,10 +1015,10 @@ def test_no_memory_left_says_which_micro_batch_would_fit(tiny_config, tmp_path, 
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trainer.fit()
     assert (
-        str(raised.value) == "Out of memory in step 1: 8 rows of 32 tokens at a time do not fit."
-        " grad_accumulation_steps=2 makes it 4, with which training by estimate needs 0.00133 of"
-        " the 16 GB; the result is the same. Last good checkpoint: none. (CUDA out of memory."
-        " Tried to allocate 2.00 GiB.)"
+        str(raised.value) == "Out of memory in step 1: by estimate this run needs 0.00208 of 16 GB."
+        " Double grad_accumulation_steps (now 1), the result is the same; or take a smaller model"
+        " or max_seq_len. Last good checkpoint: none. (CUDA out of memory. Tried to allocate 2.00"
+        " GiB.)"
     )
 
 
@@ -1091,7 +1033,7 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
         return nats(*args, **options)
 
     trainer.nll = too_large_in_step_three
-    advice = r"step 3: 2 rows .* grad_accumulation_steps=8 makes it 1.*; .*checkpoint: step_000002"
+    advice = r"step 3: .* grad_accumulation_steps .now 4.*checkpoint: step_000002"
     with pytest.raises(torch.OutOfMemoryError, match=rf"{advice}.*can't allocate memory"):
         trainer.fit()
 
@@ -1099,10 +1041,7 @@ def test_no_memory_left_on_a_cpu_later_in_the_run_names_the_checkpoint(tiny_conf
 def test_no_memory_left_in_an_evaluation_says_what_to_change(tiny_config, tmp_path, monkeypatch):
     trainer = trainer_of(tiny_config(tmp_path / "run", steps=2, save_interval=1, eval_interval=2))
     monkeypatch.setattr("tinyllm_lib.train.trainer.score", no_memory)
-    advice = (
-        r"in the evaluation after step 2: 8 rows .* grad_accumulation_steps=2 makes it"
-        r" 4.*checkpoint: step_000001\. \(CUDA out of"
-    )
+    advice = r"in the evaluation after step 2: by .*checkpoint: step_000001\. \(CUDA out of"
     with pytest.raises(torch.OutOfMemoryError, match=f"Out of memory {advice}"):
         trainer.fit()
 
@@ -1126,13 +1065,13 @@ def test_no_memory_left_for_the_samples_or_the_model_says_so(tiny_config, tmp_pa
     monkeypatch.setattr("tinyllm_lib.generate.decoding.KVCache", no_memory)
     with pytest.raises(
         torch.OutOfMemoryError,
-        match="Out of memory in the samples after step 1: leave sample_prompts empty",
+        match="Out of memory in a sample: by estimate",
     ):
         trainer.fit()
     monkeypatch.setattr(Transformer, "to", no_memory)
     with pytest.raises(
         torch.OutOfMemoryError,
-        match="Out of memory while building the model: weights, gradients and optimisers of this",
+        match="Out of memory while building the model: by estimate",
     ):
         trainer_of(tiny_config(tmp_path / "other"))
 
@@ -1149,17 +1088,15 @@ def test_auto_takes_the_micro_batches_that_fit_on_a_gpu_and_one_elsewhere(
     need = train_memory(replace(config, grad_accumulation_steps=1), 400)
     *rest, activations = need.values()
     monkeypatch.setattr(
-        "tinyllm_lib.train.run_folder.device_gigabytes",
+        "tinyllm_lib.train.memory.device_gigabytes",
         lambda *_: (sum(rest) + 1.35 * activations / 4) / 0.9,
     )
     run = prepare_run(replace(config, resume="must"), ALONE)  # the same result: the same run
     assert run.micro_batches == 1
-    gpu = replace(run, config=config, processes=replace(ALONE, device=torch.device("cuda")))
-    settled = replace(run.config, grad_accumulation_steps=count_micro_batches(gpu))
+    number = micro_batches_that_fit(config, 400, replace(ALONE, device=torch.device("cuda")))
+    settled = replace(run.config, grad_accumulation_steps=number)
     assert len(build(replace(run, config=settled)).load_step(0)[0]) == 4
-    assert "grad_accumulation_steps is 4, by what should fit" in (
-        tmp_path / "run" / "train.log"
-    ).read_text("utf-8")
+    assert "grad_accumulation_steps is 1" in (tmp_path / "run" / "train.log").read_text("utf-8")
     assert (
         get_profile("full").pretrain["grad_accumulation_steps"]
         == get_profile("full").sft["grad_accumulation_steps"]
@@ -1231,15 +1168,12 @@ def test_a_full_disk_under_the_launchers_output_does_not_end_the_run(
     assert "Finished" in (tmp_path / "run" / "train.log").read_text("utf-8")
 
 
-def test_an_error_stays_what_it_is_where_it_cannot_be_reported(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path))  # a folder cannot be written to
-    with pytest.raises(ValueError, match="the cause"), failure_reported():
-        raise ValueError("the cause")
-
-
-def test_a_sample_prompt_that_does_not_fit_is_named(tiny_config, tmp_path):
-    with pytest.raises(ValueError, match="sample_prompts: '小猫小猫"):
-        trainer_of(tiny_config(tmp_path / "run", sample_prompts="白鹅|" + "小猫" * 99))
+def test_a_sample_prompt_that_does_not_fit_is_told_and_the_run_goes_on(
+    tiny_config, sft_tokens, tmp_path
+):
+    prompts = {"sample_prompts": "小猫" * 99, "data_path": str(sft_tokens)}
+    run = train(tiny_config(tmp_path / "run", steps=1, **prompts))
+    assert "does not fit" in json.loads((run / "samples.jsonl").read_text("utf-8"))["text"]
 
 
 def test_a_run_made_before_an_option_existed_goes_on(tiny_config, tmp_path):
@@ -1271,8 +1205,7 @@ def test_a_step_never_waits_for_the_device(tiny_config, tmp_path, optimizer, mon
     on(trainer, device=torch.device("meta"))
     trainer.model = trainer.model.to("meta")
     trainer.nll = trainer.model.weighted_nll
-    trainer.optimizers = make_optimizers(trainer.model, optimizer, 1e-3, 0.1)
-    trainer.first_bad = trainer.first_bad.to("meta")
+    trainer.optimizers = make_optimizers(trainer.model, trainer.run.config)
     trainer.gradients = flatten_gradients(trainer.model)
     batches, supervised, _ = trainer.load_step(0)
     for _ in range(2):
@@ -1320,13 +1253,8 @@ def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypa
         ("Tesla T4", None),
     ],
 )
-def test_the_peak_is_that_of_the_card_with_this_whole_name_and_others_are_measured(
-    name, teraflops, monkeypatch
-):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert devices.data_sheet_flops(torch.device("cuda"), torch.bfloat16) == (
-        teraflops and teraflops * 1e12
-    )
+def test_the_peak_is_that_of_the_card_with_this_whole_name_and_others_are_measured(name, teraflops):
+    assert devices.data_sheet_flops(name) == (teraflops and teraflops * 1e12)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
@@ -1343,45 +1271,13 @@ def test_threads_are_as_many_as_the_cores_that_are_allowed(monkeypatch):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    "left_over",
-    [
-        {"WORLD_SIZE": "2", "RANK": "0"},
-        {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1"},
-        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
-        {"WORLD_SIZE": "2", "RANK": "", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
-    ],
-)
-def test_what_is_left_over_in_the_environment_makes_no_other_processes(
-    left_over, monkeypatch, capsys
+def test_without_a_place_to_meet_what_is_left_in_the_environment_makes_no_other_processes(
+    monkeypatch,
 ):
-    for name, value in left_over.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     found = Processes.join(TrainConfig(device="cpu"))
     assert (found.rank, found.world_size, found.machines) == (0, 1, 1)
-    assert "WORLD_SIZE=2 is in the environment, but not " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_processes_that_nobody_joins_end_with_a_sentence(rank, monkeypatch):
-    port = free_port()
-    for name, value in {
-        "WORLD_SIZE": "2",
-        "RANK": rank,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(devices, "MEETING_SECONDS", 0.5)
-    with pytest.raises(
-        RuntimeError,
-        match=(
-            f"Process {rank} of 2 did not meet the others at 127.0.0.1:{port} within 0 s .*remove"
-            " RANK"
-        ),
-    ):
-        Processes.join(TrainConfig(device="cpu"))
-    assert not dist.is_initialized()
 
 
 def test_processes_of_another_launcher_that_says_all_train_together(tiny_config, tmp_path):
@@ -1401,34 +1297,16 @@ def test_processes_of_another_launcher_that_says_all_train_together(tiny_config,
 @pytest.mark.parametrize(
     ("wanted", "device", "flops", "pays", "why"),
     [
-        ("auto", "cpu", 1e13, False, "only if they are longer"),
-        ("auto", "cpu", 1e20, True, "pays back in runs longer"),
-        ("auto", "mps", 1e20, False, "this is mps under linux"),
+        ("auto", "cpu", 1e20, False, "on CUDA GPUs only"),
         (True, "cpu", 1e10, True, "asked for"),
         (False, "cuda", 1e20, False, "not asked for"),
-        ("auto", "cuda", 1e13, False, "only if they are longer"),
-        ("auto", "cuda", 1e20, True, "pays back in runs longer"),
+        ("auto", "cuda", 1e13, False, "it pays back from 1e+17 FLOPs on, this run has 1.0e+13"),
+        ("auto", "cuda", 1e20, True, "it pays back from 1e+17 FLOPs on"),
     ],
 )
-def test_compile_is_used_where_it_pays_back(wanted, device, flops, pays, why, monkeypatch):
-    monkeypatch.setattr(devices, "data_sheet_flops", lambda device, dtype: None)
-    monkeypatch.setattr(devices, "missing_for_cpu_compile", lambda: "")
-    monkeypatch.setattr(devices.sys, "platform", "linux")
-    found, reason = devices.compile_pays(wanted, flops, torch.device(device), torch.bfloat16)
+def test_compile_is_used_where_it_pays_back(wanted, device, flops, pays, why):
+    found, reason = devices.compile_pays(wanted, flops, torch.device(device))
     assert found is pays and why in reason
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not used unasked")
-def test_a_long_run_on_a_cpu_goes_without_compile_where_it_cannot_work_and_says_what_to_install(
-    monkeypatch, tmp_path
-):
-    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    found, reason = devices.compile_pays("auto", 1e20, torch.device("cpu"), torch.float32)
-    assert not found and "no-compiler, which is not installed" in reason
-    monkeypatch.setenv("CXX", sys.executable)
-    monkeypatch.setattr(devices.sysconfig, "get_path", lambda name: str(tmp_path))
-    found, reason = devices.compile_pays("auto", 1e20, torch.device("cpu"), torch.float32)
-    assert not found and "Python.h, which is not installed" in reason
 
 
 @pytest.mark.parametrize(
@@ -1458,7 +1336,7 @@ def test_a_long_run_on_a_cpu_goes_without_compile_where_it_cannot_work_and_says_
         ({"grad_clip": -1.0}, "grad_clip must not be negative"),  # it went uphill
         ({"eval_rows": 0}, "eval_rows must be positive"),  # its validation loss was 0
         ({"learning_rate": math.nan}, "learning_rate must be positive, is nan"),
-        ({"learning_rate": "1e-3"}, "learning_rate must be a number, is '1e-3'"),
+        ({"learning_rate": "1e-3"}, "learning_rate must be of type float, is '1e-3'"),
         (
             {"batch_size": 8.5, "out_dir": None},
             "out_dir must be of type str, is None; batch_size must be of type int, is 8.5",
@@ -1518,48 +1396,29 @@ def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_pat
 # ---- number formats
 
 
-@pytest.fixture
-def a_cpu_with_bf16(monkeypatch):
-    """a_cpu_with_bf16(speedup): its products take a second in fp32, whatever their size."""
-
-    def make(speedup):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
-        monkeypatch.setattr(
-            devices,
-            "_seconds_of_layer",
-            lambda weight, n, dtype: 1.0 if dtype == torch.float32 else 1.0 / speedup,
-        )
-
-    return make
+SHAPE = ModelConfig(32, 2, 4, 2)
 
 
-@pytest.mark.parametrize(
-    ("speedup", "dtype"), [(1.8, torch.bfloat16), (1.1, torch.float32), (0.5, torch.float32)]
-)
+@pytest.mark.parametrize(("speedup", "dtype"), [(1.8, "bf16"), (1.1, "fp32"), (0.5, "fp32")])
 def test_on_a_cpu_auto_takes_bf16_where_a_layer_of_the_model_trains_clearly_faster_in_it(
-    a_cpu_with_bf16, speedup, dtype
+    monkeypatch, speedup, dtype
 ):
-    a_cpu_with_bf16(speedup)
-    found, why = choose_dtype("auto", torch.device("cpu"), (512, 32, 128))
-    assert (
-        found == dtype
-        and f"a layer of 32 x 128 {speedup:.2g} times as fast (tried with 1 positions)" in why
-    )
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(devices, "bf16_speedup", lambda inputs, outputs: speedup)
+    found, why = choose_dtype("auto", torch.device("cpu"), SHAPE)
+    assert found == dtype and f"a layer trains {speedup:.2g} times as fast" in why
 
 
 def test_a_cpu_without_bf16_is_not_made_to_try(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     monkeypatch.setattr(devices, "bf16_speedup", None)
-    assert choose_dtype("auto", torch.device("cpu"), (512, 32, 128)) == (
-        torch.float32,
-        "this CPU has no bf16 instructions",
-    )
+    found = choose_dtype("auto", torch.device("cpu"), SHAPE)
+    assert found == ("fp32", "this cpu has no bf16 instructions")
 
 
-def test_the_trial_is_of_the_products_of_a_training_step_and_draws_no_random_number():
+def test_the_trial_draws_no_random_number():
     before = torch.get_rng_state()
-    speedup, positions = devices.bf16_speedup(8, 16, 32)
-    assert speedup > 0 and 1 <= positions <= 8 and torch.equal(torch.get_rng_state(), before)
+    assert devices.bf16_speedup(16, 32) > 0 and torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_run_says_why_it_has_its_number_format_and_tries_it_with_its_own_shapes(
@@ -1568,10 +1427,10 @@ def test_a_run_says_why_it_has_its_number_format_and_tries_it_with_its_own_shape
     asked = []
     monkeypatch.setattr(
         "tinyllm_lib.train.run_folder.choose_dtype",
-        lambda *about: asked.append(about) or (torch.float32, "tried it"),
+        lambda *about: asked.append(about) or ("fp32", "tried it"),
     )
     run = train(tiny_config(tmp_path / "run", dtype="auto", steps=1))
-    assert asked == [("auto", torch.device("cpu"), (8 * 32, 32, 128))]
+    assert asked == [("auto", torch.device("cpu"), SHAPE)]
     assert "The number format is float32: tried it." in (run / "train.log").read_text("utf-8")
 
 
@@ -1602,7 +1461,7 @@ def test_a_run_keeps_the_number_format_it_began_with_on_whatever_machine_it_goes
         assert metrics(run) == before and [path.name for path in tmp_path.iterdir()] == ["run"]
     shutil.rmtree(step_folders(run)[-1])
     train(config)
-    assert "steps 2 to 3, 1 x cpu, bfloat16" in capsys.readouterr().out
+    assert "steps 2 to 3, 1 x cpu, bf16" in capsys.readouterr().out
     with pytest.raises(
         ValueError, match=r"another run; different: dtype \(was bfloat16, now float32\)\."
     ):
@@ -1611,16 +1470,16 @@ def test_a_run_keeps_the_number_format_it_began_with_on_whatever_machine_it_goes
 
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    [((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+    [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")],
 )
 def test_on_a_gpu_auto_takes_bf16_from_ampere_on(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_dtype("auto", torch.device("cuda"), (1, 1, 1))[0] == dtype
+    assert choose_dtype("auto", torch.device("cuda"), SHAPE)[0] == dtype
 
 
 def test_a_number_format_that_is_asked_for_is_used(tiny_config, tmp_path):
-    assert choose_dtype("fp32", torch.device("cuda"), (1, 1, 1)) == (torch.float32, "asked for")
-    assert choose_dtype("auto", torch.device("mps"), (1, 1, 1))[0] == torch.float32
+    assert choose_dtype("fp32", torch.device("cuda"), SHAPE) == ("fp32", "asked for")
+    assert choose_dtype("auto", torch.device("mps"), SHAPE)[0] == "fp32"
     run = train(tiny_config(tmp_path / "run", dtype="bf16", steps=2))
     assert json.loads((run / "config.json").read_text("utf-8"))["resolved"]["dtype"] == "bfloat16"
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
@@ -1638,7 +1497,7 @@ def test_help_lists_every_option_with_a_sentence_and_its_default(capsys):
     for option in fields(TrainConfig):
         assert f"--{option.name} " in out
         assert option.metadata["help"] in out
-    assert "(default: muon)" in out and "(default: 0.003)" in out
+    assert "(default: 'muon')" in out and "(default: 0.003)" in out
 
 
 def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path):
@@ -1665,16 +1524,16 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
 @pytest.mark.parametrize(
     ("content", "args", "message"),
     [
-        ('{"seeds": 1, "dim": 8}', ["--config", "FILE"], "no such option: seeds"),
-        ("[1]", ["--config", "FILE"], "expected a JSON object of options, found a list"),
+        ('{"seeds": 1, "dim": 8}', ["--config", "FILE"], "unexpected keyword argument 'seeds'"),
+        ("[1]", ["--config", "FILE"], "config.json: cannot convert"),
         ('{"dim": null}', ["--config", "FILE"], "dim must be of type int, is None"),
-        ("{}", ["--dim", "wide"], "--dim: invalid int value: 'wide'"),
+        ("{}", ["--dim", "wide"], "dim must be of type int, is 'wide'"),
         (
             "{}",
             ["--grad_accumulation_steps", "some"],
-            "--grad_accumulation_steps: invalid int or auto value: 'some'",
+            "grad_accumulation_steps must be of type int or 'auto', is 'some'",
         ),
-        ("{}", ["--dims", "8"], "no such option: --dims (did you mean --dim?)"),
+        ("{}", ["--dims", "8"], "unrecognized arguments: --dims 8"),
     ],
 )
 def test_what_the_command_line_refuses(content, args, message, tmp_path, capsys):

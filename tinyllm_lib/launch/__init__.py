@@ -8,12 +8,10 @@ The processes are torchrun's; what is shown is read from the files of the run fo
     LaunchError: launched processes ended with an error, whose traceback it carries
     progress_html: a run as HTML: a bar, numbers, curves, the last lines of the log
     read_metrics: the lines of a run's metrics.jsonl, oldest first
-    slurm_script: writes a Slurm job that trains as a config says, one torchrun per node
     View: shows a run: live HTML in a notebook, plain lines elsewhere
     watch: shows a run from its files, whoever started it
 """
 
-from tinyllm_lib.launch.cluster import slurm_script
 from tinyllm_lib.launch.launcher import LaunchError, launch, launch_function
 from tinyllm_lib.launch.live import View, has_notebook_front_end, read_metrics, watch
 from tinyllm_lib.launch.progress import progress_html

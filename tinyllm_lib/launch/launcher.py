@@ -4,9 +4,6 @@ The kernel is never forked and never touches the GPU, so the same cell works wit
 eight GPUs.
 """
 
-from __future__ import annotations
-
-import linecache
 import os
 import re
 import subprocess
@@ -16,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +21,13 @@ import torch
 from tinyllm_lib.data import allowed_cpus, require_writable
 from tinyllm_lib.launch import cluster
 from tinyllm_lib.launch.live import REFRESH_SECONDS, GrowingFile, View
-from tinyllm_lib.train import TrainConfig, meet, meeting_host
+from tinyllm_lib.train import TrainConfig
 
-SAY_SECONDS = 20.0  # without a sign of life, after which is said what is waited for
 STOP_PATIENCE = 120.0  # seconds for a step and a checkpoint
 # How lines begin that the log lacks; the last is of a damaged checkpoint.
-NOT_IN_THE_LOG = ("Still waiting", "Another process", "An older run", "step_")
-NOT_FROM_A_WORKER = re.compile(  # from torchrun, torch's libraries, and torch's own tracebacks
-    r"\s*$|\[?[WIE]\d{4} |\[W|\[Gloo]|\[rank\d|\*{5}|.*torch\.distributed\.elastic"
+NOT_IN_THE_LOG = ("An older run", "step_")
+NOISE = re.compile(  # of torchrun and of torch's libraries, also in a rank
+    r"(\[rank \d+] )?(\s*$|\[?[WIE]\d{4} |\[W|\[Gloo]|\[rank\d+]:)|\*{5}|.*distributed\.elastic"
 )
 # By its path: with `-m` it would read all of the trainer before it starts one.
 AGENT = str(Path(__file__).with_name("torchrun.py"))
@@ -69,22 +64,18 @@ def launch(
         ValueError: several machines and no place to meet.
     """
     nproc = default_processes(config.device) if nproc_per_node == "auto" else int(nproc_per_node)
-    config = cluster.with_absolute_paths(config)
-    run, others = Path(config.out_dir), nnodes - 1
+    run, others = Path(os.path.abspath(config.out_dir)), nnodes - 1
     require_writable(run)
     run.parent.mkdir(parents=True, exist_ok=True)
     shared = run.parent if others else None
     with tempfile.TemporaryDirectory(prefix="tinyllm_", dir=shared) as scratch:
-        file, arguments = Path(scratch, "config.json"), ["--log_dir", scratch]
-        arguments += cluster.torchrun_arguments(config, file, nproc, nnodes, rdzv_endpoint)
+        where = Path(scratch, "config.json"), nproc, nnodes, rdzv_endpoint
+        arguments = ["--log_dir", scratch, *cluster.torchrun_arguments(config, *where)]
         if others:
-            print(
-                f"On each of the other machines ({others}) run this command; they begin together:"
-            )
+            print(f"On each of the other machines ({others}) run this command; all begin together:")
             print(f"\n{cluster.node_command(arguments)}\n", flush=True)
-        arguments = meeting_host(True, cluster.JOIN_SECONDS if others else 60) + arguments
         view = View(run, skip=True) if show is True else show or None
-        with Torchrun(arguments, scratch, others) as torchrun:
+        with Torchrun(arguments, scratch) as torchrun:
             try:
                 for printed in torchrun.news(REFRESH_SECONDS if view and not view.plain else 0.1):
                     if view:
@@ -113,46 +104,21 @@ def launch_function(fn: Callable, *args: object, nproc_per_node: int = 2, **kwar
 
     Raises:
         LaunchError: a rank failed.
-        TypeError: `fn` or an argument cannot be sent to another process.
+        TypeError: `fn` or an argument cannot be pickled, such as a lock or a generator.
         KeyboardInterrupt: after the stop button, once all ranks have ended.
     """
-    try:
-        import cloudpickle
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error}: run `make setup` or `pip install cloudpickle`."
-        ) from None
+    import cloudpickle
+
     with tempfile.TemporaryDirectory(prefix="tinyllm_") as scratch:
         call, result = Path(scratch, "call.pt"), Path(scratch, "result.pt")
-        file = getattr(getattr(fn, "__code__", None), "co_filename", "")
-        try:
-            source = linecache.getlines(file)
-            torch.save((fn, args, kwargs, file, source), call, pickle_module=cloudpickle)
-        except Exception as error:
-            raise TypeError(
-                f"launch_function cannot send {getattr(fn, '__name__', fn)} to other processes:"
-                f" {error}. It, or something of the notebook that it uses, lives in this process"
-                " only (an open file, a lock, a generator): make that inside the function."
-            ) from error
-        arguments = [*meeting_host(True), *meet(nproc_per_node), "--log_dir", scratch]
-        arguments += ["--redirects", "3", "-m", "tinyllm_lib.launch.call", str(call), str(result)]
-        said: dict[Path, GrowingFile] = {}
+        torch.save((fn, args, kwargs), call, pickle_module=cloudpickle)
+        arguments = ["--log_dir", scratch, "--tee", "3", *cluster.meet(nproc_per_node)]
+        arguments += ["-m", "tinyllm_lib.launch.call", str(call), str(result)]
         with Torchrun(arguments, scratch) as torchrun:
             for printed in torchrun.news(0.05):
-                lines = [line for line in printed if line.startswith(NOT_IN_THE_LOG)]
-                ranks: list[list[str]] = []
-                for log in sorted(Path(scratch).glob("*/attempt_0/*/*.log")):
-                    ranks.append([])
-                    for line in said.setdefault(log, GrowingFile(log)).news()[0]:
-                        # Libraries speak on stderr, gloo apart; of a progress bar the last state.
-                        ours = log.name == "stdout.log" and not line.startswith("[Gloo]")
-                        if (ours and line) or not NOT_FROM_A_WORKER.match(line):
-                            shown = line.rpartition("\r")[2]
-                            ranks[-1].append(f"[rank {log.parent.name}] {shown}")
-                # A line of each rank in turn: which of them came first, no file says.
-                lines += [line for row in zip_longest(*ranks) for line in row if line]
-                if lines:
-                    print(*lines, sep="\n", flush=True)
+                for line in printed:
+                    if line.startswith("[rank "):
+                        print(line, flush=True)
         return torch.load(result, map_location="cpu", weights_only=False)
 
 
@@ -169,11 +135,11 @@ def default_processes(device: str = "auto") -> int:
 class Torchrun(AbstractContextManager):
     """Our torchrun (`torchrun.py`), running; leaves no process behind, however its block ends.
 
-    In the folder `scratch` both sides leave each other signs, see `train/worker.py`.
+    In the folder `scratch` both sides leave each other signs, see `end_with_starter`.
     """
 
-    def __init__(self, arguments: list[str], scratch: str, others: int = 0):
-        self._scratch, self._others = Path(scratch), others
+    def __init__(self, arguments: list[str], scratch: str):
+        self._scratch = Path(scratch)
         self._output = GrowingFile(self._scratch / "output.txt")
         # What this process can import, the workers can.
         paths = [str(cluster.PACKAGE_PARENT), os.environ.get("PYTHONPATH", ""), *sys.path]
@@ -200,29 +166,18 @@ class Torchrun(AbstractContextManager):
         self.stop()
 
     def news(self, pause: float) -> Iterator[list[str]]:
-        """What was printed since the last time, every `pause` seconds until torchrun has ended.
-
-        Where workers do not come up, or cannot reach each other, a line says so. A LaunchError says
-        what failed.
+        """What was printed since the last time, every `pause` seconds until torchrun has ended. A
+        LaunchError says what failed.
         """
-        began, said, others = time.monotonic(), "", f"the other machines ({self._others})"
         while self._process.poll() is None:
-            awaited = others if self._others else "the first process"
-            if self._is("started"):
-                awaited = "processes that have started to reach each other"
-            late = time.monotonic() - began > SAY_SECONDS and not self._is("met")
-            yield self._printed() + [f"Still waiting for {awaited}."] * (late and awaited != said)
-            said = awaited if late else ""
+            yield self._printed()
             time.sleep(pause)
         yield self._printed()
         if self._process.returncode:
             raise LaunchError(self._failure())
 
     def _printed(self) -> list[str]:
-        return [line for line in self._output.news()[0] if not NOT_FROM_A_WORKER.match(line)]
-
-    def _is(self, mark: str) -> bool:
-        return (self._scratch / mark).exists()
+        return [line for line in self._output.news()[0] if not NOISE.match(line)]
 
     def stop(self, patience: float = 0.0) -> None:
         """Ends all processes: asks workers, waits, tells torchrun, kills it, which workers notice.
@@ -230,7 +185,8 @@ class Torchrun(AbstractContextManager):
         A second Ctrl-C ends the patience, which is in seconds.
         """
         ask, process = (self._scratch / "stop").touch, self._process
-        patience = patience if self._is("started") else 0.0  # no worker is there yet to hear it
+        if not (self._scratch / "started").exists():
+            patience = 0.0  # no worker is there yet to hear it
         for end, seconds in ((ask, patience), (process.terminate, 40.0), (process.kill, 40.0)):
             if process.poll() is None:
                 with suppress(OSError, subprocess.TimeoutExpired, KeyboardInterrupt):

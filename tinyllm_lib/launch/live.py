@@ -1,7 +1,5 @@
 """A run as it is seen, rebuilt from the files of its folder, whoever started it."""
 
-from __future__ import annotations
-
 import collections
 import json
 import os
@@ -19,7 +17,7 @@ ENDS = ("Finished", "Stopped", "Failed")  # how a last line of train.log begins
 REFRESH_SECONDS = 1.0
 SILENCE_SECONDS = 120.0  # without a line, after which `watch` says so
 SILENT = (
-    "Nothing new for {:.0f} min: a long step, or the run was killed. Stop this cell; launching the"
+    "Nothing new for two minutes: a long step, or the run was killed. Stop this cell; launching the"
     " run again goes on from its last checkpoint, if no process works on it."
 )
 
@@ -27,8 +25,8 @@ SILENT = (
 def watch(run: str | Path, *, follow: bool = True) -> None:
     """Shows a run from its files until it ends or the cell is stopped, which does not stop the run.
 
-    A run that was killed leaves no last line: after two minutes without a sign of life, the view
-    says so and follows on.
+    A run that was killed leaves no last line: after two minutes without news, the view says so and
+    follows on.
 
     Args:
         run: the run folder, `ws.run(name)`.
@@ -42,16 +40,14 @@ def watch(run: str | Path, *, follow: bool = True) -> None:
             f"{run} is no run folder (no config.json in it says how many steps the run has). Runs"
             " lie in workspace/<profile>/runs/."
         )
-    view, said = View(Path(run)), False
+    view = View(Path(run))
+    view.update()
     with suppress(KeyboardInterrupt):
         while follow and not view.ended:
+            time.sleep(REFRESH_SECONDS)
             view.update()
-            silent = view.silence() >= SILENCE_SECONDS
-            if silent and not (said or view.ended):
-                view.update([SILENT.format(view.silence() / 60)])
-            said = silent
-            time.sleep(0 if view.ended else REFRESH_SECONDS)
-    view.update()
+            if time.monotonic() - view.heard > SILENCE_SECONDS:
+                view.update([SILENT])
 
 
 def read_metrics(run: str | Path) -> list[dict]:
@@ -79,7 +75,8 @@ class View:
     def __init__(self, run: Path, handle: Any = None, *, skip: bool = False):
         self.run, self.ended = run, False
         self.plain = handle is None and not has_notebook_front_end()
-        self._handle, self._skip, self._heard, self._written = handle, skip, 0.0, 0.0
+        self.heard = time.monotonic()  # when there was something to show
+        self._handle, self._skip = handle, skip
         self._log_file = GrowingFile(run / "train.log", skip=skip)
         self._metrics_file = GrowingFile(run / "metrics.jsonl")
         self._log: collections.deque[str] = collections.deque(maxlen=4)
@@ -91,6 +88,8 @@ class View:
         lines = [line[21:] for line in (lines[-30:] if anew and not self._skip else lines)]
         if lines:
             self.ended = lines[-1].startswith(ENDS)
+        if lines or said:
+            self.heard = time.monotonic()
         if self.plain:
             for line in (*(line for line in lines if line.startswith(("step ", *ENDS))), *said):
                 print(line, flush=True)
@@ -109,16 +108,6 @@ class View:
             self._handle.update(shown, raw=True)
         else:
             self._handle = display(shown, raw=True, display_id=True)
-
-    def silence(self) -> float:
-        """Seconds since the log was last written to, whatever another machine's clock says."""
-        with suppress(OSError):  # not there yet, or being set aside
-            written = (self.run / "train.log").stat().st_mtime
-            if written != self._written:
-                age = 0.0 if self._written else max(0.0, time.time() - written)  # only at first
-                self._heard, self._written = time.monotonic() - age, written
-        self._heard = self._heard or time.monotonic()
-        return time.monotonic() - self._heard
 
 
 class GrowingFile:

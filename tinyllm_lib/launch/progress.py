@@ -1,8 +1,7 @@
 """A run's state in words and as HTML."""
 
-from __future__ import annotations
-
 import html
+from datetime import timedelta
 
 SHOWN_POINTS = 400  # of a curve
 NUMBERS = {
@@ -19,18 +18,14 @@ def progress_text(metrics: list[dict], steps: int) -> list[str]:
     """The facts of a run's present state, in words."""
     step = metrics[-1]["step"] if metrics else 0
     last: dict = next((m for m in reversed(metrics) if "loss" in m), {})
-    timed = [m for m in metrics if m.get("tokens_per_second")][-5:]
     validated = [m["val_bits_per_byte"] for m in metrics if "val_bits_per_byte" in m]
     facts = [f"step {step:,} of {steps:,}"]
-    facts += [form.format(last[k]) for k, form in NUMBERS.items() if last.get(k) is not None]
+    facts += [form.format(last[key]) for key, form in NUMBERS.items() if key in last]
     if step >= steps > 0:
         facts.append("finished")
-    elif timed:
-        speed = sorted(m["tokens_per_second"] for m in timed)[len(timed) // 2]  # the median
-        seconds = int((steps - step) * timed[-1]["tokens"] / timed[-1]["step"] / speed)
-        hours, minutes = seconds // 3600, seconds // 60 % 60
-        left = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s"
-        facts.append(f"about {left} left")
+    elif last:
+        per_step = last["tokens"] / last["step"] / last["tokens_per_second"]
+        facts.append(f"about {timedelta(seconds=int((steps - step) * per_step))} left")
     return facts + [f"validation {bits:.3f} bits/byte" for bits in validated[-1:]]
 
 
@@ -67,24 +62,22 @@ def _curves(metrics: list[dict], steps: int) -> str:
         path = " ".join(map(",".join, places))
         return f'<polyline points="{path}" fill="none" stroke-width="1.8" {style}/>'
 
-    loss, checked, rate = curve("loss"), curve("val_loss"), curve("lr") or [(0, 0.0)]
+    loss, checked, rate = curve("loss"), curve("val_loss"), curve("lr")
     if len(loss) < 2:
         return ""
     low, high = min(y for _, y in loss + checked), max(y for _, y in loss + checked)
-    peak = max(y for _, y in rate)
-    title = "loss (line), validation loss (circles)" if checked else "loss (line)"
-    said = f"loss falls from {loss[0][1]:.2f} to {loss[-1][1]:.2f}; learning rate up to {peak:.2g}"
     circles = "".join(
         f'<circle cx="{x}" cy="{y}" r="3.5" fill="none" stroke="currentColor"/>'
         for x, y in place(checked, low, high)
     )
     return (
         '<svg viewBox="0 0 640 204" width="640" style="max-width:100%" font-size="11" role="img"'
-        f' aria-label="{said}, now {rate[-1][1]:.2g}" fill="currentColor">'
-        f'<text x="52" y="11">{title}, learning rate (dashes)</text>'
+        f' aria-label="loss falls from {loss[0][1]:.2f} to {loss[-1][1]:.2f}" fill="currentColor">'
+        '<text x="52" y="11">loss (line), validation loss (circles), learning rate (dashes)</text>'
         f'<text x="46" y="28" text-anchor="end">{high:.2f}</text>'
         f'<text x="46" y="187" text-anchor="end">{low:.2f}</text>'
         '<path d="M52 184H632" stroke="currentColor"/><text x="52" y="200">step 0</text>'
         f'<text x="632" y="200" text-anchor="end">{steps:,}</text>'
-        f"{line(place(loss, low, high), SOLID)}{line(place(rate, 0, peak), DASHED)}{circles}</svg>"
+        f"{line(place(loss, low, high), SOLID)}{circles}"
+        f"{line(place(rate, 0, max(y for _, y in rate)), DASHED)}</svg>"
     )

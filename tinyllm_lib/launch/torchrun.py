@@ -4,8 +4,6 @@ It is `python -m torch.distributed.run` that obeys its arguments alone, ends whe
 gone, and leaves in the folder of `--log_dir` what failed first.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import os
@@ -33,9 +31,9 @@ OF_A_NETWORK = r"|(GLOO|NCCL)_SOCKET_IFNAME"  # right in a cluster, of no use in
 
 
 def run_agent(arguments: list[str]) -> None:
-    """Runs torchrun in this process; SystemExit where a worker failed or no way leads to others."""
+    """Runs torchrun in this process; SystemExit where a worker failed."""
     options = dict(itertools.pairwise(arguments))
-    alone, scratch = options["--nnodes"] == "1", options.get("--log_dir")
+    alone, scratch = options["--nnodes"] == "1", options["--log_dir"]
     for name in [*os.environ]:
         if re.fullmatch(FOREIGN + OF_A_NETWORK * alone, name):
             del os.environ[name]
@@ -45,17 +43,14 @@ def run_agent(arguments: list[str]) -> None:
         os.environ["GLOO_SOCKET_IFNAME"] = loopback.pop()
     if not alone:  # a store for each meeting: of a shared one rank 0 tells the address only once
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # `_bootstrap_store_info`, 2.13
-    if scratch:
-        os.environ["TINYLLM_SCRATCH"] = scratch
-        threading.Thread(target=_end_with_starter, args=(scratch,), daemon=True).start()
-    address = _own_address(options["--rdzv_endpoint"])
+    os.environ["TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"] = "[rank ${rank}] "
+    os.environ["TINYLLM_SCRATCH"] = scratch
+    threading.Thread(target=_end_with_starter, args=(scratch,), daemon=True).start()
     from torch.distributed.run import main as torchrun  # reads the environment
 
     try:
-        torchrun(["--local_addr", address, *arguments])
+        torchrun(["--local_addr", _own_address(options["--rdzv_endpoint"]), *arguments])
     except Exception as error:
-        if not scratch:
-            raise
         who = "training process" if "tinyllm_lib.train" in arguments else "rank"
         when, said = _explain(error, who)
         with suppress(OSError):  # another machine may have ended the launch
@@ -104,16 +99,10 @@ def _when(failure: Any) -> float:
 def _own_address(endpoint: str) -> str:
     """This machine as those see it who meet at `endpoint`; its name may mean nothing to them."""
     host, port = endpoint.rsplit(":", 1)
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port) or 1, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(*found[:2]) as s:
-            s.connect(found[4])  # of this kind: finds the way, sends nothing
-            own = s.getsockname()[0]
-    except OSError as error:
-        raise SystemExit(
-            f"No way from this machine ({socket.gethostname()}) to {host}, where all should meet:"
-            f" {error}. Give rdzv_endpoint by a name that all machines know, or by a number."
-        ) from None
+    found = socket.getaddrinfo(host.strip("[]"), int(port) or 1, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(*found[:2]) as s:
+        s.connect(found[4])  # of this kind: finds the way, sends nothing
+        own = s.getsockname()[0]
     return host if own == "::1" or own.startswith("127.") else own
 
 

@@ -13,18 +13,12 @@ Read `start.py` (`train` and `build`), `run_folder.py` (`prepare_run`), `trainer
     Trainer: a run at work: its steps one by one, or all of them (`fit`)
     Processes: the processes that train together, and this one's place among them
     peak_flops: the FLOP/s that this process could reach
-    missing_for_cpu_compile: what `torch.compile` needs on a CPU and does not find
-    ITSELF: where one machine meets itself
-    meet: torchrun's arguments for the processes of a run, on one machine or many
-    meeting_host: torchrun's arguments that say on which machine they meet
-    Lifeline: ends a worker that is asked to stop, or whose starter is gone
-    failure_reported: leaves an error of its block where the starter finds it
+    end_with_starter: ends a worker that is asked to stop, or whose starter is gone
 """
 
 from tinyllm_lib.train.config import TrainConfig, get_lr, run_config
-from tinyllm_lib.train.devices import Processes, missing_for_cpu_compile, peak_flops
+from tinyllm_lib.train.devices import Processes, peak_flops
 from tinyllm_lib.train.memory import train_memory
 from tinyllm_lib.train.run_folder import prepare_run
-from tinyllm_lib.train.start import build, train
+from tinyllm_lib.train.start import build, end_with_starter, train
 from tinyllm_lib.train.trainer import Trainer
-from tinyllm_lib.train.worker import ITSELF, Lifeline, failure_reported, meet, meeting_host

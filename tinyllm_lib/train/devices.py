@@ -4,13 +4,8 @@ speed that they could reach, whether compiling pays.
 
 import math
 import os
-import shutil
-import sys
-import sysconfig
 import time
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -18,10 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinyllm_lib.data import allowed_cpus
+from tinyllm_lib.model import ModelConfig
 from tinyllm_lib.train.config import TrainConfig
-
-ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "GROUP_WORLD_SIZE": 1}
-MEETING_SECONDS = 300.0  # from the first process to the last
 
 
 @dataclass(frozen=True)
@@ -35,22 +28,21 @@ class Processes:
 
     @classmethod
     def join(cls, config: TrainConfig) -> Self:
-        """Takes its place among the processes that torchrun, or another launcher, has started.
-
-        Raises:
-            ValueError: no such device.
-            RuntimeError: the other processes did not come within `MEETING_SECONDS`.
+        """Takes its place among the processes that torchrun, or another launcher, has started; a
+        ValueError where there is no such device.
         """
-        rank, world_size, local_rank, local_world_size, machines = _place_in_environment()
+        place = os.environ if "MASTER_ADDR" in os.environ else {}  # else nobody to meet
+        rank, world_size = int(place.get("RANK", 0)), int(place.get("WORLD_SIZE", 1))
+        local_rank, local = int(place.get("LOCAL_RANK", 0)), int(place.get("LOCAL_WORLD_SIZE", 1))
         device = _find_device(config.device, local_rank, world_size)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         elif device.type == "cpu" and (world_size > 1 or "OMP_NUM_THREADS" not in os.environ):
             # Alone the variable is the user's word; among others it is torchrun's 1.
-            torch.set_num_threads(max(1, allowed_cpus() // local_world_size))
+            torch.set_num_threads(max(1, allowed_cpus() // local))
         if world_size > 1:
-            _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", rank, world_size)
-        return cls(rank, world_size, device, machines)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        return cls(rank, world_size, device, int(place.get("GROUP_WORLD_SIZE", 1)))
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place; of a CPU tensor without waiting for a GPU."""
@@ -60,211 +52,94 @@ class Processes:
 
 
 def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
-    mps = torch.backends.mps.is_available()
-    found = "cuda" if torch.cuda.is_available() else "mps" if mps and world_size == 1 else "cpu"
-    kind = found if wanted == "auto" else wanted
-    there = {"cuda": torch.cuda.device_count(), "mps": int(mps)}
-    if there.get(kind, local_rank + 1) <= local_rank:
-        raise ValueError(
-            f"device={kind!r}: process {local_rank} of this machine finds {there[kind]} of them."
-            " Start a process per GPU, or take device='cpu'."
-        )
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    kind = wanted
+    if wanted == "auto":
+        kind = "cuda" if there["cuda"] else "mps" if there["mps"] and world_size == 1 else "cpu"
+    if local_rank >= there.get(kind, world_size):
+        found = f"process {local_rank} of this machine finds {there[kind]} of them"
+        raise ValueError(f"device={kind!r}: {found}. Start one per GPU, or take device='cpu'.")
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
-
-
-def _place_in_environment() -> tuple[int, ...]:
-    """The numbers of `ALONE` as a launcher has set them, if it has set all that a meeting needs."""
-    found = {
-        name: int(value)
-        for name in (*ALONE, "MASTER_PORT")
-        if (value := os.environ.get(name, "")).isdecimal()
-    }
-    port, world_size = found.pop("MASTER_PORT", 0), found.get("WORLD_SIZE", 0)
-    if os.environ.get("MASTER_ADDR") and port and found.get("RANK", math.inf) < world_size:
-        return tuple((ALONE | found).values())
-    if world_size > 1:
-        left_over = f"WORLD_SIZE={world_size} is in the environment, but not a RANK below it with"
-        print(f"{left_over} MASTER_ADDR and MASTER_PORT: this process trains alone.", flush=True)
-    return tuple(ALONE.values())
-
-
-def _meet(backend: str, rank: int, world_size: int) -> None:
-    """Joins the process group once all its processes are there."""
-    patience = timedelta(seconds=MEETING_SECONDS)
-    try:
-        store, *_ = next(dist.rendezvous("env://", timeout=patience))
-        store.set(f"tinyllm/{rank}", "here")
-        store.wait([f"tinyllm/{other}" for other in range(world_size)], patience)
-    except dist.DistError as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise RuntimeError(
-            f"Process {rank} of {world_size} did not meet the others at {place} within"
-            f" {MEETING_SECONDS:.0f} s ({str(error).splitlines()[0]}). Are they all started? To"
-            " train in this process alone, remove RANK and WORLD_SIZE from the environment."
-        ) from error
-    store.set_timeout(dist.default_pg_timeout)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 
 # ---- what a device is good for
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16"}  # as a run's config.json has them
 BF16_PAYS = 1.3  # times the speed of fp32, measured on a CPU, from which bf16 is taken there
-BF16_SECONDS = 0.2  # for that measurement
 
 
-def choose_dtype(
-    wanted: str, device: torch.device, product: tuple[int, int, int]
-) -> tuple[torch.dtype, str]:
-    """fp32 or bf16, and why, in words. `auto` takes bf16 where it is faster: on GPUs that multiply
-    it natively, and on CPUs by trying: of two with the same bf16 instructions one multiplies at
-    three times its fp32 speed, another at half of it.
-
-    Args:
-        product: (positions, inputs, outputs) of a matrix product of the run, to try it with.
+def choose_dtype(wanted: str, device: torch.device, shape: ModelConfig) -> tuple[str, str]:
+    """Whether to compute in fp32 or bf16, and why. "auto" takes bf16 where it is faster: on GPUs
+    that multiply it natively, and on CPUs where a layer of the model, tried, trains faster.
     """
     if wanted != "auto":
-        return DTYPES[wanted], "asked for"
+        return wanted, "asked for"
     if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        why = f"bf16 is native from capability 8.0 on, this GPU has {major}.{minor}"
-        return DTYPES["bf16" if major >= 8 else "fp32"], why
-    if device.type != "cpu":
-        return torch.float32, f"on {device.type} it is what works"
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.float32, "this CPU has no bf16 instructions"
-    speedup, positions = bf16_speedup(*product)
-    why = (
-        f"in bf16 this CPU trains a layer of {product[1]} x {product[2]} {speedup:.2g} times as"
-        f" fast (tried with {positions} positions), and it pays from {BF16_PAYS:g} on"
-    )
-    return DTYPES["bf16" if speedup >= BF16_PAYS else "fp32"], why
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return ("bf16", "this GPU has it") if native else ("fp32", "this GPU lacks bf16")
+    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "fp32", f"this {device.type} has no bf16 instructions"
+    speedup = bf16_speedup(shape.dim, shape.hidden_dim)
+    why = f"in bf16 a layer trains {speedup:.2g} times as fast, and it pays from {BF16_PAYS:g} on"
+    return "bf16" if speedup >= BF16_PAYS else "fp32", why
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """As a run's config.json has it, float32 or bfloat16."""
-    return str(dtype).removeprefix("torch.")
-
-
-def bf16_speedup(positions: int, inputs: int, outputs: int) -> tuple[float, int]:
-    """How many times faster this CPU trains a linear layer in bf16 than in fp32, and the positions
-    that it was tried with: as many as `BF16_SECONDS` allow (emulated, bf16 may take a minute).
-    """
-    end, tried, fp32, bf16 = time.perf_counter() + BF16_SECONDS, 1, math.inf, math.inf
+def bf16_speedup(inputs: int, outputs: int, positions: int = 256) -> float:
+    """How many times faster this CPU trains a linear layer in bf16 than in fp32."""
     weight = torch.ones(outputs, inputs, requires_grad=True)
-    while True:
-        for _ in range(3):  # in turns, so that what else the machine does hits both
-            fp32 = min(fp32, _seconds_of_layer(weight, tried, torch.float32))
-            bf16 = min(bf16, _seconds_of_layer(weight, tried, torch.bfloat16))
-        larger = min(4 * tried, positions)
-        if larger > tried and time.perf_counter() + 12 * (fp32 + bf16) < end:
-            tried, fp32, bf16 = larger, math.inf, math.inf
-        elif time.perf_counter() >= end:
-            return fp32 / bf16, tried
+    x = torch.ones(positions, inputs, requires_grad=True)
+    best = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    for dtype in [*best] * 3:  # in turns, so that what else the machine does hits both
+        start = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = torch.nn.functional.linear(x, weight)
+        torch.autograd.grad(y, [x, weight], torch.ones_like(y))
+        best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
 
 
-def _seconds_of_layer(weight: Tensor, positions: int, dtype: torch.dtype) -> float:
-    """Forward and backward pass of a linear layer under autocast, with the casts that it needs."""
-    x = torch.ones(positions, weight.shape[1], requires_grad=True)
-    start = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        y = torch.nn.functional.linear(x, weight)
-    torch.autograd.grad(y, [x, weight], torch.ones_like(y))
-    return time.perf_counter() - start
+# bf16 products with fp32 sums in TFLOP/s, from NVIDIA's data sheets, without the "sparsity" that
+# doubles the printed number, of the cards that torch.cuda.get_device_name calls exactly so.
+PEAK_TFLOPS = (
+    "GeForce RTX 3090: 71, GeForce RTX 4090: 165, RTX A6000: 154.8, RTX 6000 Ada Generation: 364, "
+    "L4: 121, L40: 181, L40S: 362, A10: 125, A30: 165, A40: 149.7, A100-SXM4-40GB: 312, "
+    "A100-SXM4-80GB: 312, A100-PCIE-40GB: 312, A100 80GB PCIe: 312, A800-SXM4-80GB: 312, "
+    "A800 80GB PCIe: 312, H20: 148, H100 PCIe: 756, H100 NVL: 835, H100 80GB HBM3: 989, H800: 989, "
+    "H200: 989, GH200 480GB: 989, B200: 2250"
+)
 
 
-# bf16 products with fp32 sums in TFLOP/s, from NVIDIA's data sheets and white papers, without the
-# "sparsity" that doubles the printed number, of the cards that torch.cuda.get_device_name calls
-# exactly so: an L40 is no L4, and a slice (MIG) or a laptop's card is none of these.
-A800 = ("A800-SXM4-80GB", "A800 80GB PCIe")
-PEAK_TFLOPS = {
-    71: ("GeForce RTX 3090",),
-    121: ("L4",),
-    125: ("A10",),
-    148: ("H20",),
-    149.7: ("A40",),
-    154.8: ("RTX A6000",),
-    165: ("A30", "GeForce RTX 4090"),
-    181: ("L40",),
-    312: ("A100-SXM4-40GB", "A100-SXM4-80GB", "A100-PCIE-40GB", "A100 80GB PCIe", *A800),
-    362: ("L40S",),
-    364: ("RTX 6000 Ada Generation",),
-    756: ("H100 PCIe",),
-    835: ("H100 NVL",),
-    989: ("H100 80GB HBM3", "H800", "H200", "GH200 480GB"),
-    2250: ("B200",),
-}
-
-
-def data_sheet_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+def data_sheet_flops(card: str) -> float | None:
     """bf16 FLOP/s of a known GPU, else None."""
-    if device.type != "cuda" or dtype != torch.bfloat16:
-        return None
-    name = torch.cuda.get_device_name(device)
-    known = (tera for tera, cards in PEAK_TFLOPS.items() if name.removeprefix("NVIDIA ") in cards)
-    return next((tera * 1e12 for tera in known), None)
+    peaks = dict(line.split(": ") for line in PEAK_TFLOPS.split(", "))
+    tera = peaks.get(card.removeprefix("NVIDIA "))
+    return float(tera) * 1e12 if tera else None
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s this process could reach: by the data sheet, else the best of a few products."""
-    if known := data_sheet_flops(device, dtype):
+    known = device.type == "cuda" and data_sheet_flops(torch.cuda.get_device_name(device))
+    if known and dtype == torch.bfloat16:
         return known
-    best = 0.0
-    for n in (256, 1024) if device.type == "cpu" else (4096,):
-        a = torch.randn(n, n, device=device, dtype=dtype)
-        for _ in range(4):
-            start = time.perf_counter()
-            (a @ a)[0, 0].item()
-            seconds = time.perf_counter() - start
-            best = max(best, 2 * n**3 / seconds)
-            if seconds > 0.2:  # bf16 on a CPU without it: a larger product takes minutes
-                return best
+    best, n = 0.0, 512 if device.type == "cpu" else 4096
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = max(best, 2 * n**3 / (time.perf_counter() - start))
     return best
 
 
-# For the estimate of `compile_pays`. Not measured: the share of a GPU's peak reached without
-# compiling, and the peak of a GPU that is not in the table. Measured on a 2-core Xeon, 2026-11-25:
-# the FLOP/s at which a CPU core trains without compiling, and how long a run must be to win back
-# the compiler's 5 to 50 seconds (1.17 times faster at the laptop preset, 1.08 at 82.6M), or its one
-# to two minutes on a GPU.
-USUAL_MFU, UNKNOWN_GPU_FLOPS, CPU_CORE_FLOPS, COMPILE_PAYS_MINUTES = 0.3, 100e12, 60e9, 10
+COMPILE_PAYS = 1e17  # FLOPs: by estimate ten minutes of a GPU, of which compiling takes up to two
 
 
-def compile_pays(
-    wanted: bool | str, flops: float, device: torch.device, dtype: torch.dtype
-) -> tuple[bool, str]:
-    """Whether to use `torch.compile`, and why, in words.
-
-    Args:
-        flops: of the whole run and not of what is left of it, for one process, so that a run that
-            goes on decides as it did at its start.
+def compile_pays(wanted: bool | str, flops: float, device: torch.device) -> tuple[bool, str]:
+    """Whether to use `torch.compile`, and why. `flops` are those of the whole run in one process,
+    not of what is left of it: so a run that goes on decides as it did at its start.
     """
     if wanted != "auto":
         return bool(wanted), "asked for" if wanted else "not asked for"
-    if device.type == "cuda":
-        speed = USUAL_MFU * (data_sheet_flops(device, dtype) or UNKNOWN_GPU_FLOPS)
-    elif device.type == "cpu" and sys.platform == "linux":
-        speed = CPU_CORE_FLOPS * torch.get_num_threads()
-    else:
-        where = f"this is {device.type} under {sys.platform}"
-        return False, f"unasked it is used on CUDA GPUs and on CPUs under Linux only, {where}"
-    minutes = flops / speed / 60
-    pays = minutes > COMPILE_PAYS_MINUTES
-    why = (
-        f"without it the run takes about {minutes:.0f} min by estimate, and compiling pays back in"
-        f" runs {'longer' if pays else 'only if they are longer'} than {COMPILE_PAYS_MINUTES}"
-    )
-    if pays and device.type == "cpu" and (missing := missing_for_cpu_compile()):
-        return False, f"{why}, but {missing}"
-    return pays, why
-
-
-def missing_for_cpu_compile() -> str:
-    """What `torch.compile` needs on a CPU under Linux and does not find, in words; else empty."""
-    missing = "it needs {}, which is not installed (Debian, Ubuntu: apt install {})"
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        return missing.format(f"the C++ compiler {compiler}", "g++")
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        return missing.format("Python.h", "python3-dev")
-    return ""
+    if device.type != "cuda":
+        return False, "unasked it is used on CUDA GPUs only"
+    pays = f"it pays back from {COMPILE_PAYS:.0e} FLOPs on, this run has {flops:.1e}"
+    return flops >= COMPILE_PAYS, pays

@@ -1,10 +1,8 @@
 """Muon for the hidden matrices, AdamW for the rest.
 
 The update is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` (a test holds them
-together). Ours exists because torch's orthogonalises in bfloat16 on every device, which on a CPU
-without bf16 units is about 50 times slower than fp32 (256 x 256, two cores: 275 ms against 5 ms),
-and one matrix after the other in every process, where ours takes all of one shape at once and
-shares them out.
+together). Torch's orthogonalises in bfloat16, which on a CPU is about 50 times slower than fp32,
+and one matrix after the other in every process; ours takes all of one shape at once, shared out.
 """
 
 from typing import Any
@@ -13,14 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+from tinyllm_lib.train.config import TrainConfig
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Pushes all singular values of each (..., m, n) matrix towards 1, by a quintic Newton-Schulz
-    iteration (Jordan 2024).
-    """
-    a, b, c = NEWTON_SCHULZ
+    """Pushes all singular values of each (..., m, n) matrix towards 1 (Newton-Schulz, Jordan)."""
+    a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     x = x.reshape(-1, *matrices.shape[-2:])
     if tall := x.shape[-2] > x.shape[-1]:
@@ -33,9 +29,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def orthogonalize_all(matrices: list[Tensor]) -> list[Tensor]:
-    """`orthogonalize` of each matrix: one batched product per shape, shared out over the training
-    processes.
-    """
+    """`orthogonalize` of each matrix, batched by shape and shared out over the processes."""
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     sizes = [m.numel() for m in matrices]
     flat = matrices[0].new_zeros(sum(sizes))
@@ -80,18 +74,17 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
 
 
-def make_optimizers(
-    model: nn.Module, kind: str, learning_rate: float, weight_decay: float
-) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """`adamw`: one AdamW (0.9/0.95, decay on matrices only). `muon`: Muon for the matrices inside
     the blocks, AdamW for embedding, head and norms.
     """
-    muon = hidden_matrices(model) if kind == "muon" else []
+    lr, weight_decay = config.learning_rate, config.weight_decay
+    muon = hidden_matrices(model) if config.optimizer == "muon" else []
     taken = {id(p) for p in muon}
     rest = [p for p in model.parameters() if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=True)
-    return [Muon(muon, learning_rate, weight_decay=weight_decay), adamw] if muon else [adamw]
+    adamw = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), eps=1e-8, fused=True)
+    return [Muon(muon, lr, weight_decay=weight_decay), adamw] if muon else [adamw]

@@ -5,11 +5,12 @@ With one process as with many:
     torchrun --standalone --nproc_per_node 8 -m tinyllm_lib.train --config config.json
 """
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tinyllm_lib.data import is_running
 from tinyllm_lib.dataset import DataOrder
-from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import ModelConfig, Transformer, load_state
 from tinyllm_lib.tokenizer import check_size
 from tinyllm_lib.train.config import TrainConfig
 from tinyllm_lib.train.devices import Processes, compile_pays
+from tinyllm_lib.train.log import tracked
 from tinyllm_lib.train.optim import make_optimizers
 from tinyllm_lib.train.run_folder import Run, claimed, prepare_run
 from tinyllm_lib.train.trainer import Trainer
-from tinyllm_lib.train.worker import Lifeline
 
 
 def train(config: TrainConfig) -> Path:
     """Trains as `config` says, in this process (and its torchrun siblings); returns the run folder.
     SIGTERM and Ctrl-C end the run after the current step, with a checkpoint.
     """
-    lifeline, folder = Lifeline(), Path(config.out_dir)
-    processes = Processes.join(config)
-    lifeline.mark("met")
+    end_with_starter()
+    folder, processes = Path(config.out_dir), Processes.join(config)
     with claimed(folder, processes):  # as it lies there: a new run may move it away
         run = prepare_run(config, processes)
     with claimed(folder, processes):
         trainer = build(run)
-        with _stopped_by_signals(trainer, lifeline):
-            trainer.fit()
+        with tracked(run.config, run.log) as send, _stopped_by_signals(trainer):
+            trainer.fit(send)
     if processes.world_size > 1:
         dist.barrier()  # nobody leaves while another still needs it
     return folder
@@ -52,11 +52,10 @@ def build(run: Run) -> Trainer:
     config, device = run.config, run.processes.device
     torch.manual_seed(config.seed)
     state: dict[str, Any] = {"step": 0, "tokens": 0}
-    with run.explaining_out_of_memory("while building the model", run.memory.advice_for_model):
+    with run.explaining_out_of_memory("while building the model"):
         model = _build_model(run).to(device)
         gradients = flatten_gradients(model)
-        rates = config.learning_rate, config.weight_decay
-        optimizers = make_optimizers(model, config.optimizer, *rates)
+        optimizers = make_optimizers(model, config)
         if run.checkpoint:
             state = load_state(run.checkpoint)
             for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -64,7 +63,7 @@ def build(run: Run) -> Trainer:
             torch.set_rng_state(state["torch_rng"])
     tokens = config.steps * config.batch_size * config.max_seq_len / run.processes.world_size
     flops = tokens * model.flops_per_token(config.max_seq_len)
-    pays, why = compile_pays(config.compile, flops, device, run.dtype)
+    pays, why = compile_pays(config.compile, flops, device)
     return Trainer(
         run,
         model,
@@ -73,8 +72,6 @@ def build(run: Run) -> Trainer:
         nll=torch.compile(model.weighted_nll) if pays else model.weighted_nll,
         about_compile=f"torch.compile is {'on' if pays else 'off'}: {why}.",
         order=DataOrder(len(run.train_data), config.seed),
-        writers=_sample_writers(run, model),
-        first_bad=torch.zeros(3, device=device),
         step=state["step"],
         tokens=state["tokens"],
         saved_step=state["step"],
@@ -103,32 +100,14 @@ def flatten_gradients(model: Transformer) -> Tensor:
     return gradients
 
 
-def _sample_writers(run: Run, model: Transformer) -> dict[str, Callable[[], str]]:
-    """What answers each of the `sample_prompts` later; one that does not fit is an error now."""
-    generator, config = TextGenerator.from_model(model, run.tokenizer), run.config
-    write = generator.complete if run.train_data.shards[0][1] is None else generator.chat
-    prompts = [prompt for part in config.sample_prompts.split("|") if (prompt := part.strip())]
-    for prompt in prompts:
-        try:
-            write(prompt, max_new_tokens=1)
-        except ValueError as error:
-            raise ValueError(f"sample_prompts: {prompt!r}: {error}") from error
-    write = partial(write, max_new_tokens=min(64, config.max_seq_len // 4))
-    write = partial(write, temperature=0.7, top_k=50, seed=config.seed)
-    return {prompt: partial(write, prompt) for prompt in prompts}
-
-
 @contextmanager
-def _stopped_by_signals(trainer: Trainer, lifeline: Lifeline) -> Iterator[None]:
-    """SIGTERM, Ctrl-C and the starter end the run after its current step. A failure is logged."""
+def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the run after its current step. A failure is logged."""
 
     def ask_to_stop(*_: object) -> None:
         trainer.stop = True
 
-    lifeline.end = ask_to_stop
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
-    handlers = {number: signal.signal(number, ask_to_stop) for number in numbers}
+    before = {n: signal.signal(n, ask_to_stop) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     except Exception as error:
@@ -136,5 +115,30 @@ def _stopped_by_signals(trainer: Trainer, lifeline: Lifeline) -> Iterator[None]:
         trainer.run.log.say(f"Failed after step {trainer.step}: {what}")
         raise
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        for n, handler in before.items():
+            signal.signal(n, handler or signal.SIG_DFL)
+
+
+def end_with_starter() -> None:
+    """Ends a worker that is asked to stop, or whose starter is gone, so that none is left behind.
+
+    Asked by a file `stop` in TINYLLM_SCRATCH, or the notebook kernel gone: SIGTERM. The torchrun
+    agent gone: the process leaves at once, so that on many machines the others notice and start
+    again from the last checkpoint as soon as this machine is back.
+    """
+    if scratch := os.environ.get("TINYLLM_SCRATCH"):
+        with suppress(OSError):
+            Path(scratch, "started").touch()  # for the starter: somebody listens
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_listen, args=(os.getppid(),), daemon=True).start()
+
+
+def _listen(agent: int) -> None:
+    starter = int(os.environ.get("TINYLLM_LAUNCHER_PID", 0))
+    stop, asked = Path(os.environ.get("TINYLLM_SCRATCH", os.devnull), "stop"), False
+    while os.getppid() == agent:
+        if not asked and (stop.exists() or (starter and not is_running(starter))):
+            asked = True
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    os._exit(1)
