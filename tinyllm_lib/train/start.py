@@ -107,7 +107,9 @@ def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
     def ask_to_stop(*_: object) -> None:
         trainer.stop = True
 
-    before = {n: signal.signal(n, ask_to_stop) for n in (signal.SIGTERM, signal.SIGINT)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()  # others may set none
+    before = {n: signal.signal(n, ask_to_stop) for n in numbers}
     try:
         yield
     except Exception as error:
