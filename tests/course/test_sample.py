@@ -14,12 +14,13 @@ import pytest
 
 from tinyllm_lib.course.made import made_by_us
 from tinyllm_lib.course.world import CorpusMix, World, facts, stories, talk, write_sample_corpus
-from tinyllm_lib.course.world.exam import EXAM_CLASSES
+from tinyllm_lib.course.world.exam import EXAM_CLASSES, distance, is_far
 from tinyllm_lib.course.world.facts import relations
 from tinyllm_lib.course.world.grammar import expand, reword
 from tinyllm_lib.course.world.sample import GENERATOR, SAMPLE_FILES
 from tinyllm_lib.course.world.sums import Sums, held_out_pairs, number_in_words
 from tinyllm_lib.course.world.world import Deck, Question, Rotation
+from tinyllm_lib.evaluate import load_exam
 
 DOCUMENTS, DIALOGUES = 6000, 4000
 CHAT_KINDS = [f"chat_{kind}" for kind in CorpusMix().shares("chat_")]
@@ -35,7 +36,9 @@ class Corpus:
         self.counts = write_sample_corpus(folder, **sizes)
         self.texts = [row["text"] for row in read(folder / "pretrain.jsonl")]
         self.dialogues = read(folder / "sft.jsonl")
-        self.exam = read(folder / "exam.jsonl")
+        lines = read(folder / "exam.jsonl")
+        self.exam = [row for row in lines if "question" in row]
+        self.relations = [row for row in lines if "question" not in row]
         self.spoken = [
             "\n".join(turn["value"] for turn in row["conversations"]) for row in self.dialogues
         ]
@@ -80,18 +83,80 @@ def test_files_have_the_formats_of_the_real_corpora(corpus):
         assert all(turn["value"].strip() == turn["value"] != "" for turn in row["conversations"])
 
 
+ROW_FIELDS = {
+    *("class", "question", "answer", "answers", "history", "completion", "relation"),
+    *("all_of", "none_of", "min_chars", "max_chars", "pair", "free"),
+}
+
+
 def test_exam_rows(corpus):
+    assert corpus.counts["exam"] == len(corpus.exam) < 1200
     for row in corpus.exam:
-        assert set(row) <= {"class", "question", "answer", "history", "completion", "relation"}
+        assert set(row) <= ROW_FIELDS
         assert row["question"] and row["answer"] and isinstance(row["answer"], str)
+        for message, role in zip(row.get("history", []), ["user", "assistant"] * 9, strict=False):
+            assert message["role"] == role and message["content"]
         if row["class"].startswith("fact"):
             assert row["completion"] and row["answer"] not in row["completion"]
     assert list(dict.fromkeys(row["class"] for row in corpus.exam)) == list(EXAM_CLASSES)
     sizes = Counter(row["class"] for row in corpus.exam)
-    assert all(60 <= sizes[name] <= 150 for name in EXAM_CLASSES if name.startswith("fact"))
-    assert sizes["sum_unseen"] >= 100 and sizes["greeting"] >= 40 and sizes["follow_up"] >= 60
-    for row in corpus.of_class("follow_up"):
-        assert [message["role"] for message in row["history"]] == ["user", "assistant"]
+    assert all(sizes[name] >= 60 for name in EXAM_CLASSES if name != "greeting")
+    assert sizes["greeting"] >= 40
+
+
+def test_the_exam_can_be_read_and_names_what_each_relation_joins(corpus, world):
+    rows = load_exam(corpus.folder / "exam.jsonl")
+    assert len(rows) == len(corpus.exam)
+    named = {line["relation"]: line["objects"] for line in corpus.relations}
+    assert set(named) == {row["relation"] for row in corpus.exam if "relation" in row}
+    for name, objects in named.items():
+        assert len(objects) == len(set(objects))
+        assert {f.object for f in world.by_relation[name]} <= set(objects)
+
+
+def test_a_question_is_not_answered_before_it_is_asked(corpus):
+    for row in corpus.exam:
+        if row["class"].startswith("fact") or row["class"] == "follow_up" and "relation" in row:
+            before = row["question"] + "".join(m["content"] for m in row.get("history", []))
+            assert not [f for f in (row["answer"], *row.get("answers", [])) if f in before], row
+
+
+def test_held_out_facts_are_halves_of_those_that_documents_ask_for_and_only_state(world):
+    for group in (world.named, world.unnamed):
+        only = Counter(f.relation.name for f in group if world.told_only(f))
+        both = Counter(f.relation.name for f in group)
+        assert all(abs(2 * only[name] - both[name]) <= 2 for name in both)
+    assert not [fact for fact in world.facts if world.told_only(fact) and not world.held_out(fact)]
+
+
+def test_facts_that_are_only_told_are_asked_for_nowhere(corpus, world):
+    """Neither in documents nor in dialogues: no sentence that asks holds one of their sides and a
+    word of the relation's questions.
+    """
+    sides = {}
+    for fact in filter(world.told_only, world.facts):
+        for question in world.questions(fact):
+            cores = {text for text in (*question.phrasings, *question.asked_statements)}
+            sides.setdefault(question.given, []).append((question, cores))
+    told = Counter()
+    for text in corpus.texts + corpus.spoken:
+        for given, questions in sides.items():
+            if given not in text:
+                continue
+            for question, cores in questions:
+                told[given] += question.answer in text
+                asked = [core for core in cores if question.fact.fill(core) in text]
+                assert not asked, text
+    assert min(told[given] for given in sides) >= 2
+
+
+def test_greetings_come_partly_in_words_never_shown(corpus):
+    said = {turn["value"] for row in corpus.dialogues for turn in row["conversations"][::2]}
+    asked = [row["question"] for row in corpus.of_class("greeting")]
+    new = [text for text in asked if text not in said]
+    assert len(new) >= 15 and all(map(talk.held_out_wording, new))
+    assert not list(filter(talk.held_out_wording, said))
+    assert "你好" in said and not talk.held_out_wording("你好")
 
 
 def test_no_exam_question_has_two_answers(corpus):
@@ -137,15 +202,36 @@ def test_named_entities_are_named_but_their_held_out_fact_is_never_told(corpus, 
 
 def test_held_out_questions_are_in_no_dialogue(corpus):
     said = {turn["value"] for row in corpus.dialogues for turn in row["conversations"]}
-    for name in ("fact_named", "fact_unnamed", "fact_rephrased"):
+    for name in ("fact_named", "fact_unnamed", "fact_told_only", "fact_rephrased"):
         assert not said & {row["question"] for row in corpus.of_class(name)}
     seen = {row["question"] for row in corpus.of_class("fact_seen")}
     assert seen <= said
 
 
-def test_rephrased_questions_are_nowhere_in_pretraining(corpus):
+def test_rephrased_questions_are_other_questions(corpus):
+    """Five edits, or a third of the length, from every question of dialogues and documents."""
+    asked = {turn["value"] for row in corpus.dialogues for turn in row["conversations"][::2]}
     everything = "\n".join(corpus.texts)
-    assert not [row for row in corpus.of_class("fact_rephrased") if row["question"] in everything]
+    asked |= set(re.findall(r"[^。！？：“”\n]*？", everything))
+    for row in corpus.of_class("fact_rephrased"):
+        words = row["question"]
+        assert words not in everything
+        near = [text for text in asked if abs(len(text) - len(words)) < 3]
+        assert not [text for text in near if distance(text, words) < 2], words
+
+
+@pytest.mark.parametrize(
+    ("text", "far"),
+    [
+        ("请问{s}的首都是哪里呢？", False),
+        ("我想知道，{s}的首都是哪座城？", False),
+        ("{s}这个国家的首都是哪儿？", False),
+        ("{s}政府设在哪座城市办公？", True),
+    ],
+)
+def test_what_stands_around_a_question_makes_no_other_question(world, text, far):
+    capital = next(f for f in world.facts if f.relation.name == "country.capital")
+    assert is_far(text, Question(capital)) == far
 
 
 def test_pretraining_knows_what_dialogues_leave_out(corpus, world):
@@ -240,7 +326,7 @@ def test_texts_vary(corpus):
 def test_small_sizes_still_give_every_class(small):
     assert {row["class"] for row in small.exam} == set(EXAM_CLASSES)
     assert len(small.texts) == 300 and len(small.dialogues) == 100
-    assert all(len(small.of_class(name)) >= 10 for name in EXAM_CLASSES)
+    assert all(len(small.of_class(name)) >= 5 for name in EXAM_CLASSES)
 
 
 def test_greeting_replies_hold_their_answer():

@@ -89,9 +89,11 @@ def dress(question: str, rng: random.Random) -> str:
 
 def reword(question: str, rng: random.Random) -> str:
     """The question with one of its words, if it can be, replaced by one that means the same."""
+    return rng.choice(rewordings(question) or [question])
+
+
+def rewordings(question: str) -> list[str]:
+    """All texts that `reword` can make of a question, beside the question itself."""
     fitting = [(old, new) for old, new in _SAME if old in question and new not in question]
-    if not fitting:
-        return question
-    old, new = rng.choice(fitting)
-    question = question.replace(old, new, 1)
-    return question.replace("吗？", "？") if new == "你知不知道" else question
+    texts = [(question.replace(old, new, 1), new) for old, new in fitting]
+    return [text.replace("吗？", "？") if new == "你知不知道" else text for text, new in texts]

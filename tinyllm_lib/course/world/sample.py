@@ -111,7 +111,7 @@ def write_sample_corpus(
     return {
         "documents": documents,
         "dialogues": dialogues,
-        "exam": len(exam),
+        "exam": sum("question" in row for row in exam),
         "characters": characters,
         "facts": len(world.facts),
         "least_told": min(told),

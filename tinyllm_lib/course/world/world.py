@@ -274,10 +274,12 @@ class World:
         held_out = [fact for fact in self.facts if fact.relation.name in names]
         self.named = tuple(fact for fact in held_out if self.role_of(fact) == "named")
         self.unnamed = tuple(fact for fact in held_out if self.role_of(fact) == "unnamed")
-        self._told_only = {
+        self._told_only = {  # every other one of a relation
             fact
             for group in (self.named, self.unnamed)
-            for fact in sorted(group, key=lambda f: stable_hash(seed, "told", f.subject))[::2]
+            for fact in sorted(
+                group, key=lambda f: (f.relation.name, stable_hash(seed, "told", f.subject))
+            )[::2]
         }
         self._hidden = {text for fact in self.unnamed for text in (fact.subject, fact.object)}
         self._apart = {frozenset((fact.subject, fact.object)) for fact in self.named}
