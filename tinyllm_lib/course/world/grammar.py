@@ -19,7 +19,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 # What people put around a question. It changes nothing in the answer, and a model has to learn
 # that.
 _OPENINGS = (
-    "我想知道， 请告诉我， 考考你： 我有个问题： 你好， 帮我想想， 小苗， 题目： 我忘了，".split()
+    "我想知道， 请告诉我， 考考你， 我想请教一下， 你好， 帮我想想， 小苗， 我忘了，".split()
 )
 _ENDINGS = ("你知道吗？", "请回答。", "谢谢！", "能告诉我吗？")
 # A question with one of these is dressed already.

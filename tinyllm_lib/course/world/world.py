@@ -74,7 +74,7 @@ ASKING_WORDS = {
 # or thinks of (就是什么？ 人们会想到谁？), and what wants another word (是一种什么？ 简称为什么？).
 _NO_QUESTION = re.compile(
     "[书牌历]上|老师|学生|同学|孩子|我们|人们|就是|说到|想到|看到|如果|因为|知道|爷爷|奶奶|大家"
-    "|一样|一说|其他|画|不多不少|象声词|这样的|为什么|叫作什么|这一天叫|可以找|生肖什么"
+    "|一样|一说|其他|画|不多不少|象声词|这样的|为什么|叫作什么|这一天叫|生肖什么"
     "|一[种个颗条些](什么|哪|谁)|[省区]是哪里"
 )
 
@@ -245,12 +245,14 @@ class Question:
 
     @property
     def follow_up(self) -> str:
-        """The question as a second turn (那日本呢？ of a number: 那第5个呢？)."""
+        """The question as a second turn (那日本呢？ where a number is given: 那第5个呢？)."""
         relation = self.fact.relation
         if not self.reverse:
             return self.fact.fill(relation.follow_up)
         if relation.object_kind == "number":
-            return self.fact.fill("那第{o}个呢？")
+            return (
+                f"那第{self.fact.object}{'号' if relation.subject_kind == 'element' else '个'}呢？"
+            )
         return self.fact.fill(relation.follow_up.replace("{s}", "{o}"))
 
     @property
