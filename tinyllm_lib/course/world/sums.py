@@ -145,14 +145,7 @@ class Sums:
         return "".join(parts)
 
     def _worked(self) -> str:
-        heads = (
-            "",
-            "",
-            "计算{a}+{b}。",
-            "{a}+{b}怎么算？",
-            "列竖式算{a}+{b}：",
-            "算一算{a}加{b}：",
-        )
+        heads = ("", "", "计算{a}+{b}。", "{a}+{b}怎么算？", "列竖式算{a}+{b}：", "算{a}加{b}：")
         head = self._rng.choice(heads)
         parts = []
         for _ in range(self._rng.randint(2, 3)):

@@ -250,9 +250,8 @@ class Question:
         if not self.reverse:
             return self.fact.fill(relation.follow_up)
         if relation.object_kind == "number":
-            return (
-                f"那第{self.fact.object}{'号' if relation.subject_kind == 'element' else '个'}呢？"
-            )
+            measure = "号" if relation.subject_kind == "element" else "个"
+            return f"那第{self.fact.object}{measure}呢？"
         return self.fact.fill(relation.follow_up.replace("{s}", "{o}"))
 
     @property
