@@ -106,7 +106,7 @@ def test_other_words_for_a_question_are_words_that_people_say():
         for template in (*relation.questions, *relation.reverse_questions)
         for _ in range(8)
     ]
-    assert not [text for text in asked if re.search("相反词|要该|归在哪个|几月几日", text)]
+    assert not [text for text in asked if re.search("相反词|要该|归在哪个|日子是几月几日", text)]
 
 
 def test_statements_become_questions_with_the_word_that_asks_for_their_end():
