@@ -339,7 +339,23 @@ def test_every_template_expands(table):
     rng = random.Random(0)
     slots = {
         name: name
-        for name in ["a", "b", "b2", "x", "y", "t", "e", "f", "f2", "f3", "q1", "a1", "q2", "a2"]
+        for name in [
+            "a",
+            "b",
+            "b2",
+            "x",
+            "y",
+            "z",
+            "t",
+            "e",
+            "f",
+            "f2",
+            "f3",
+            "q1",
+            "a1",
+            "q2",
+            "a2",
+        ]
     }
     for template in table:
         assert template.count("[") == template.count("]") and template.count("{") == template.count(
