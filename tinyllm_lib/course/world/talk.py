@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 
 from tinyllm_lib.course.world.grammar import expand, read_lines
+from tinyllm_lib.course.world.world import stable_hash
 
 Rows = tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...]
 
@@ -30,21 +31,37 @@ EVERYDAY, REFUSALS = _pairs("everyday"), _pairs("refusals")
 
 # Countries that do not exist; no part of a real name.
 INVENTED_COUNTRIES = "云朵国 糖果国 月亮国 风车国 蘑菇国 玻璃国 彩虹国 影子国 棉花国 雪人国".split()
+_HELD_OUT_WORDINGS = frozenset(  # never the first of a row, which everybody says
+    text
+    for table in (GREETINGS, IDENTITY)
+    for says, _, _ in table
+    for text in says[1:]
+    if stable_hash("wording", text) % 3 == 0
+)
 _CITIES = "北京 上海 广州 成都 西安 杭州 南京 武汉".split()
+
+
+def held_out_wording(text: str) -> bool:
+    """Whether only the exam greets, or asks who the assistant is, in these words."""
+    return text in _HELD_OUT_WORDINGS
 
 
 def greeting(rng: random.Random) -> tuple[str, str]:
     """What somebody says, and a reply."""
     weights = [len(row[0]) for row in GREETINGS]
     weights[0] *= 3  # 你好 is what everybody says first
-    says, replies, _ = rng.choices(GREETINGS, weights=weights)[0]
-    return rng.choice(says), rng.choice(replies)
+    return _exchange(rng.choices(GREETINGS, weights=weights)[0], rng)
 
 
 def identity(rng: random.Random) -> tuple[str, str]:
     """A question about the assistant itself, and a reply."""
-    says, replies, _ = rng.choices(IDENTITY, weights=[len(row[0]) for row in IDENTITY])[0]
-    return rng.choice(says), rng.choice(replies)
+    row = rng.choices(IDENTITY, weights=[len(row[0]) for row in IDENTITY])[0]
+    return _exchange(row, rng)
+
+
+def _exchange(row: tuple, rng: random.Random) -> tuple[str, str]:
+    says, replies, _ = row
+    return rng.choice([text for text in says if not held_out_wording(text)]), rng.choice(replies)
 
 
 def everyday(rng: random.Random) -> tuple[str, str]:
