@@ -144,9 +144,7 @@ def read_table(tsv: Traversable, toml: Traversable) -> Table:
     return Table(kind, read, {subject: cells for _, subject, cells in rows})
 
 
-def read_aliases(
-    tsv: Traversable, facts: Iterable[Fact]
-) -> dict[tuple[str, str], tuple[str, ...]]:
+def read_aliases(tsv: Traversable, facts: Iterable[Fact]) -> dict[tuple[str, str], tuple[str, ...]]:
     """Read the table of aliases and check it against the facts: (relation, answer) -> aliases.
 
     Raises:

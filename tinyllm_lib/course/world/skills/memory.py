@@ -114,7 +114,9 @@ class Memory:
             for topic, value in things.items()
         ]
         if len(told) == 2 and rng.random() < 0.4 and list(things)[1] != "name":
-            return [(told[0][0] + told[1][0], rng.choice(("好的，我都记住了。", "好的，我记住了。")))]
+            return [
+                (told[0][0] + told[1][0], rng.choice(("好的，我都记住了。", "好的，我记住了。")))
+            ]
         return [(before + says, reply) for says, reply in told]
 
     def _between(self, count: int, rng: random.Random) -> Turns:
