@@ -108,7 +108,7 @@ def facts(kind: str | None = None) -> tuple[Fact, ...]:
 
 
 def aliases(relation: str, answer: str) -> tuple[str, ...]:
-    """The other forms of an answer that are right, too (贵州简称贵, 也简称黔); often there are none.
+    """The other forms of an answer that are right, too (贵州简称贵, 也简称黔); often none.
 
     Args:
         relation: the name of the relation that the question is about ("province.abbreviation").
@@ -144,9 +144,7 @@ def read_table(tsv: Traversable, toml: Traversable) -> Table:
     return Table(kind, read, {subject: cells for _, subject, cells in rows})
 
 
-def read_aliases(
-    tsv: Traversable, facts: Iterable[Fact]
-) -> dict[tuple[str, str], tuple[str, ...]]:
+def read_aliases(tsv: Traversable, facts: Iterable[Fact]) -> dict[tuple[str, str], tuple[str, ...]]:
     """Read the table of aliases and check it against the facts: (relation, answer) -> aliases.
 
     Raises:
