@@ -351,6 +351,13 @@ def test_the_completion_cue_begins_a_statement(relation):
 
 
 @each_relation
+def test_it_can_stand_for_the_subject_that_a_statement_begins_with(relation):
+    """它的主要语言是日语, but not 它人说日语."""
+    for statement in relation.statements:
+        assert not re.match(r"\{s\}(人|省|自治区)", statement)
+
+
+@each_relation
 def test_only_full_width_punctuation(relation):
     for template in templates(relation):
         text = template.replace("{s}", "").replace("{o}", "")
