@@ -108,7 +108,7 @@ def facts(kind: str | None = None) -> tuple[Fact, ...]:
 
 
 def aliases(relation: str, answer: str) -> tuple[str, ...]:
-    """The other forms of an answer that are right, too (贵州简称贵, 也简称黔); often there are none.
+    """The other forms of an answer that are right, too (贵州简称贵, 也简称黔); often none.
 
     Args:
         relation: the name of the relation that the question is about ("province.abbreviation").
