@@ -32,6 +32,7 @@ class Hop:
     second: str
 
     def fill(self, text: str) -> str:
+        """The text with this chain's names in its slots."""
         slots = {"{a}": self.start, "{b}": self.middle, "{c}": self.end}
         for slot, name in {**slots, "{f}": self.first, "{g}": self.second}.items():
             text = text.replace(slot, name)
@@ -39,6 +40,7 @@ class Hop:
 
     @property
     def reply(self) -> str:
+        """Both facts, the answer last."""
         return self.fill(self.template)
 
 
@@ -64,7 +66,9 @@ class TwoHops:
     def turns(self) -> Turns:
         """One or two questions."""
         rng = self._rng
-        hops = [rng.choices(self._decks, self._weights)[0].deal() for _ in range(rng.choice((1, 1, 2)))]
+        hops = [
+            rng.choices(self._decks, self._weights)[0].deal() for _ in range(rng.choice((1, 1, 2)))
+        ]
         return [(hop.fill(rng.choice(hop.questions)), hop.reply) for hop in hops]
 
     def exam_rows(self, rng: random.Random) -> list[Row]:
@@ -89,7 +93,9 @@ def _steps(world: World) -> dict[str, dict[str, str]]:
     for question in world.askable():
         name = question.fact.relation.name
         if "台湾" not in (question.given, question.answer):
-            steps.setdefault("~" + name if question.reverse else name, {})[question.given] = question.answer
+            steps.setdefault("~" + name if question.reverse else name, {})[question.given] = (
+                question.answer
+            )
     for festival, date in steps.get("festival.date", {}).items():
         if month := re.match(r"(\d+)月", date):
             in_words = number_in_words(int(month[1])) + "月"
@@ -97,7 +103,9 @@ def _steps(world: World) -> dict[str, dict[str, str]]:
     return steps
 
 
-def _joined(first: dict[str, str], second: dict[str, str]) -> Iterator[tuple[str, str, str, str, str]]:
+def _joined(
+    first: dict[str, str], second: dict[str, str]
+) -> Iterator[tuple[str, str, str, str, str]]:
     """start, middle, end, first and second subject of all chains that make sense."""
     for start, middle in first.items():
         if middle in second:

@@ -21,7 +21,7 @@ from tinyllm_lib.course.world.skills.base import (
     interleave,
     take,
 )
-from tinyllm_lib.course.world.skills.memory import VALUES
+from tinyllm_lib.course.world.talk import VALUES
 from tinyllm_lib.course.world.world import FAMOUS, KIND_WORDS, Deck, Question, World
 
 
@@ -35,7 +35,9 @@ class _Kind(NamedTuple):
 
 _KINDS = [
     _Kind(kind, word, syllables.split(), int(count), endings.split())
-    for kind, word, syllables, count, endings in (line.split(" > ") for line in read_lines("invented"))
+    for kind, word, syllables, count, endings in (
+        line.split(" > ") for line in read_lines("invented")
+    )
 ]
 _NAMED = ("你听说过{n}吗？", "你知道{n}吗？", "{n}是什么？", "请介绍一下{n}。", "跟我说说{n}吧。")
 _REPLIES = (

@@ -18,6 +18,7 @@ from tinyllm_lib.course.world.skills.base import (
     take,
 )
 from tinyllm_lib.course.world.sums import Sums
+from tinyllm_lib.course.world.talk import VALUES, person
 from tinyllm_lib.course.world.world import Deck, World
 
 # Topic: how one tells it, what the assistant says to that, the question, the reply, and the reply
@@ -25,20 +26,10 @@ from tinyllm_lib.course.world.world import Deck, World
 _TOPICS = {
     topic: tuple(parts) for topic, *parts in (line.split(" > ") for line in read_lines("memory"))
 }
-VALUES = {
-    name: words.split() for name, words in (line.split(" > ") for line in read_lines("values"))
-}
 _UNTOLD = ["不知道", "没告诉", "没有告诉", "没说", "没有说"]
+_BOTH = "[好的，|好，|知道了，|嗯，][我都记住了|我记住了|两件事我都记下了]。"
 _CORRECTED = ("age", "home", "birthday")  # what a person may say wrongly first
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-
-
-def person(rng: random.Random) -> str:
-    """A name of a person: a surname and one or two characters, or 小 and one."""
-    given = VALUES["given"]
-    if rng.random() < 0.25:
-        return "小" + rng.choice(given)
-    return rng.choice(VALUES["surnames"]) + "".join(rng.sample(given, rng.choice((1, 2, 2))))
 
 
 def _birthday(rng: random.Random) -> str:
@@ -114,14 +105,16 @@ class Memory:
             for topic, value in things.items()
         ]
         if len(told) == 2 and rng.random() < 0.4 and list(things)[1] != "name":
-            return [(told[0][0] + told[1][0], rng.choice(("好的，我都记住了。", "好的，我记住了。")))]
+            return [
+                (told[0][0] + told[1][0], rng.choice(("好的，我都记住了。", "好的，我记住了。")))
+            ]
         return [(before + says, reply) for says, reply in told]
 
     def _between(self, count: int, rng: random.Random) -> Turns:
         """Turns about something else."""
         makers = (
             lambda: ask(self._questions.deal(), rng),
-            lambda: talk.everyday(rng),
+            lambda: take(lambda: talk.everyday(rng), lambda turns: len(turns) == 1)[0],
             lambda: self._sums.question(words=True),
         )
         return [rng.choice(makers)() for _ in range(count)]

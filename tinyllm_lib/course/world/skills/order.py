@@ -12,12 +12,22 @@ from tinyllm_lib.course.world.skills.base import (
     held_out,
     take,
 )
-from tinyllm_lib.course.world.skills.memory import VALUES, person
+from tinyllm_lib.course.world.talk import VALUES, person
 from tinyllm_lib.course.world.world import Deck, World
 
 _NUMBERS = {
-    "大": ("{a}和{b}哪个大？", "{a}和{b}相比，哪个更大？", "{a}大还是{b}大？", "比较{a}和{b}，哪个数大？"),
-    "小": ("{a}和{b}哪个小？", "{a}和{b}相比，哪个更小？", "{a}小还是{b}小？", "比较{a}和{b}，哪个数小？"),
+    "大": (
+        "{a}和{b}哪个大？",
+        "{a}和{b}相比，哪个更大？",
+        "{a}大还是{b}大？",
+        "比较{a}和{b}，哪个数大？",
+    ),
+    "小": (
+        "{a}和{b}哪个小？",
+        "{a}和{b}相比，哪个更小？",
+        "{a}小还是{b}小？",
+        "比较{a}和{b}，哪个数小？",
+    ),
 }
 _HAVE = {
     "多": "{p}有{a}{m}{t}，{q}有{b}{m}，谁的{t}多？",
@@ -27,7 +37,18 @@ _HAVE = {
     "高": "{p}身高1{a}厘米，{q}身高1{b}厘米，谁更高？",
     "矮": "{p}身高1{a}厘米，{q}身高1{b}厘米，谁更矮？",
 }
-_COUNTED = ("个苹果", "本书", "支铅笔", "张邮票", "颗糖", "朵花", "个气球", "块饼干", "只风筝", "枚贝壳")
+_COUNTED = (
+    "个苹果",
+    "本书",
+    "支铅笔",
+    "张邮票",
+    "颗糖",
+    "朵花",
+    "个气球",
+    "块饼干",
+    "只风筝",
+    "枚贝壳",
+)
 
 
 class _Order(NamedTuple):
@@ -65,7 +86,15 @@ _ORDERS = (
     _Order("month", "{x}是第{n}个月", _BEFORE, _AFTER),
 )  # fmt: skip
 # What is counted, and its measure word.
-_LISTS = {"fruit": "种", "job": "种", "hobby": "样", "dish": "样", "subject": "门", "goods": "样", "color": "种"}
+_LISTS = {
+    "fruit": "种",
+    "job": "种",
+    "hobby": "样",
+    "dish": "样",
+    "subject": "门",
+    "goods": "样",
+    "color": "种",
+}
 Exchange = tuple[str, str]  # a question and its reply
 Answered = tuple[Exchange, str]
 _COUNTING = (
@@ -144,7 +173,9 @@ class Comparison:
                 question = question.replace(slot, text)
             who = p if wanted == a else q
             shown = [100 + n if words[0] == "高" else n for n in (max(a, b), min(a, b))]
-            made.append(((question, f"{shown[0]}比{shown[1]}大，{_ending(word, thing)}{who}。"), who))
+            made.append(
+                ((question, f"{shown[0]}比{shown[1]}大，{_ending(word, thing)}{who}。"), who)
+            )
         return _shuffled(made, rng)
 
     def _ordered(self, rng: random.Random, *, for_exam: bool) -> tuple[Answered, ...]:
@@ -204,7 +235,12 @@ def _digits(a: int, b: int) -> str:
 
 
 def _ending(word: str, thing: str) -> str:
-    ends = {"多": f"{thing[1:]}多的是", "少": f"{thing[1:]}少的是", "高": "更高的是", "矮": "更矮的是"}
+    ends = {
+        "多": f"{thing[1:]}多的是",
+        "少": f"{thing[1:]}少的是",
+        "高": "更高的是",
+        "矮": "更矮的是",
+    }
     return ends.get(word, f"年纪{word}的是")
 
 
