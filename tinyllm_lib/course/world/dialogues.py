@@ -34,7 +34,7 @@ _NAMING = (
     ("{s}是什么？", "{s}是一{m}{k}。"),
     ("我今天在书上看到了{s}。", "{s}是一{m}{k}，书里是怎么说的？"),
     ("老师今天讲到了{s}。", "{s}是一{m}{k}，老师讲得有趣吗？"),
-    ("“{s}”这个词是什么意思？", "{s}是一{m}{k}的名字。"),
+    ("“{s}”是什么的名字？", "{s}是一{m}{k}的名字。"),
     ("请把“{s}”重复一遍。", "{s}。"),
 )
 _NAMING_PLACES = (
@@ -68,9 +68,12 @@ _CONTEXTS = (
     "[我的|{p}的|妹妹的|弟弟的]作业里有一道题：{q}",
     "[我想考考{p}，|我答应帮{p}问一问，]{q}",
 )
-_DRESSED = re.compile("[，：你]|请|说出|写出|谢谢|小苗")
-_THANKS = "[谢谢。|谢谢你。|明白了，谢谢。|原来如此，谢谢你。|我记住了，谢谢。|太好了，谢谢小苗。|知道了，多谢。]"
-_WELCOME = "不客气[！|，有问题随时问我。|，能帮到你就好。|，我们一起学习。|，欢迎再来问我。|，还想知道什么？]"
+_DRESSED = re.compile("[，：你。]|请|说|写出|谢谢|小苗|告诉")
+_THANKS = (
+    "[谢谢。|谢谢你。|谢谢小苗。|[明白了|原来如此|我记住了|知道了|太好了]，[谢谢|多谢|谢谢你]。]"
+)
+_WELCOME = "不客气[！|，[有问题随时问我|能帮到你就好|我们一起学习|欢迎再来问我]。|，还想知道什么？]"
+_DRESSED = re.compile("[，：你。]|请|说|写出|谢谢|小苗|告诉")
 _AGAIN = (
     "再说一遍。", "请再说一遍。", "我没听清，再说一遍好吗？", "你刚才说什么？", "能再说一次吗？",
     "麻烦你再说一遍。",
@@ -183,20 +186,20 @@ class DialogueWriter:
         if draw < self._mix.blank_share:
             return self._blank(question), reply
         if draw < self._mix.blank_share + self._mix.varied_share:
-            return self._in_context(question.in_other_words(template, self._rng), reply)
+            return self._in_context(question, question.in_other_words(template, self._rng), reply)
         text = question.fact.fill(template)
         self.asked[text] = question
         return text, reply
 
-    def _in_context(self, asked: str, reply: str) -> tuple[str, str]:
+    def _in_context(self, question: Question, asked: str, reply: str) -> tuple[str, str]:
         """Now and then, who asks or when."""
         rng = self._rng
         if _DRESSED.search(asked) or rng.random() > self._mix.context_share:
             return asked, reply
         name = talk.person(rng)
         text = expand(rng.choice(_CONTEXTS), {**talk.VALUES, "p": name, "q": asked}, rng)
-        if name in text and rng.random() < 0.3:
-            reply = f"{rng.choice(('你可以告诉', '请告诉', '告诉'))}{name}，{reply}"
+        if name in text and question.given in reply and rng.random() < 0.5:
+            reply = f"{rng.choice(('你可以', ''))}告诉{name}，{reply}"
         return text, reply
 
     def _blank(self, question: Question) -> str:

@@ -23,13 +23,13 @@ class CorpusMix:
     focus: int = 3  # the relations that the exam holds out are told this many times as often
 
     # Dialogues.
-    chat_greetings: float = 0.04
-    chat_identity: float = 0.03
+    chat_greetings: float = 0.035
+    chat_identity: float = 0.025
     chat_facts: float = 0.4
-    chat_sums: float = 0.07
+    chat_sums: float = 0.09
     chat_follow_ups: float = 0.09
-    chat_naming: float = 0.03  # 你听说过蒙古吗？
-    chat_everyday: float = 0.03
+    chat_naming: float = 0.035  # 你听说过蒙古吗？
+    chat_everyday: float = 0.025
     chat_yes_no: float = 0.07  # 悉尼是澳大利亚的首都吗？
     chat_memory: float = 0.06  # 我叫小红。 … 我叫什么？
     chat_two_hops: float = 0.05  # 合肥所在省份的简称是什么？

@@ -59,10 +59,17 @@ class Instructions:
             and len(q.answer) == 1
             and q.answer not in q.given
         ]
-        self._kinds: list[tuple[Callable[..., Made], int, int]] = [  # shares of dialogues and exam
-            (self._sentence, 10, 18), (self._reverse, 3, 6), (self._repeat, 3, 7), (self._join, 2, 5),
-            (self._length, 4, 6), (self._translate, 9, 6), (self._sort, 4, 6), (self._one, 3, 6),
-        ]  # fmt: skip
+        self._kinds: list[tuple[Callable[..., Made], int, int]] = [
+            # its share of dialogues, and its rows of the exam
+            (self._sentence, 10, 18),
+            (self._translate, 9, 6),
+            (self._length, 4, 6),
+            (self._sort, 4, 6),
+            (self._reverse, 3, 6),
+            (self._repeat, 3, 7),
+            (self._one, 3, 6),
+            (self._join, 2, 5),
+        ]
 
     def _words(self) -> list[tuple[list[str], list[str], bool]]:
         """Groups of words, the sentences for them, and whether one can write about them."""

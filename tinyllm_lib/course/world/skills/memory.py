@@ -17,7 +17,6 @@ from tinyllm_lib.course.world.skills.base import (
     messages,
     take,
 )
-from tinyllm_lib.course.world.sums import Sums
 from tinyllm_lib.course.world.talk import VALUES, person
 from tinyllm_lib.course.world.world import Deck, World
 
@@ -47,10 +46,14 @@ def _listed(name: str, rng: random.Random) -> str:
 
 
 class Memory:
-    """Tells one or two things about the person, talks of something else, and asks for one."""
+    """Tells one or two things about the person, talks of something else, and asks for one.
 
-    def __init__(self, world: World, rng: random.Random, sums: Sums) -> None:
-        self._rng, self._sums = rng, sums
+    Args:
+        others: makes turns about something else.
+    """
+
+    def __init__(self, world: World, rng: random.Random, others: Callable[[], Turns]) -> None:
+        self._rng, self._others = rng, others
         self._questions = Deck([q for q in world.askable() if not q.reverse], rng)
         facts = world.by_relation.get("city.province", ())
         cities = [f.subject for f in facts if world.allows(f.subject) and f.object != "台湾"]
@@ -115,7 +118,7 @@ class Memory:
         makers = (
             lambda: ask(self._questions.deal(), rng),
             lambda: take(lambda: talk.everyday(rng), lambda turns: len(turns) == 1)[0],
-            lambda: self._sums.question(words=True),
+            lambda: self._others()[0],
         )
         return [rng.choice(makers)() for _ in range(count)]
 
@@ -128,11 +131,11 @@ class Memory:
             asked, other = deck.deal_different(2)
             things = {topic: self._value(topic, rng, for_exam=True) for topic in (asked, other)}
             if len(rows) % 5 == 4:
-                question, reply = _unknown(asked, rng)
+                question, _ = _unknown(asked, rng)
                 answer = {"answer": "还没有告诉我", "answers": _UNTOLD}
                 del things[asked]
             else:
-                question, reply = _asked(asked, things[asked], rng)
+                question, _ = _asked(asked, things[asked], rng)
                 answer = {"answer": things[asked]}
                 if rng.random() < 0.5:
                     del things[other]
