@@ -29,9 +29,11 @@ class Skills:
     def __init__(
         self, world: World, rng: random.Random, sums: Sums, *, invented_share: float = 0.4
     ) -> None:
-        yes_no, memory, hops = YesNo(world, rng), Memory(world, rng, sums), TwoHops(world, rng)
-        comparison, refusals = Comparison(world, rng), Refusals(world, rng, invented_share)
         instructions = Instructions(world, rng)
+        others = (instructions.turns, instructions.turns, lambda: [sums.question()])
+        memory = Memory(world, rng, lambda: rng.choice(others)())
+        yes_no, hops = YesNo(world, rng), TwoHops(world, rng)
+        comparison, refusals = Comparison(world, rng), Refusals(world, rng, invented_share)
         self._turns = {
             "yes_no": yes_no.turns,
             "memory": memory.turns,

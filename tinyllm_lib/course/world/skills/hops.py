@@ -32,6 +32,7 @@ class Hop:
     second: str
 
     def fill(self, text: str) -> str:
+        """The text with this chain's names in its slots."""
         slots = {"{a}": self.start, "{b}": self.middle, "{c}": self.end}
         for slot, name in {**slots, "{f}": self.first, "{g}": self.second}.items():
             text = text.replace(slot, name)
@@ -39,6 +40,7 @@ class Hop:
 
     @property
     def reply(self) -> str:
+        """Both facts, the answer last."""
         return self.fill(self.template)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from tinyllm_lib.course.world.grammar import read_lines
 from tinyllm_lib.course.world.skills.base import EXAM_ROWS, Row, Turns, held_out, take
-from tinyllm_lib.course.world.skills.memory import VALUES
+from tinyllm_lib.course.world.talk import VALUES
 from tinyllm_lib.course.world.world import World
 
 _MAKE = (
     "请用“{w}”造一个句子。", "用“{w}”造句。", "用“{w}”造个句子吧。", "写一句带有“{w}”的话。",
     "请说一句有“{w}”的话。", "造句：{w}", "你会用“{w}”造句吗？", "帮我用“{w}”写一句话。",
 )  # fmt: skip
-_ABOUT = ("写一句关于{w}的话。", "请写一句话，说说{w}。", "用一句话说说{w}。", "写一句{w}的句子。")
+_ABOUT = ("写一句关于{w}的话。", "请写一句话，说说{w}。", "用一句话说说{w}。")
 _REVERSE = ("把“{w}”倒过来写。", "“{w}”倒过来怎么写？", "请把“{w}”反过来写一遍。", "倒着写“{w}”。")
 _REPEAT = ("把“{w}”说{n}遍。", "请把“{w}”重复{n}遍。", "跟我念{n}遍：{w}。", "“{w}”，请写{n}遍。")
 _JOIN = ("用“{x}”把“{a}”、“{b}”连起来。", "请把{a}、{b}这两个词用“{x}”连起来。")
@@ -34,13 +34,13 @@ _TO_CHINESE = (
 _SORT = ("把{l}从{x}到{y}排一排。", "请把{l}从{x}到{y}排列。", "{l}，从{x}到{y}怎么排？")
 _ONE = ("{q}只回答一个字。", "只用一个字回答：{q}", "{q}请用一个字回答。")
 _LINES = """
-    春天来了 今天天气真好 我爱我的家 小鸟在唱歌 好好学习 天天向上 月亮出来了 我们去爬山 下雨了 早上好
-    白日依山尽 黄河入海流 春眠不觉晓 床前明月光 锄禾日当午 我喜欢看书 花开了 祝你生日快乐 一路平安
-    万事如意 太阳升起来了 树叶变黄了 你好吗 明天见 小猫睡着了 大家一起唱歌 保护环境 节约用水 注意安全
-    新年快乐 举头望明月 红掌拨清波 我有一个好朋友 弟弟在画画 火车开走了 雪花飘下来了 门开着 谢谢你
+    春天来了 今天天气真好 我爱我的家 小鸟在唱歌 好好学习 天天向上 月亮出来了 我们去爬山 下雨了
+    早上好 白日依山尽 黄河入海流 春眠不觉晓 床前明月光 锄禾日当午 我喜欢看书 花开了 祝你生日快乐
+    一路平安 万事如意 太阳升起来了 树叶变黄了 你好吗 明天见 小猫睡着了 大家一起唱歌 保护环境
+    节约用水 注意安全 新年快乐 举头望明月 红掌拨清波 我有一个好朋友 弟弟在画画 火车开走了
+    雪花飘下来了 门开着 谢谢你
 """.split()
 _TIMES = {2: "两", 3: "三"}
-_NUMBERS = "零 一 二 三 四 五 六 七 八 九 十".split()
 Made = tuple[str, str, Row]  # the question, the reply, and what a row checks
 
 
@@ -49,7 +49,7 @@ class Instructions:
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self._world, self._rng = world, rng
-        self._patterns = dict(self._words())
+        self._groups = self._words()
         pairs = " ".join(read_lines("english")).split()
         self._english = list(zip(pairs[::2], pairs[1::2], strict=True))
         self._short = [
@@ -59,25 +59,33 @@ class Instructions:
             and len(q.answer) == 1
             and q.answer not in q.given
         ]
-        self._kinds: list[tuple[Callable[..., Made], int, int]] = [  # shares of dialogues and exam
-            (self._sentence, 10, 18), (self._reverse, 3, 6), (self._repeat, 3, 7), (self._join, 2, 5),
-            (self._length, 4, 6), (self._translate, 9, 6), (self._sort, 4, 6), (self._one, 3, 6),
-        ]  # fmt: skip
+        self._kinds: list[tuple[Callable[..., Made], int, int]] = [
+            # its share of dialogues, and its rows of the exam
+            (self._sentence, 10, 18),
+            (self._translate, 9, 6),
+            (self._length, 4, 6),
+            (self._sort, 4, 6),
+            (self._reverse, 3, 6),
+            (self._repeat, 3, 7),
+            (self._one, 3, 6),
+            (self._join, 2, 5),
+        ]
 
-    def _words(self) -> list[tuple[str, list[str]]]:
-        """Each word with the sentences that may be made with it."""
+    def _words(self) -> list[tuple[list[str], list[str], bool]]:
+        """Groups of words, the sentences for them, and whether one can write about them."""
         groups = {name: VALUES[name] for name in ("fruit", "job", "hobby", "dish", "subject")}
         for kind, name in self._world.by_subject:
             if kind in ("animal", "country", "city"):
                 groups.setdefault(kind, []).append(name)
         for fact in self._world.by_relation.get("thing.category", ()):
             groups.setdefault(fact.object, []).append(fact.subject)
-        words = []
+        sentences = []
         for line in read_lines("sentences"):
             name, patterns = line.split(" > ")
-            group = groups.get(name[1:], []) if name.startswith("@") else [name]
-            words += [(word, patterns.split("|")) for word in group if self._world.allows(word)]
-        return words
+            words = groups.get(name[1:], []) if name.startswith("@") else [name.removeprefix("~")]
+            words = [word for word in words if self._world.allows(word)]
+            sentences.append((words, patterns.split("|"), name[0] in "@~"))
+        return [group for group in sentences if group[0]]
 
     def turns(self) -> Turns:
         """One or two instructions."""
@@ -93,16 +101,23 @@ class Instructions:
             most = len(rows) + count
             for _ in range(50 * count):
                 question, reply, checks = make(rng, for_exam=True)
+                content = "".join(checks.get("all_of", reply))
                 if len(rows) < most:
-                    rows.setdefault(question, {"question": question, "answer": reply, **checks})
+                    rows.setdefault(content, {"question": question, "answer": reply, **checks})
         return list(rows.values())[:EXAM_ROWS]
 
     def _sentence(self, rng: random.Random, *, for_exam: bool) -> Made:
         """A sentence with a word; the exam's words are among those that share their patterns."""
-        words = list(self._patterns)
-        word = take(lambda: rng.choice(words), lambda w: held_out("sentence", w) == for_exam)
-        question = rng.choice(_MAKE + (_ABOUT if "…" not in word else ())).replace("{w}", word)
-        reply = rng.choice(self._patterns[word]).replace("{w}", word)
+        weights = [len(words) ** 0.5 for words, *_ in self._groups]
+
+        def draw() -> tuple[str, str, bool]:
+            words, patterns, topic = rng.choices(self._groups, weights)[0]
+            return rng.choice(words), rng.choice(patterns), topic
+
+        word, pattern, topic = take(draw, lambda made: _is("sentence", made[0], for_exam))
+        about = _ABOUT if topic and word not in VALUES["hobby"] else ()
+        question = rng.choice(_MAKE + about).replace("{w}", word)
+        reply = pattern.replace("{w}", word)
         parts = [part for part in word.split("……") if part]
         checks = {"all_of": parts, "none_of": ["造句", "“"], "min_chars": len(word) + 3}
         return question, reply, {**checks, "max_chars": 40, "free": True}
@@ -121,7 +136,8 @@ class Instructions:
         times = rng.choice((2, 3, 3))
         question = rng.choice(_REPEAT).replace("{w}", word).replace("{n}", _TIMES[times])
         said = [between.join([word] * times) for between in ("，", "", "、", "。", "！")]
-        return question, said[0] + "。", {"answer": said[0], "answers": said[1:]}
+        checks = {"answer": said[0], "answers": said[1:], "max_chars": times * len(word)}
+        return question, said[0] + "。", checks
 
     def _join(self, rng: random.Random, *, for_exam: bool) -> Made:
         def draw() -> list[str]:

@@ -21,7 +21,7 @@ from tinyllm_lib.course.world.skills.base import (
     interleave,
     take,
 )
-from tinyllm_lib.course.world.skills.memory import VALUES
+from tinyllm_lib.course.world.talk import VALUES
 from tinyllm_lib.course.world.world import FAMOUS, KIND_WORDS, Deck, Question, World
 
 
@@ -103,10 +103,10 @@ class Refusals:
             word, measure = KIND_WORDS[kind]
             name = question.fact.subject
             return f"你听说过{name}吗？", f"听说过，{name}是一{measure}{word}。"
-        if rng.random() < 0.5:
-            return ask(question, rng)
         asked, reply = ask(question, rng)
-        return question.in_other_words(rng.choice(question.phrasings), rng), reply
+        if rng.random() < 0.5:
+            asked = question.in_other_words(rng.choice(question.phrasings), rng)
+        return asked, reply
 
     def _invent(self, kind: _Kind, rng: random.Random, *, for_exam: bool) -> str:
         """A name that is no part of a real one, nor has one as a part."""

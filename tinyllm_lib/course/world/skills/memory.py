@@ -17,7 +17,7 @@ from tinyllm_lib.course.world.skills.base import (
     messages,
     take,
 )
-from tinyllm_lib.course.world.sums import Sums
+from tinyllm_lib.course.world.talk import VALUES, person
 from tinyllm_lib.course.world.world import Deck, World
 
 # Topic: how one tells it, what the assistant says to that, the question, the reply, and the reply
@@ -25,20 +25,10 @@ from tinyllm_lib.course.world.world import Deck, World
 _TOPICS = {
     topic: tuple(parts) for topic, *parts in (line.split(" > ") for line in read_lines("memory"))
 }
-VALUES = {
-    name: words.split() for name, words in (line.split(" > ") for line in read_lines("values"))
-}
 _UNTOLD = ["不知道", "没告诉", "没有告诉", "没说", "没有说"]
+_BOTH = "[好的，|好，|知道了，|嗯，][我都记住了|我记住了|两件事我都记下了]。"
 _CORRECTED = ("age", "home", "birthday")  # what a person may say wrongly first
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-
-
-def person(rng: random.Random) -> str:
-    """A name of a person: a surname and one or two characters, or 小 and one."""
-    given = VALUES["given"]
-    if rng.random() < 0.25:
-        return "小" + rng.choice(given)
-    return rng.choice(VALUES["surnames"]) + "".join(rng.sample(given, rng.choice((1, 2, 2))))
 
 
 def _birthday(rng: random.Random) -> str:
@@ -56,10 +46,14 @@ def _listed(name: str, rng: random.Random) -> str:
 
 
 class Memory:
-    """Tells one or two things about the person, talks of something else, and asks for one."""
+    """Tells one or two things about the person, talks of something else, and asks for one.
 
-    def __init__(self, world: World, rng: random.Random, sums: Sums) -> None:
-        self._rng, self._sums = rng, sums
+    Args:
+        others: makes turns about something else.
+    """
+
+    def __init__(self, world: World, rng: random.Random, others: Callable[[], Turns]) -> None:
+        self._rng, self._others = rng, others
         self._questions = Deck([q for q in world.askable() if not q.reverse], rng)
         facts = world.by_relation.get("city.province", ())
         cities = [f.subject for f in facts if world.allows(f.subject) and f.object != "台湾"]
@@ -123,8 +117,8 @@ class Memory:
         """Turns about something else."""
         makers = (
             lambda: ask(self._questions.deal(), rng),
-            lambda: talk.everyday(rng),
-            lambda: self._sums.question(words=True),
+            lambda: take(lambda: talk.everyday(rng), lambda turns: len(turns) == 1)[0],
+            lambda: self._others()[0],
         )
         return [rng.choice(makers)() for _ in range(count)]
 
@@ -137,11 +131,11 @@ class Memory:
             asked, other = deck.deal_different(2)
             things = {topic: self._value(topic, rng, for_exam=True) for topic in (asked, other)}
             if len(rows) % 5 == 4:
-                question, reply = _unknown(asked, rng)
+                question, _ = _unknown(asked, rng)
                 answer = {"answer": "还没有告诉我", "answers": _UNTOLD}
                 del things[asked]
             else:
-                question, reply = _asked(asked, things[asked], rng)
+                question, _ = _asked(asked, things[asked], rng)
                 answer = {"answer": things[asked]}
                 if rng.random() < 0.5:
                     del things[other]

@@ -12,7 +12,7 @@ from tinyllm_lib.course.world.skills.base import (
     held_out,
     take,
 )
-from tinyllm_lib.course.world.skills.memory import VALUES, person
+from tinyllm_lib.course.world.talk import VALUES, person
 from tinyllm_lib.course.world.world import Deck, World
 
 _NUMBERS = {
@@ -58,6 +58,7 @@ class _Order(NamedTuple):
     place: str  # 水星排第1
     first: tuple[tuple[str, ...], str]  # questions, and the words before the answer
     last: tuple[tuple[str, ...], str]
+    opening: str = ""
 
 
 _BEFORE = (("{a}和{b}哪个在前？", "{a}和{b}，哪个排在前面？", "{a}在前还是{b}在前？"), "在前的是")
@@ -70,7 +71,7 @@ _ORDERS = (
         (("{a}和{b}哪个离太阳远？", "{a}和{b}相比，哪颗离太阳更远？"), "离太阳远的是"),
     ),
     _Order("solar_term.position", "{x}是第{n}个节气", _BEFORE, _AFTER),
-    _Order("zodiac.position", "{x}排第{n}", *((tuple("十二生肖里，" + q for q in qs), w) for qs, w in (_BEFORE, _AFTER))),
+    _Order("zodiac.position", "{x}排第{n}", _BEFORE, _AFTER, "十二生肖里，"),
     _Order(
         "element.number",
         "{x}是{n}",
@@ -98,7 +99,7 @@ _LISTS = {
 Exchange = tuple[str, str]  # a question and its reply
 Answered = tuple[Exchange, str]
 _COUNTING = (
-    "{l}，一共有几{m}？", "数一数，{l}，一共几{m}？", "{l}，这里说了几{m}？", "请数一数有几{m}：{l}。",
+    "{l}，一共有几{m}？", "数一数，{l}，一共几{m}？", "{l}，这里说了几{m}？", "数数有几{m}：{l}。",
 )  # fmt: skip
 
 
@@ -191,14 +192,13 @@ class Comparison:
         steps = "，".join(_said(order, x, places[x][1]) for x in (a, b))
         earlier, later = sorted((a, b), key=lambda x: places[x][0])
         made = [
-            ((_put(rng.choice(questions), a, b), f"{steps}，{words}{name}。"), name)
+            ((_put(order.opening + rng.choice(questions), a, b), f"{steps}，{words}{name}。"), name)
             for (questions, words), name in ((order.first, earlier), (order.last, later))
         ]
         return _shuffled(made, rng)
 
     def _counted(self, rng: random.Random, *, for_exam: bool) -> tuple[Answered, ...]:
         """How many are named (苹果、梨、桃子，一共有几种？ → 苹果1，梨2，桃子3，一共3种。)."""
-
         name = rng.choice(list(_LISTS))
         measure = _LISTS[name]
 

@@ -1,4 +1,4 @@
-"""Is it so? True claims and false ones, half and half, in the same words (悉尼是澳大利亚的首都吗？)."""
+"""Is it so? True and false claims, half and half (悉尼是澳大利亚的首都吗？ → 不是，…)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NOT_CAPITALS = dict(
         澳大利亚:悉尼 美国:纽约 加拿大:多伦多 巴西:里约热内卢 土耳其:伊斯坦布尔 印度:孟买 中国:上海
         日本:大阪 韩国:釜山 越南:胡志明市 意大利:米兰 西班牙:巴塞罗那 德国:慕尼黑 法国:里昂
         英国:利物浦 俄罗斯:圣彼得堡 瑞士:苏黎世 巴基斯坦:卡拉奇 摩洛哥:卡萨布兰卡 埃及:亚历山大
-        尼日利亚:拉各斯 阿联酋:迪拜 新西兰:奥克兰 缅甸:仰光 哈萨克斯坦:阿拉木图 坦桑尼亚:达累斯萨拉姆
+        尼日利亚:拉各斯 阿联酋:迪拜 新西兰:奥克兰 缅甸:仰光 哈萨克斯坦:阿拉木图 坦桑尼亚:阿鲁沙
         科特迪瓦:阿比让 波兰:克拉科夫 葡萄牙:波尔图 厄瓜多尔:瓜亚基尔
     """.split()
 )
@@ -137,7 +137,7 @@ class YesNo:
         for item in interleave(pool)[:EXAM_ROWS]:
             make = self._claim if isinstance(item, Fact) else self._exam_kind
             for truth in (True, False):
-                question, reply = make(item, truth, rng)
+                question, _ = make(item, truth, rng)
                 yes = (
                     ("是的", ["是", "对", "对的", "没错"])
                     if truth
