@@ -62,6 +62,7 @@ GREETING_FORMS = {
     "没关系": ["没事"],
     "再见": ["拜拜", "下次见", "回头见"],
 }
+NOT_ASKED = "台湾"  # delicate: stated as the tables have it, and no question of an exam
 FACT_ROWS = 100
 SUM_ROWS = 100
 FOLLOW_UP_FACTS, FOLLOW_UP_SUMS = 48, 12
@@ -179,7 +180,9 @@ def _one_answer(
     """
     kept = {}
     for row in rows:
-        if len(answers[row["question"]]) == 1 and row["answer"] not in row["question"]:
+        told = row["question"] + row.get("completion", "")
+        fair = row["answer"] not in told and NOT_ASKED not in told + row["answer"]
+        if fair and len(answers[row["question"]]) == 1:
             kept.setdefault(row["question"], row)
     return list(kept.values())
 

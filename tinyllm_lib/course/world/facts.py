@@ -295,17 +295,3 @@ def _check_template(where: str, template: str, slots: tuple[str, ...], end: str)
     if "{" in left or "}" in left:
         slots = f"{SUBJECT_SLOT} and {OBJECT_SLOT}"
         raise ValueError(f"{where}: {template!r} has a slot other than {slots}.")
-
-
-@cache
-def _aliases() -> dict[tuple[str, str], tuple[str, ...]]:
-    table = files("tinyllm_lib.course.world") / "tables" / "aliases.tsv"
-    lines = table.read_text(encoding="utf-8").splitlines()[1:] if table.is_file() else []
-    rows = (line.split("\t") for line in lines)
-    return {(relation, answer): tuple(forms.split()) for relation, answer, forms in rows}
-
-
-def aliases(relation: str, answer: str) -> tuple[str, ...]:
-    """The other right forms of an answer of a relation; empty when there are none."""
-    known = _aliases()
-    return known.get((relation, answer), known.get(("*", answer), ()))
