@@ -150,7 +150,9 @@ def run_exam(
     for i, reply in zip(asked, replies, strict=True):
         row = rows[i]
         if kind == "base" and "completion" in row:
-            right = goes_on_with(reply, row["answer"], row.get("others", ()), row.get("answers", ()))
+            right = goes_on_with(
+                reply, row["answer"], row.get("others", ()), row.get("answers", ())
+            )
             verdict = Verdict(right, "goes on with " + ("the answer" if right else "another text"))
         else:
             verdict = grade(reply, row)

@@ -18,7 +18,7 @@ DENIAL = (
 )
 UNKNOWN = re.compile(
     "(?:不|没有?|无法|[从尚并]?未曾?)(?:太|大|是很|能|敢|曾|有)*(?:知道|清楚|确定|肯定|记得"
-    "|认识|了解|晓得|听说|听过|见过|告诉|说过|回答|明白|会$)|说不[准好]|不好说"
+    "|认识|了解|晓得|听说|听过|见过|告诉|让我|说过|回答|明白|会$)|说不[准好]|不好说"
 )
 TAKEN_BACK = re.compile(
     "(?:^|(?<=,))(?:[哦噢啊呃]|等等|抱歉|对不起|,)*(?:不对?[了啊呀]?(?:,|$)|应该?[是为]|改为|准确地说"
@@ -208,8 +208,12 @@ def _says_otherwise(said: str, wanted: list[str], question: str, others: Sequenc
     no = bool(NO.fullmatch(first)) or _denied(first, [], "") and not YES.fullmatch(first)
     bare = re.sub("确实|的确|当然|[,的]", "", first)
     yes = not no and bool(
-        YES.fullmatch(first) or len(bare) > 1 and bare.startswith("是") and bare in claim.replace("的", "")
-        or claim and claim.replace("的", "") in bare
+        YES.fullmatch(first)
+        or len(bare) > 1
+        and bare.startswith("是")
+        and bare in claim.replace("的", "")
+        or claim
+        and claim.replace("的", "") in bare
     )
     if not (yes or no or first in wanted):
         return "begins with neither yes nor no"
@@ -234,8 +238,10 @@ def _claims_to_know(said: str, wanted: list[str], question: str, others: Sequenc
     clause = UNKNOWN.sub("", clauses[unknown[0]])
     if re.search(DENIAL, clause.replace(wanted[0], "")):
         return "denies that it does not know"
-    if any(re.search("但|不过|可是|可能|也许|应该|大概|猜", c) and re.search("[是在叫为]", c)
-           for c in clauses[unknown[0] :]):
+    if any(
+        re.search("但|不过|可是|可能|也许|应该|大概|猜", c) and re.search("[是在叫为]", c)
+        for c in clauses[unknown[0] :]
+    ):
         return "answers all the same"
     return _other(clauses, wanted, question, others)
 
@@ -248,7 +254,9 @@ def _sentence(said: str, wanted: Sequence[str], question: str) -> str:
         idle = INTERJECTION.fullmatch(sentence) or sentence.endswith("?") or sentence[:2] == "不是"
         if not chosen or TAKEN_BACK.match(sentence):
             chosen = sentence
-        if chosen == sentence and (idle and not gives or sentence == question and sentence[-1] == "?"):
+        if chosen == sentence and (
+            idle and not gives or sentence == question and sentence[-1] == "?"
+        ):
             last, chosen = sentence, ""
     if not chosen:
         return last
@@ -260,7 +268,9 @@ def _statement(said: str, wanted: list[str], question: str) -> tuple[list[str], 
     sentence = _sentence(said, wanted, question)
     forms = _any(wanted)
     sentence = re.sub(rf"(?:{forms})(?:{JOINED}|,)(?=(?:{forms}))", "", sentence)  # 黔或贵
-    sentence = re.sub(rf"(?<=[^,]),(?!{TAG}|[^,]*(?:{forms}))[^,]*(?:[我你您]|什么|怎)[^,]*\?$", "", sentence)
+    sentence = re.sub(
+        rf"(?<=[^,]),(?!{TAG}|[^,]*(?:{forms}))[^,]*(?:[我你您]|什么|怎)[^,]*\?$", "", sentence
+    )
     bare = re.sub(forms, "_", sentence.replace(question, ""))
     if bare.endswith("?") or re.search("吗(?=$|,)|是不是|是否|对不对", bare):
         return [], "asks instead of answering"
@@ -294,9 +304,7 @@ def _other(
     clauses: Iterable[str], wanted: Sequence[str], question: str, others: Iterable[str]
 ) -> str:
     """Says which of `others` a reply affirms, outside the answer and the question's words."""
-    bare = [
-        re.sub(_any(wanted), "_", c) for c in clauses if not _denied(c, wanted, question)
-    ]
+    bare = [re.sub(_any(wanted), "_", c) for c in clauses if not _denied(c, wanted, question)]
     for other in others:
         if other not in question and other not in wanted and not NUMBER.fullmatch(other):
             if any(other in clause and _stands(other, clause, "") for clause in bare):
@@ -317,8 +325,11 @@ def _stands(form: str, clause: str, question: str) -> bool:
     """Whether a text stands in a clause by itself, and not in words repeated from the question."""
     for m in re.finditer(_pattern(form), clause):
         before, after = clause[: m.start()], clause[m.end() :]
-        if before and before[-1] not in "是为叫在" and before[-1] + form in question or (
-            after and after[0] not in PARTICLES[1:] and form + after[0] in question
+        if (
+            before
+            and before[-1] not in "是为叫在"
+            and before[-1] + form in question
+            or (after and after[0] not in PARTICLES[1:] and form + after[0] in question)
         ):
             continue
         if re.match(DENIAL, form) and not re.search("(?:^|[我它他她都也就还])$", before):
@@ -330,12 +341,17 @@ def _stands(form: str, clause: str, question: str) -> bool:
         elif len(form) == 1:
             counted = before[-1:].isdigit() and after[:1] and after[0] in question  # 一本书
             if (SHORT_START.search(before) or before[-2:] and words.fullmatch(before[-2:])) and (
-                SHORT_END.match(after) or re.match(f"是.*(?:{words.pattern})$", after) or counted or words.match(after)
+                SHORT_END.match(after)
+                or re.match(f"是.*(?:{words.pattern})$", after)
+                or counted
+                or words.match(after)
             ):
                 return True
         elif not OTHER_START.search(before) or words.fullmatch(before[-2:]):
-            if LONG_END.match(after) or words.match(after.removeprefix("比")) or (
-                len(after) == 1 and after in question
+            if (
+                LONG_END.match(after)
+                or words.match(after.removeprefix("比"))
+                or (len(after) == 1 and after in question)
             ):
                 return True
     return False
