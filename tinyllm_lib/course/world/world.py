@@ -274,6 +274,11 @@ class World:
         held_out = [fact for fact in self.facts if fact.relation.name in names]
         self.named = tuple(fact for fact in held_out if self.role_of(fact) == "named")
         self.unnamed = tuple(fact for fact in held_out if self.role_of(fact) == "unnamed")
+        self._told_only = {
+            fact
+            for group in (self.named, self.unnamed)
+            for fact in sorted(group, key=lambda f: stable_hash(seed, "told", f.subject))[::2]
+        }
         self._hidden = {text for fact in self.unnamed for text in (fact.subject, fact.object)}
         self._apart = {frozenset((fact.subject, fact.object)) for fact in self.named}
         parts = self._hidden.union(*self._apart)
@@ -291,6 +296,13 @@ class World:
         if role == "named":
             return HELD_OUT_RELATIONS[relation.subject_kind] == relation.name
         return role == "unnamed"
+
+    def told_only(self, fact: Fact) -> bool:
+        """Whether documents state this held-out fact and never ask for it: half of them are so.
+
+        What a model answers for the other half may be a question that it read with its answer.
+        """
+        return fact in self._told_only
 
     def allows(self, dialogue_text: str) -> bool:
         """Whether a dialogue with this text keeps to the hold-out."""
