@@ -12,7 +12,7 @@ from collections import Counter
 
 from tinyllm_lib.course.world.facts import Fact
 from tinyllm_lib.course.world.grammar import expand
-from tinyllm_lib.course.world.joined import Joiner
+from tinyllm_lib.course.world.joined import Joiner, plain
 from tinyllm_lib.course.world.mix import CorpusMix
 from tinyllm_lib.course.world.reading import ASK_MARKS
 from tinyllm_lib.course.world.stories import SCENES, scene_slots
@@ -224,6 +224,8 @@ class FactWriter:
         key = (fact.relation.name, fact.subject, question.reverse)
         wording = self._wording.pick(key, question.phrasings)
         replies = question.full_replies if self._rng.random() < 0.75 else question.replies
+        if self._rng.random() < 0.4:
+            replies = plain(fact.relation.statements)
         varied = varied_share and self._rng.random() < varied_share
         text = question.in_other_words(wording, self._rng) if varied else fact.fill(wording)
         return text, fact.fill(self._rng.choice(replies))

@@ -32,6 +32,18 @@ _ORDERED = ("solar_term.position", "zodiac.position", "planet.position", "elemen
 
 
 @cache
+def plain(statements: tuple[str, ...]) -> tuple[str, ...]:
+    """The statements that tell a fact in one clause, beginning with one of its two sides."""
+    short = (text for text in statements if "，" not in text)
+    return tuple(text for text in short if re.match("《?\\{|以\\{o", text)) or statements
+
+
+@cache
+def _led(statements: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(text for text in statements if _CLAUSE.fullmatch(text) and text.count("{s}") == 1)
+
+
+@cache
 def clauses(statements: tuple[str, ...]) -> tuple[str, ...]:
     """What the statements say of their subject without naming it, with the slot ``{o}``."""
     found = (_CLAUSE.fullmatch(text) for text in statements)
@@ -61,24 +73,28 @@ class Joiner:
 
     def sentence(self, facts: list[Fact]) -> str:
         """What the facts say of their one subject, in one sentence that begins with it."""
-        first = facts[0]
-        leads = [text for text in first.relation.statements if text.startswith("{s}")]
-        parts = [self._clause(fact) for fact in facts[1:] if clauses(fact.relation.statements)]
-        if not leads or not parts:
+        leads = _led(facts[0].relation.statements)
+        others = [fact for fact in facts[1:] if clauses(fact.relation.statements)]
+        if not leads or not others:
             return "".join(map(self._tell, facts))
-        self._count(first)
-        lead = first.fill(self._rng.choice(leads)).removesuffix("。")
-        return "，".join([lead, *parts]) + "。"
+        self._count(facts[0])
+        parts = [facts[0].fill(self._rng.choice(leads)).removesuffix("。")]
+        before = parts[0].removeprefix(facts[0].subject)
+        for fact in others:
+            before = self._clause(fact, unlike=before[0])
+            parts.append(before)
+        return "，".join(parts) + "。"
 
     def riddle(self, facts: list[Fact]) -> str:
         """The facts before the name (有一个国家，首都是巴黎，货币是欧元，它就是法国。)."""
         kind, subject = facts[0].relation.subject_kind, facts[0].subject
         word, measure = KIND_WORDS.get(kind, ("", ""))
         usable = [fact for fact in facts if clauses(fact.relation.statements)]
-        if not word or len(usable) < 2:
+        only_one = any(q.reverse for fact in usable for q in self._world.questions(fact))
+        if not word or len(usable) < 2 or not only_one:
             return self.sentence(facts)
-        parts = [self._clause(fact, without=word) for fact in usable]
-        template = "[有|我知道]一{m}{w}，{c}，[它就是|它是|这就是|名叫]{s}。"
+        parts = [self._clause(fact, unlike="是") for fact in usable]
+        template = "[有|我知道]一{m}{w}，{c}，[它就是|这就是]{s}。"
         slots = {"m": measure, "w": word, "c": "，".join(parts), "s": subject}
         return expand(template, slots, self._rng)
 
@@ -88,13 +104,13 @@ class Joiner:
         texts = []
         for _ in range(rng.choice((1, 1, 2))):
             first, second, shared, conclusions = self._hops.deal()
-            told = [self._tell(fact).removesuffix("。") for fact in (first, second)]
+            told = [self._plainly(fact) for fact in (first, second)]
             if rng.random() < 0.25:
                 told.reverse()
             a = first.object if shared else first.subject
             end = rng.choice(conclusions)
             slots = {"a": a, "m": second.subject, "z": second.object}
-            follows = end and a != second.object and rng.random() < 0.6
+            follows = end and second.object not in a and rng.random() < 0.6
             ending = "，" + expand(end, slots, rng) if follows else "。"
             texts.append(rng.choice(("，", "，而", "；")).join(told) + ending)
         return "".join(texts)
@@ -107,12 +123,7 @@ class Joiner:
             fact = self._plain_no.deal()
             others = [other.object for other in self._world.by_relation[fact.relation.name]]
             wrong = rng.choice([text for text in others if text != fact.object])
-            leads = [
-                text
-                for text in fact.relation.statements
-                if "{s}" in text.split("{o}")[0] and text.endswith("{o}。")
-            ]
-            lead = rng.choice(leads or fact.relation.answers[:1])
+            lead = rng.choice(_led(fact.relation.statements) or fact.relation.answers[:1])
             true, false = fact.fill(lead), lead.replace("{s}", fact.subject).replace("{o}", wrong)
             self._count(fact)
             if lead.endswith("是{o}。") and rng.random() < 0.3:
@@ -123,7 +134,7 @@ class Joiner:
             question = (true if right else false).removesuffix("。")
             tail = rng.choice(("吗？", "吗？", "，对吗？", "，对不对？", "，是这样吗？"))
             words = ("是的，", "对，", "没错，") if right else ("不是，", "不对，", "不，")
-            answer = rng.choice(words) + self._tell(fact)
+            answer = rng.choice(words) + self._plainly(fact) + "。"
             lines.append(f"{ask}{question}{tail}{reply}{answer}")
         return "\n".join(lines)
 
@@ -135,7 +146,7 @@ class Joiner:
         name = rng.choice(_ORDERED)
         facts = rng.sample(self._rows[name], rng.randint(2, 4))
         in_order = sorted(facts, key=lambda fact: int(fact.object))
-        told = "，".join(self._tell(fact).removesuffix("。") for fact in facts)
+        told = "，".join(map(self._plainly, facts))
         first, *_, last = (fact.subject for fact in in_order)
         row = "、".join(fact.subject for fact in in_order)
         far = int(in_order[-1].object) - int(in_order[0].object)
@@ -148,7 +159,7 @@ class Joiner:
 
     def _numbers(self) -> str:
         rng = self._rng
-        numbers = rng.sample(range(1, 100), rng.randint(2, 5))
+        numbers = rng.sample(range(1, 100), rng.randint(3, 5))
         listed = "、".join(map(str, numbers))
         up = "、".join(map(str, sorted(numbers)))
         down = "、".join(map(str, sorted(numbers, reverse=True)))
@@ -164,11 +175,16 @@ class Joiner:
             rng,
         )
 
-    def _clause(self, fact: Fact, without: str = "") -> str:
+    def _plainly(self, fact: Fact) -> str:
+        self._count(fact)
+        return fact.fill(self._rng.choice(plain(fact.relation.statements))).removesuffix("。")
+
+    def _clause(self, fact: Fact, unlike: str) -> str:
+        """A clause about the subject that, if it can be, does not begin like the one before."""
         self._count(fact)
         options = clauses(fact.relation.statements)
-        fitting = [text for text in options if not without or without not in text]
-        return fact.fill(self._rng.choice(fitting or options))
+        others = [text for text in options if not text.startswith(unlike)]
+        return fact.fill(self._rng.choice(others or options))
 
 
 def _hops(world: World) -> Iterator[tuple[Fact, Fact, bool, list[str]]]:

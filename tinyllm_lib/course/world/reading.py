@@ -16,7 +16,6 @@ from tinyllm_lib.course.world.grammar import expand, read_lines
 
 ASK_MARKS = (("问：", "答："), ("问：", "答："), ("问题：", "回答："), ("提问：", "回答："), ("甲：", "乙："))
 _SLOT = re.compile(r"([a-z]+)(\d*)(?:_(\d))?")
-_SUBJECT = re.compile(r"(\{\w+\})+")
 _REASONS = (
     "[因为{cause}，所以{then_effect}。|{effect}，是因为{then_cause}。|{cause}，所以{then_effect}。"
     "|为什么{effect}？因为{then_cause}。|由于{cause}，{then_effect}。|{effect}，这是因为{cause}。]"
@@ -90,22 +89,27 @@ def paper(rng: random.Random) -> str:
 
 def reasons(rng: random.Random) -> str:
     """Causes with their effects, and conditions with what follows."""
-    texts = []
-    for _ in range(rng.choice((1, 2, 2, 3))):
-        draws = Draws(rng)
-        if rng.random() < 0.25:
-            row = rng.choice(_rows("conditions"))
-            texts.append(draws.fill(f"[如果|要是|假如]{row['condition']}，{row['result']}。"))
-            continue
-        row = rng.choice(_rows("reasons"))
-        draws.update({name: draws.fill(text) for name, text in row.items()})
-        subject = _SUBJECT.match(row["cause"])
-        same = subject and row["effect"].startswith(subject[0])
-        skipped = len(draws.fill(subject[0])) if subject and same else 0
-        for name in row:  # who is named once need not be named again in the same sentence
-            draws[f"then_{name}"] = draws[name][skipped:]
-        texts.append(draws.fill(_REASONS))
+    count = rng.choice((1, 2, 2, 3))
+    texts = [
+        _reason(row, Draws(rng)) if rng.random() < 0.75 else _condition(other, Draws(rng))
+        for row, other in zip(
+            rng.sample(_rows("reasons"), count), rng.sample(_rows("conditions"), count), strict=True
+        )
+    ]
     return "".join(texts)
+
+
+def _reason(row: dict[str, str], draws: Draws) -> str:
+    """A subject that both cells begin with (a stroke parts it off) is named once, if it can be."""
+    for name, text in row.items():
+        subject, _, rest = text.rpartition("/")
+        draws[f"then_{name}"] = draws.fill(rest)
+        draws[name] = draws.fill(subject) + draws[f"then_{name}"]
+    return draws.fill(_REASONS)
+
+
+def _condition(row: dict[str, str], draws: Draws) -> str:
+    return draws.fill(f"[如果|要是|假如]{row['condition']}，{row['result']}。")
 
 
 def poem(rng: random.Random) -> str:
