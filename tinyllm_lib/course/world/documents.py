@@ -195,6 +195,10 @@ class FactWriter:
         """Questions whose answer is yes, or no and what is so instead."""
         return self._joiner.yes_no(*self._rng.choice(ASK_MARKS))
 
+    def groups(self) -> str:
+        """Things sorted by what they have in common."""
+        return self._joiner.groups()
+
     def order(self) -> str:
         """Numbers, and things that stand in a row, compared and put in order."""
         return self._joiner.order()

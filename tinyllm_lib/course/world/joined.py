@@ -27,6 +27,21 @@ _PLAIN_NO = """
     work.author person.courtesy festival.date science.inventor science.discoverer science.proposer
     planet.type weekday.next month.next solar_term.next animal.class
 """.split()
+# Relations by whose objects things are sorted.
+_SORTED_BY = {
+    "thing.category": "按种类分",
+    "animal.class": "按类别分",
+    "country.continent": "按大洲分",
+    "country.currency": "按货币分",
+    "city.province": "按省区分",
+    "landmark.province": "按地方分",
+    "province.region": "按地区分",
+    "element.class": "按类别分",
+    "element.state": "按常温下的状态分",
+    "work.author": "按作者分",
+    "person.dynasty": "按朝代分",
+    "thing.measure": "按量词分",
+}
 # Relations whose objects say where in a row their subjects stand.
 _ORDERED = ("solar_term.position", "zodiac.position", "planet.position", "element.number")
 
@@ -40,14 +55,14 @@ def plain(statements: tuple[str, ...]) -> tuple[str, ...]:
 
 @cache
 def _led(statements: tuple[str, ...]) -> tuple[str, ...]:
+    """The statements whose subject can be left out, so that clauses may follow one another."""
     return tuple(text for text in statements if _CLAUSE.fullmatch(text) and text.count("{s}") == 1)
 
 
-@cache
-def clauses(statements: tuple[str, ...]) -> tuple[str, ...]:
-    """What the statements say of their subject without naming it, with the slot ``{o}``."""
-    found = (_CLAUSE.fullmatch(text) for text in statements)
-    return tuple(match[1] for match in found if match and "{s}" not in match[1])
+def _clause(text: str) -> str:
+    match = _CLAUSE.fullmatch(text)
+    assert match is not None
+    return match[1]
 
 
 class Joiner:
@@ -73,27 +88,23 @@ class Joiner:
 
     def sentence(self, facts: list[Fact]) -> str:
         """What the facts say of their one subject, in one sentence that begins with it."""
-        leads = _led(facts[0].relation.statements)
-        others = [fact for fact in facts[1:] if clauses(fact.relation.statements)]
-        if not leads or not others:
+        chosen = self._clauses(facts)
+        if len(chosen) < 2:
             return "".join(map(self._tell, facts))
-        self._count(facts[0])
-        parts = [facts[0].fill(self._rng.choice(leads)).removesuffix("。")]
-        before = parts[0].removeprefix(facts[0].subject)
-        for fact in others:
-            before = self._clause(fact, unlike=before[0])
-            parts.append(before)
+        chosen.sort(key=lambda told: told[0].startswith("{s}的"))  # 在欧洲 can follow no 货币是欧元
+        (lead, first), *others = chosen
+        parts = [first.fill(lead).removesuffix("。")]
+        parts += [fact.fill(_clause(text)) for text, fact in others]
         return "，".join(parts) + "。"
 
     def riddle(self, facts: list[Fact]) -> str:
         """The facts before the name (有一个国家，首都是巴黎，货币是欧元，它就是法国。)."""
         kind, subject = facts[0].relation.subject_kind, facts[0].subject
         word, measure = KIND_WORDS.get(kind, ("", ""))
-        usable = [fact for fact in facts if clauses(fact.relation.statements)]
-        only_one = any(q.reverse for fact in usable for q in self._world.questions(fact))
-        if not word or len(usable) < 2 or not only_one:
+        only_one = any(q.reverse for fact in facts for q in self._world.questions(fact))
+        if not word or not only_one or len(chosen := self._clauses(facts, "是")) < 2:
             return self.sentence(facts)
-        parts = [self._clause(fact, unlike="是") for fact in usable]
+        parts = [fact.fill(_clause(text)) for text, fact in chosen]
         template = "[有|我知道]一{m}{w}，{c}，[它就是|这就是]{s}。"
         slots = {"m": measure, "w": word, "c": "，".join(parts), "s": subject}
         return expand(template, slots, self._rng)
@@ -157,13 +168,39 @@ class Joiner:
         other = f"[所以{first}在{last}前面|按先后排是{row}|{first}在前，{last}在后]"
         return f"{told}，{expand(ends.get(name, other), {}, rng)}。"
 
+    def groups(self) -> str:
+        """Things sorted by an object that some of them share (亚洲：蒙古、泰国；非洲：加纳、马里。)."""
+        rng = self._rng
+        name = rng.choice(list(_SORTED_BY))
+        by_object: dict[str, list[Fact]] = {}
+        for fact in self._world.by_relation[name]:
+            by_object.setdefault(fact.object, []).append(fact)
+        large = [group for group in by_object.values() if len(group) > 1]
+        chosen = [
+            rng.sample(group, min(len(group), rng.randint(2, 4)))
+            for group in rng.sample(large, rng.randint(2, 3))
+        ]
+        facts = [fact for group in chosen for fact in group]
+        for fact in facts:
+            self._count(fact)
+        mark = "《{}》" if name == "work.author" else "{}"
+        colon, between, after = rng.choice((("：", "；", "。"), ("有", "，", "。"), ("：", "\n", "。")))
+        lines = [
+            f"{group[0].object}{colon}{'、'.join(mark.format(fact.subject) for fact in group)}"
+            for group in chosen
+        ]
+        rng.shuffle(facts)
+        mixed = "、".join(mark.format(fact.subject) for fact in facts)
+        head = f"[把{mixed}{_SORTED_BY[name]}：|{_SORTED_BY[name]}：||]"
+        return expand(head, {}, rng) + between.join(lines) + after
+
     def _numbers(self) -> str:
         rng = self._rng
         numbers = rng.sample(range(1, 100), rng.randint(3, 5))
         listed = "、".join(map(str, numbers))
         up = "、".join(map(str, sorted(numbers)))
         down = "、".join(map(str, sorted(numbers, reverse=True)))
-        a, b = sorted(numbers[:2])
+        a, b = sorted(number for number in rng.sample(range(10, 100), 2))
         same = "十位一样，个位" if a // 10 == b // 10 else "十位"
         x, y = (a % 10, b % 10) if a // 10 == b // 10 else (a // 10, b // 10)
         return expand(
@@ -179,12 +216,19 @@ class Joiner:
         self._count(fact)
         return fact.fill(self._rng.choice(plain(fact.relation.statements))).removesuffix("。")
 
-    def _clause(self, fact: Fact, unlike: str) -> str:
-        """A clause about the subject that, if it can be, does not begin like the one before."""
-        self._count(fact)
-        options = clauses(fact.relation.statements)
-        others = [text for text in options if not text.startswith(unlike)]
-        return fact.fill(self._rng.choice(others or options))
+    def _clauses(self, facts: list[Fact], unlike: str = "") -> list[tuple[str, Fact]]:
+        """For each fact that has one, a statement whose subject can be left out; no two of them go
+        on with the same character, if it can be, and none with one of ``unlike``.
+        """
+        chosen = []
+        for fact in facts:
+            options = _led(fact.relation.statements)
+            options = [text for text in options if _clause(text)[0] not in unlike] or options
+            if options:
+                self._count(fact)
+                chosen.append((self._rng.choice(options), fact))
+                unlike += _clause(chosen[-1][0])[0]
+        return chosen
 
 
 def _hops(world: World) -> Iterator[tuple[Fact, Fact, bool, list[str]]]:

@@ -144,6 +144,7 @@ def _documents(
         "hops": teller.hops,
         "yes_no": teller.yes_no,
         "orders": teller.order,
+        "groups": teller.groups,
         "sums": sums.document,
         "stories": lambda: stories.story(rng),
         "descriptions": lambda: stories.description(rng),
