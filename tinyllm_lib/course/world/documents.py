@@ -114,7 +114,7 @@ class FactWriter:
     def mixed(self) -> str:
         """Facts that have nothing to do with one another."""
         rng = self._rng
-        sentences = [self._tell(self._facts.deal()) for _ in range(rng.randint(3, 6))]
+        sentences = [self._tell(self._facts.deal()) for _ in range(rng.randint(4, 7))]
         text = sentences[0]
         for sentence in sentences[1:]:
             if rng.random() < 0.6:

@@ -177,8 +177,8 @@ class Joiner:
             by_object.setdefault(fact.object, []).append(fact)
         large = [group for group in by_object.values() if len(group) > 1]
         chosen = [
-            rng.sample(group, min(len(group), rng.randint(2, 4)))
-            for group in rng.sample(large, rng.randint(2, 3))
+            rng.sample(group, min(len(group), rng.randint(2, 5)))
+            for group in rng.sample(large, min(len(large), rng.randint(2, 4)))
         ]
         facts = [fact for group in chosen for fact in group]
         for fact in facts:
