@@ -31,7 +31,7 @@ from statistics import median
 from typing import Any
 
 from tinyllm_lib.course.made import made_by_us, sign
-from tinyllm_lib.course.world import stories
+from tinyllm_lib.course.world import reading, stories
 from tinyllm_lib.course.world.dialogues import DialogueWriter
 from tinyllm_lib.course.world.documents import FactWriter
 from tinyllm_lib.course.world.exam import write_exam
@@ -141,9 +141,18 @@ def _documents(
         "comparisons": teller.comparison,
         "scenes": teller.scene,
         "notes": teller.notes,
+        "hops": teller.hops,
+        "yes_no": teller.yes_no,
+        "orders": teller.order,
+        "groups": teller.groups,
         "sums": sums.document,
         "stories": lambda: stories.story(rng),
         "descriptions": lambda: stories.description(rng),
+        "quests": lambda: reading.story(rng),
+        "everyday": lambda: reading.everyday(rng),
+        "papers": lambda: reading.paper(rng),
+        "reasons": lambda: reading.reasons(rng),
+        "poems": lambda: reading.poem(rng),
     }
     for kind in _schedule(mix.shares("doc_"), count, rng):
         yield writers[kind]()
