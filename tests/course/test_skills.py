@@ -264,9 +264,9 @@ def test_small_talk_has_up_to_three_turns():
 def test_a_dialogue_may_ask_to_hear_it_again(world):
     rng = random.Random(0)
     writer = DialogueWriter(world, sums(rng), rng, CorpusMix(again_share=1))
-    for _ in range(50):
-        dialogue = writer.write("yes_no")
-        assert dialogue[-1][1] == dialogue[-2][1] or len(dialogue) > 2
+    dialogues = [writer.write("yes_no") for _ in range(50)]
+    again = [d for d in dialogues if len(d) > 1 and d[-1][1] == d[-2][1]]
+    assert len(again) > 30
 
 
 def test_a_blank_has_one_right_end(world):

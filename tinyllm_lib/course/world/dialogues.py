@@ -16,7 +16,7 @@ from itertools import pairwise
 from tinyllm_lib.course.world import talk
 from tinyllm_lib.course.world.grammar import expand
 from tinyllm_lib.course.world.mix import CorpusMix
-from tinyllm_lib.course.world.skills import Skills, Turns
+from tinyllm_lib.course.world.skills import Skills, Turns, is_short
 from tinyllm_lib.course.world.sums import Sums, working
 from tinyllm_lib.course.world.world import (
     COMPARABLE_KINDS,
@@ -129,6 +129,7 @@ class DialogueWriter:
         self._set_up_names()
         # For the exam: standalone questions in the words used, and what follow-ups put together.
         self.asked: dict[str, Question] = {}
+        self._asked_now: dict[str, Question] = {}
         self.followed: set[frozenset[str]] = set()
 
     def write(self, kind: str) -> Turns:
@@ -144,8 +145,11 @@ class DialogueWriter:
         }
         write = writers.get(kind) or partial(self.skills.turns, kind)
         for _ in range(100):
+            self._asked_now = {}
             turns = write()
-            if self._world.allows("\n".join(text for turn in turns for text in turn)):
+            allowed = self._world.allows("\n".join(text for turn in turns for text in turn))
+            if allowed and is_short(turns):
+                self.asked.update(self._asked_now)
                 return self._again(turns)
         raise ValueError(
             f"no dialogue of kind {kind!r} keeps to the hold-out in 100 attempts; "
@@ -154,9 +158,10 @@ class DialogueWriter:
 
     def _again(self, turns: Turns) -> Turns:
         """The turns, now and then followed by the wish to hear the last reply again."""
-        if len(turns) > 2 or self._rng.random() >= self._mix.again_share:
+        if self._rng.random() >= self._mix.again_share:
             return turns
-        return [*turns, (self._rng.choice(_AGAIN), turns[-1][1])]
+        longer = [*turns, (self._rng.choice(_AGAIN), turns[-1][1])]
+        return longer if is_short(longer) else turns
 
     def ask(self, question: Question) -> tuple[str, str]:
         """The question in its next wording, and a reply."""
@@ -188,7 +193,7 @@ class DialogueWriter:
         if draw < self._mix.blank_share + self._mix.varied_share:
             return self._in_context(question, question.in_other_words(template, self._rng), reply)
         text = question.fact.fill(template)
-        self.asked[text] = question
+        self._asked_now[text] = question
         return text, reply
 
     def _in_context(self, question: Question, asked: str, reply: str) -> tuple[str, str]:
