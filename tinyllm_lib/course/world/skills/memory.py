@@ -62,7 +62,7 @@ class Memory:
         self._makers: dict[str, Callable[[random.Random], str]] = {
             "name": person,
             "friend": person,
-            "age": lambda rng: str(rng.randint(4, 80)),
+            "age": lambda rng: str(rng.randint(5, 19)),
             "home": lambda rng: rng.choice(cities or ["北京"]),
             "dog": partial(_listed, "pet"),
             "cat": partial(_listed, "pet"),
