@@ -64,7 +64,7 @@ class Naming:
         templates = _NAMING + (_NAMING_PLACES if kind in _PLACES else ())
         if rng.random() < 0.25:
             # Of two things, 都是…吗 is as often denied as it is said to be so.
-            alike = rng.random() < 0.75
+            alike = rng.random() < 0.83
             drawn = [key for key in self._everything.deal_different(40) if key[1] != name]
             fitting = [key for key in drawn if (key[0] == kind) == alike]
             fitting = [key for key in fitting if alike or not {kind, key[0]} <= {*_PLACES}]
