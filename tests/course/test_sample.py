@@ -271,7 +271,7 @@ def test_held_out_sums_appear_nowhere(corpus):
             shown.add((int(a), int(c) - int(a)))
         for a, b in re.findall(f"({numeral})加({numeral})", text):
             shown.add((words[a], words[b]))
-    assert len(shown) > 1500 and (1, 1) in shown
+    assert len(shown) > 1400 and (1, 1) in shown
     assert not {(min(pair), max(pair)) for pair in shown} & held
     for row in corpus.of_class("sum_unseen"):
         a, b = map(int, re.findall(r"\d+", row["question"]))

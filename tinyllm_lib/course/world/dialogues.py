@@ -16,40 +16,17 @@ from itertools import pairwise
 from tinyllm_lib.course.world import talk
 from tinyllm_lib.course.world.grammar import expand
 from tinyllm_lib.course.world.mix import CorpusMix
-from tinyllm_lib.course.world.skills import Skills, Turns
+from tinyllm_lib.course.world.naming import Naming
+from tinyllm_lib.course.world.skills import Skills, Turns, is_short
 from tinyllm_lib.course.world.sums import Sums, working
 from tinyllm_lib.course.world.world import (
     COMPARABLE_KINDS,
-    KIND_WORDS,
     Deck,
     Question,
     Rotation,
     World,
 )
 
-# Dialogues that name something without telling a fact of the tables. {k}: 国家, {m}: 个.
-_NAMING = (
-    ("你听说过{s}吗？", "听说过，{s}是一{m}{k}。"),
-    ("你知道{s}吗？", "知道，{s}是一{m}{k}。"),
-    ("{s}是什么？", "{s}是一{m}{k}。"),
-    ("我今天在书上看到了{s}。", "{s}是一{m}{k}，书里是怎么说的？"),
-    ("老师今天讲到了{s}。", "{s}是一{m}{k}，老师讲得有趣吗？"),
-    ("“{s}”是什么的名字？", "{s}是一{m}{k}的名字。"),
-    ("请把“{s}”重复一遍。", "{s}。"),
-)
-_NAMING_PLACES = (
-    ("我想去{s}旅行。", "真好，祝你在{s}玩得开心！"),
-    ("我有一个朋友住在{s}。", "真好，你可以请朋友讲讲{s}的故事。"),
-    ("我刚从{s}回来。", "欢迎回来！在{s}玩得开心吗？"),
-    ("我爸爸去{s}出差了。", "希望他在{s}一切顺利。"),
-)
-_NAMING_TWO = (
-    ("{s}和{t}都是{k}吗？", "是的，{s}和{t}都是{k}。"),
-    ("{s}和{t}有什么相同的地方？", "{s}和{t}都是{k}。"),
-    ("请把{s}和{t}写在一起。", "{s}、{t}。"),
-)
-_NAMING_MIXED = ("{s}和{t}都是{k}吗？", "不是，{s}是一{m}{k}，{t}是一{n}{l}。")
-_PLACES = ("country", "province", "city")
 # The question that every learner tries first.
 _FIRST_QUESTION = ("country.capital", "中国", "{s}的首都是哪里？")
 _BLANKS = (
@@ -70,10 +47,12 @@ _CONTEXTS = (
 )
 _DRESSED = re.compile("[，：你。]|请|说|写出|谢谢|小苗|告诉")
 _THANKS = (
-    "[谢谢。|谢谢你。|谢谢小苗。|[明白了|原来如此|我记住了|知道了|太好了]，[谢谢|多谢|谢谢你]。]"
+    "[谢谢|多谢|谢谢你|明白了，谢谢|原来如此，谢谢]，我[去告诉{p}|记在本子上了|去写{subject}作业了"
+    "|去吃{fruit}了|再去问问{p}|要和{p}去{hobby}了]。"
 )
 _WELCOME = "不客气[！|，[有问题随时问我|能帮到你就好|我们一起学习|欢迎再来问我]。|，还想知道什么？]"
 _DRESSED = re.compile("[，：你。]|请|说|写出|谢谢|小苗|告诉")
+_OPENERS = ("这个我知道，", "我知道，", "问得好，", "好的，", "我来告诉你，", "让我想想，")
 _AGAIN = (
     "再说一遍。", "请再说一遍。", "我没听清，再说一遍好吗？", "你刚才说什么？", "能再说一次吗？",
     "麻烦你再说一遍。",
@@ -126,9 +105,10 @@ class DialogueWriter:
         self._sides = {key: Deck(group, rng) for key, group in sides.items() if len(group) >= 4}
         self._side_names = Deck([key for key, deck in self._sides.items() for _ in deck.items], rng)
         self._same_subject = Deck([group for group in subjects.values() if len(group) > 1], rng)
-        self._set_up_names()
+        self._naming = Naming(world, rng, name_objects=mix.name_objects)
         # For the exam: standalone questions in the words used, and what follow-ups put together.
         self.asked: dict[str, Question] = {}
+        self._asked_now: dict[str, Question] = {}
         self.followed: set[frozenset[str]] = set()
 
     def write(self, kind: str) -> Turns:
@@ -139,13 +119,16 @@ class DialogueWriter:
             "facts": self._facts,
             "sums": self._arithmetic,
             "follow_ups": self._follow_ups,
-            "naming": self._naming,
+            "naming": self._naming.turns,
             "everyday": lambda: talk.everyday(self._rng),
         }
         write = writers.get(kind) or partial(self.skills.turns, kind)
         for _ in range(100):
+            self._asked_now = {}
             turns = write()
-            if self._world.allows("\n".join(text for turn in turns for text in turn)):
+            allowed = self._world.allows("\n".join(text for turn in turns for text in turn))
+            if allowed and is_short(turns):
+                self.asked.update(self._asked_now)
                 return self._again(turns)
         raise ValueError(
             f"no dialogue of kind {kind!r} keeps to the hold-out in 100 attempts; "
@@ -154,9 +137,10 @@ class DialogueWriter:
 
     def _again(self, turns: Turns) -> Turns:
         """The turns, now and then followed by the wish to hear the last reply again."""
-        if len(turns) > 2 or self._rng.random() >= self._mix.again_share:
+        if self._rng.random() >= self._mix.again_share:
             return turns
-        return [*turns, (self._rng.choice(_AGAIN), turns[-1][1])]
+        longer = [*turns, (self._rng.choice(_AGAIN), turns[-1][1])]
+        return longer if is_short(longer) else turns
 
     def ask(self, question: Question) -> tuple[str, str]:
         """The question in its next wording, and a reply."""
@@ -182,13 +166,15 @@ class DialogueWriter:
         else:
             question = self._questions.deal()
             template, reply = self._template(question), self.reply(question)
+        if question.given in reply and self._rng.random() < self._mix.opener_share:
+            reply = self._rng.choice(_OPENERS) + reply
         draw = self._rng.random()
         if draw < self._mix.blank_share:
             return self._blank(question), reply
         if draw < self._mix.blank_share + self._mix.varied_share:
             return self._in_context(question, question.in_other_words(template, self._rng), reply)
         text = question.fact.fill(template)
-        self.asked[text] = question
+        self._asked_now[text] = question
         return text, reply
 
     def _in_context(self, question: Question, asked: str, reply: str) -> tuple[str, str]:
@@ -198,7 +184,8 @@ class DialogueWriter:
             return asked, reply
         name = talk.person(rng)
         text = expand(rng.choice(_CONTEXTS), {**talk.VALUES, "p": name, "q": asked}, rng)
-        if name in text and question.given in reply and rng.random() < 0.5:
+        plain = question.given in reply and not reply.startswith(_OPENERS)
+        if name in text and plain and rng.random() < 0.5:
             reply = f"{rng.choice(('你可以', ''))}告诉{name}，{reply}"
         return text, reply
 
@@ -240,7 +227,8 @@ class DialogueWriter:
         count = self._rng.choices((1, 2, 3), weights=(4, 3, 2))[0]
         turns = [self._ask_next() for _ in range(count)]
         if self._rng.random() < 0.04:
-            turns.append((expand(_THANKS, {}, self._rng), expand(_WELCOME, {}, self._rng)))
+            slots = {**talk.VALUES, "p": talk.person(self._rng)}
+            turns.append((expand(_THANKS, slots, self._rng), expand(_WELCOME, {}, self._rng)))
         return turns
 
     def _arithmetic(self) -> Turns:
@@ -263,7 +251,8 @@ class DialogueWriter:
         turns = [self.ask(group[0])]
         for before, question in pairwise(group):
             self.followed.add(frozenset((before.given, question.given)))
-            turns.append((question.follow_up, self.reply(question)))
+            asked = re.sub("^那", rng.choice(("那", "那", "那么", "那要是")), question.follow_up)
+            turns.append((asked, self.reply(question)))
         return turns
 
     def _about_it(self, first: Question, second: Question) -> Turns:
@@ -278,37 +267,6 @@ class DialogueWriter:
             asked = self._rng.choice(("它的{x}呢？", "那它的{x}呢？", "它的{x}是什么？"))
             asked = asked.replace("{x}", _ITS[relation.name])
         return [self.ask(first), (asked, self.reply(second, full=True))]
-
-    def _set_up_names(self) -> None:
-        world, rng = self._world, self._rng
-        everything = [
-            key for key in world.role if key[0] in KIND_WORDS and world.role[key] != "unnamed"
-        ]
-        named = [key for key in everything if world.role[key] == "named"]
-        if self._mix.name_objects:
-            kinds = {(fact.relation.object_kind, fact.object) for fact in world.named}
-            named += sorted(key for key in kinds if key[0] in KIND_WORDS)
-        self._named = Deck(named, rng)
-        self._everything = Deck(everything, rng)
-
-    def _naming(self) -> Turns:
-        rng = self._rng
-        use_named = len(self._named) and rng.random() < 0.6
-        kind, name = (self._named if use_named else self._everything).deal()
-        word, measure = KIND_WORDS[kind]
-        slots = {"{s}": name, "{k}": word, "{m}": measure}
-        templates = _NAMING + (_NAMING_PLACES if kind in _PLACES else ())
-        if rng.random() < 0.25:
-            other_kind, slots["{t}"] = self._everything.deal()
-            slots["{l}"], slots["{n}"] = KIND_WORDS[other_kind]
-            if other_kind == kind:
-                templates = _NAMING_TWO if slots["{t}"] != name else templates
-            elif not {kind, other_kind} <= {*_PLACES}:
-                templates = (_NAMING_MIXED,)
-        says, reply = self._wording.pick(("name", len(templates), name), templates)
-        for slot, text in slots.items():
-            says, reply = says.replace(slot, text), reply.replace(slot, text)
-        return [(says, reply)]
 
 
 def more(total: int, d: int, rng: random.Random) -> tuple[str, str]:

@@ -47,6 +47,7 @@ class CorpusMix:
     chat_instructions: float = 0.04  # 用“苹果”造句。
     full_share: float = 0.88  # replies that repeat what was asked about: 法国的首都是巴黎。
     stated_share: float = 0.5  # and of these, in the words of a statement: 法国的首都叫巴黎。
+    opener_share: float = 0.2  # full replies that begin with 这个我知道，
     blank_share: float = 0.1  # 填空：法国的首都是____。
     varied_share: float = 0.6  # 我想知道，法国的首都是哪儿？
     context_share: float = 0.6  # and of these, who asks or when: 小华问我，法国的首都是哪儿？

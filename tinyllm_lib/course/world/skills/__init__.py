@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tinyllm_lib.course.world.skills.base import Row, Turns
+from tinyllm_lib.course.world.skills.base import Row, Turns, is_short
 from tinyllm_lib.course.world.skills.hops import TwoHops
 from tinyllm_lib.course.world.skills.instructions import Instructions
 from tinyllm_lib.course.world.skills.invented import Refusals

@@ -12,6 +12,7 @@ from tinyllm_lib.course.world.world import Question, stable_hash
 Turns = list[tuple[str, str]]  # what a person says, and the reply
 Row = dict[str, Any]
 EXAM_ROWS = 60
+ROOM = 104  # tokens for what is said: a context of 128 also holds the system's message and a reply
 
 
 def held_out(skill: str, *content: object) -> bool:
@@ -36,6 +37,11 @@ def interleave(groups: Sequence[Sequence[Any]]) -> list[Any]:
     nothing = object()
     rounds = zip_longest(*groups, fillvalue=nothing)
     return [item for item in chain.from_iterable(rounds) if item is not nothing]
+
+
+def is_short(turns: Turns) -> bool:
+    """Whether a small context holds the dialogue: about a token a character, and five a message."""
+    return sum(len(text) + 5 for turn in turns for text in turn) <= ROOM
 
 
 def messages(turns: Turns) -> list[dict[str, str]]:

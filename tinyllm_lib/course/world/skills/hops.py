@@ -51,7 +51,7 @@ class TwoHops:
         self._rng = rng
         steps = _steps(world)
         groups = []
-        for line in read_lines("hops"):
+        for line in read_lines("chains"):
             relations, questions, reply = line.split(" > ")
             first, second = (steps.get(name, {}) for name in relations.split(" + "))
             template = (relations, tuple(questions.split("/")), reply)

@@ -14,6 +14,7 @@ from tinyllm_lib.course.world.skills.base import (
     Turns,
     ask,
     held_out,
+    is_short,
     messages,
     take,
 )
@@ -61,7 +62,7 @@ class Memory:
         self._makers: dict[str, Callable[[random.Random], str]] = {
             "name": person,
             "friend": person,
-            "age": lambda rng: str(rng.randint(4, 80)),
+            "age": lambda rng: str(rng.randint(5, 19)),
             "home": lambda rng: rng.choice(cities or ["北京"]),
             "dog": partial(_listed, "pet"),
             "cat": partial(_listed, "pet"),
@@ -82,8 +83,8 @@ class Memory:
         asked, other = self._topics.deal_different(2)
         value = self._value(asked, rng)
         draw = rng.random()
-        if draw < 0.17:
-            told = self._told({other: self._value(other, rng)}, rng) if draw < 0.09 else []
+        if draw < 0.12:
+            told = self._told({other: self._value(other, rng)}, rng) if draw < 0.08 else []
             return [*told, *self._between(rng.choice((0, 1)), rng), _unknown(asked, rng)]
         things = {asked: value}
         if draw < 0.5:
@@ -131,17 +132,25 @@ class Memory:
             asked, other = deck.deal_different(2)
             things = {topic: self._value(topic, rng, for_exam=True) for topic in (asked, other)}
             if len(rows) % 5 == 4:
-                question, _ = _unknown(asked, rng)
+                last = _unknown(asked, rng)
                 answer = {"answer": "还没有告诉我", "answers": _UNTOLD}
                 del things[asked]
             else:
-                question, _ = _asked(asked, things[asked], rng)
+                last = _asked(asked, things[asked], rng)
                 answer = {"answer": things[asked]}
                 if rng.random() < 0.5:
                     del things[other]
-            history = [*self._told(self._shuffled(things, rng), rng), *self._between(1, rng)]
-            rows.append({"question": question, **answer, "history": messages(history)})
+            history = self._before(last, self._shuffled(things, rng), rng)
+            rows.append({"question": last[0], **answer, "history": messages(history)})
         return rows
+
+    def _before(self, last: tuple[str, str], things: dict[str, str], rng: random.Random) -> Turns:
+        """Turns that tell the things, and something else after a single one; short enough."""
+
+        def draw() -> Turns:
+            return [*self._told(things, rng), *self._between(2 - len(things), rng)]
+
+        return take(draw, lambda turns: is_short([*turns, last]))
 
     def _has_exam_value(self, topic: str, rng: random.Random) -> bool:
         try:
