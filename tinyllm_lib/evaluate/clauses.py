@@ -1,4 +1,4 @@
-"""What a reply states, clause by clause: which sentence counts, what it names and what it denies."""
+"""What a reply states, clause by clause: which sentence counts, what it names and denies."""
 
 import re
 from dataclasses import dataclass
@@ -74,15 +74,13 @@ class Clauses:
             if chosen and not TAKEN_BACK.match(sentence):
                 continue
             asks = sentence.endswith("?")
-            if asks or sentence.startswith("不是") or INTERJECTION.fullmatch(sentence):
-                if (
-                    asks
-                    and sentence == self.question
-                    or not any(f in sentence for f in self.wanted)
-                ):
-                    idle, chosen = sentence, ""
-                    continue
-            chosen = sentence
+            silent = not any(form in sentence for form in self.wanted)
+            if (asks and sentence == self.question) or (
+                silent and (asks or sentence.startswith("不是") or INTERJECTION.fullmatch(sentence))
+            ):
+                idle, chosen = sentence, ""
+            else:
+                chosen = sentence
         ends = [m.end() for m in TAKEN_BACK.finditer(chosen)]
         return chosen[max(ends, default=0) :] if chosen else idle
 
@@ -138,7 +136,7 @@ class Clauses:
             ends = f"{LONG_END}|比?{self.words.pattern}"
             starts = bool(known) or not OTHER_START.search(before)
             return starts and bool(
-                re.match(ends, after) or len(after) == 1 and after in self.question
+                re.match(ends, after) or (len(after) == 1 and after in self.question)
             )
         ends = f"{SHORT_END}|是.*{self.words.pattern}$|{self.words.pattern}"
         counted = before[-1:].isdigit() and after[:1] in self.question  # 一本书

@@ -117,7 +117,7 @@ def _broken(reply: str, row: Mapping[str, Any]) -> str:
         if part not in reply and plain(part) not in said:
             return f"lacks {part}"
     for part in row.get("none_of", ()):
-        if part in reply or plain(part) and plain(part) in said:
+        if part in reply or (plain(part) and plain(part) in said):
             return f"holds {part}"
     if not row.get("min_chars", 0) <= size <= row.get("max_chars", size):
         return f"has {size} characters"
@@ -178,8 +178,8 @@ def _says_otherwise(said: str, of: Clauses, others: Iterable[str]) -> str:
         return "does not say yes or no"
     claim = OPENING.sub("", of.question.replace("是不是", "是").split(",")[0]).replace("的", "")
     bare = re.sub("确实|的确|当然|的", "", first)
-    repeats = claim and (claim in bare or bare.startswith("是") and bare[1:] and bare in claim)
-    yes = YES.fullmatch(first) or repeats and not says.denies(first)
+    repeats = claim and (claim in bare or (bare.startswith("是") and bare[1:] and bare in claim))
+    yes = YES.fullmatch(first) or (repeats and not says.denies(first))
     no = NO.fullmatch(first) or says.denies(first)
     if not (yes or no or first in of.wanted):
         return "begins with neither yes nor no"
@@ -208,11 +208,9 @@ def _claims_to_know(said: str, of: Clauses, others: Iterable[str]) -> str:
 
 def _other(clauses: Iterable[str], of: Clauses, others: Iterable[str]) -> str:
     """Says which of `others` a reply affirms, outside the answer and the question's words."""
-    bare = ",".join(re.sub(of.forms, "_", c) for c in clauses if not of.denies(c))
+    bare = [re.sub(of.forms, "_", clause) for clause in clauses if not of.denies(clause)]
     for other in others:
-        if other in bare and other not in of.question and other not in of.wanted:
-            if not NUMBER.fullmatch(other) and any(
-                of.names(other, c, True) for c in bare.split(",")
-            ):
-                return f"names {other}, another object of the relation"
+        known = other in of.question or other in of.wanted or NUMBER.fullmatch(other)
+        if not known and any(other in c and of.names(other, c, True) for c in bare):
+            return f"names {other}, another object of the relation"
     return ""
