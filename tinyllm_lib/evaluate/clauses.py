@@ -98,7 +98,7 @@ class Clauses:
         sentence = re.sub("而(?=是|非|不)", ",", CONCLUSION.sub("", sentence))
         if self.rival or set(self.wanted) & set(NUMBER.findall(self.question)):
             sentence = re.sub(".*,(?=[^,]*的是)", "", sentence)  # …，在前的是立春
-        if re.search(f"{self.forms}[才并可绝]?{DENIAL}[^,]*{self.words.pattern}$", sentence):
+        if re.search(f"{self.forms}[才并可绝]?{DENIAL}[^,]*(?:{self.words.pattern}|是)$", sentence):
             return [], "denies the answer"
         denial = f"{self.forms}|([才并可绝]?{DENIAL}[^,]*)"
         apart = re.sub(denial, lambda m: f",{m[1]}" if m[1] else m[0], sentence)
