@@ -23,7 +23,7 @@ from tinyllm_lib.evaluate import (
 )
 from tinyllm_lib.evaluate.__main__ import main
 from tinyllm_lib.evaluate.exam import kind_of_run
-from tinyllm_lib.evaluate.table import text_width
+from tinyllm_lib.evaluate.results import text_width
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import ModelConfig, Transformer, score
 from tinyllm_lib.model.out_of_memory import OutOfMemory

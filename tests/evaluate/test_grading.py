@@ -12,30 +12,28 @@ FIELDS = ("question", "answer", "answers", "others", "none_of")
 
 
 def hard_replies():
-    """(row, reply, right, whether the row's other fields are needed)."""
-    row = {}
+    """For each question its row, and of each reply (text, right, needs the row's other fields)."""
+    rows = []
     text = Path(__file__).with_name("hard_replies.txt").read_text(encoding="utf-8")
     for line in text.splitlines():
         if line[:1] in ("+", "-"):
             mark, _, reply = line.partition(" ")
-            yield pytest.param(
-                row,
-                reply.replace("\\n", "\n"),
-                mark[0] == "+",
-                "*" in mark,
-                id=f"{row['question']} {line}",
-            )
+            rows[-1][1].append((reply.replace("\\n", "\n"), mark[0] == "+", "*" in mark))
         elif line and line[0] != "#":
             cells = [cell.strip() for cell in line.split("|")]
             row = dict(zip(FIELDS, cells, strict=False))
             row |= {name: row[name].split() for name in FIELDS[2:] if name in row}
+            rows.append((row, []))
+    return rows
 
 
-@pytest.mark.parametrize(("row", "reply", "right", "needs_row"), hard_replies())
-def test_hard_replies(row, reply, right, needs_row):
-    assert grade(reply, row).right == right, grade(reply, row).why
-    if not needs_row:
-        assert is_right(reply, row["answer"], row["question"]) == right
+@pytest.mark.parametrize(("row", "replies"), hard_replies())
+def test_hard_replies(row, replies):
+    question, answer = row["question"], row["answer"]
+    for reply, right, needs_row in replies:
+        verdict = grade(reply, row)
+        assert verdict.right == right, (reply, verdict.why)
+        assert needs_row or is_right(reply, answer, question) == right, (reply, "alone")
 
 
 def test_a_reason_for_each_verdict():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinyllm_lib.data import find_run, utf8_output
 from tinyllm_lib.evaluate.exam import run_exam
-from tinyllm_lib.evaluate.table import format_table
+from tinyllm_lib.evaluate.results import format_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

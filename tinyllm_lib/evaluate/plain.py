@@ -9,7 +9,7 @@ DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇"
 UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 _ANY = f"[{''.join(DIGITS | UNITS).replace('两', '')}]"
 _NUMERAL = re.compile(
-    rf"(第?)(负?)(?<![\d{_ANY[1:-1]}])(两{_ANY}*|{_ANY}+(?<!千千))(?:点([零〇一二三四五六七八九]+))?(?=([,。?]|$)?)"
+    rf"(第?)(负?)(?<![\d{_ANY[1:-1]}])(两(?![位旁边端侧]){_ANY}*|{_ANY}+(?<!千千))(?:点([零〇一二三四五六七八九]+))?(?=([,。?]|$)?)"
 )
 
 
@@ -18,7 +18,7 @@ def plain(text: str, count: bool = False) -> str:
     """NFKC, clauses that end in "," or "。" or "?", figures, no spaces, quotes or emoji.
 
     Args:
-        count: the text is read for a number: 一 and 两 that only say "a" (一个, 两旁) stay.
+        count: the text is read for a number: a 一 that only says "a" (一个) stays.
     """
     text = unicodedata.normalize("NFKC", text).replace("−", "-").strip()
     text = "".join(c for c in text if unicodedata.category(c) not in ("So", "Sk", "Mn", "Cf", "Cs"))
@@ -40,7 +40,7 @@ def _times(found: re.Match[str]) -> str:
 def _figures(found: re.Match[str], count: bool) -> str:
     """八十二 as 82, 一九四九 as 1949, 第三 as 第3, 二点五 as 2.5."""
     ordinal, minus, numeral, decimals, end = found.groups()
-    if count and numeral in "一两百千万亿" and not (ordinal or end is not None):
+    if count and numeral in tuple("一百千万亿") and not (ordinal or end is not None):
         return found[0]
     if not set(numeral) & set(UNITS):
         if len(numeral) == 2:  # 三四个: about so many

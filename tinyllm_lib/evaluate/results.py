@@ -1,14 +1,14 @@
 """What an exam gave: scores by class and all answers, kept as `exam.json`, shown as a table."""
 
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from tinyllm_lib.data import read_json, write_json
-from tinyllm_lib.evaluate.table import format_table
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,10 @@ def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> 
         for item in result.items:
             key = tuple((x.class_name, x.question, x.expected) for x in item)
             side.setdefault(key, []).append(item)
-    both = [pair for key in sides[0] for pair in zip(sides[0][key], sides[1].get(key, ()))]
-    changed = [p for items in both for p in _change(*items)]
+    unpaired = sides[1]
+    found = ((item, unpaired.get(key)) for key in sides[0] for item in sides[0][key])
+    both = [(item, same.pop(0)) for item, same in found if same]
+    changed = [pair for items in both for pair in _change(*items)]
     gained = [(x, y) for x, y in changed if y.right]
     lost = [(x, y) for x, y in changed if x.right]
     rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost")]
@@ -169,3 +171,22 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     half = z / (1 + zz) * math.sqrt(share * (1 - share) / total + zz / (4 * total))
     low, high = max(0.0, middle - half), min(1.0, middle + half)
     return min(share, low), max(share, high)  # rounding must not shut the share out
+
+
+def format_table(rows: Sequence[Sequence[str]], align: str) -> str:
+    """Rows as columns, aligned as `align` says ("<" or ">" for each), the first row underlined."""
+    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in (rows[0], ["-" * width for width in widths], *rows[1:]):
+        cells = []
+        for cell, width, side in zip(row, widths, align, strict=True):
+            gap = " " * (width - text_width(cell))
+            cells.append(cell + gap if side == "<" else gap + cell)
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def text_width(text: str) -> int:
+    """Columns that a text takes in a terminal: wide characters two, combining ones none."""
+    own = (c for c in text if not unicodedata.combining(c))
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in own)
