@@ -104,7 +104,8 @@ class FactWriter:
         subject_led = False  # 它 is clear only after a sentence that begins with the subject
         for fact in facts:
             sentence = self._tell(fact)
-            begins = sentence.startswith(fact.subject)
+            # 科威特第纳尔可以在科威特使用。 begins with its object.
+            begins = sentence.startswith(fact.subject) and not fact.object.startswith(fact.subject)
             if subject_led and begins and rng.random() < self._mix.pronoun_share:
                 sentence = "它" + sentence[len(fact.subject) :]
             subject_led = begins and key[0] in COMPARABLE_KINDS

@@ -102,9 +102,10 @@ class Joiner:
         kind, subject = facts[0].relation.subject_kind, facts[0].subject
         word, measure = KIND_WORDS.get(kind, ("", ""))
         only_one = any(q.reverse for fact in facts for q in self._world.questions(fact))
-        if not word or not only_one or len(chosen := self._clauses(facts, "是")) < 2:
-            return self.sentence(facts)
+        chosen = self._clauses(facts, "是") if word and only_one else []
         parts = [fact.fill(_clause(text)) for text, fact in chosen]
+        if len(parts) < 2 or any(word[-2:] in part for part in parts):
+            return self.sentence(facts)
         template = "[有|我知道]一{m}{w}，{c}，[它就是|这就是]{s}。"
         slots = {"m": measure, "w": word, "c": "，".join(parts), "s": subject}
         return expand(template, slots, self._rng)
@@ -191,7 +192,8 @@ class Joiner:
         ]
         rng.shuffle(facts)
         mixed = "、".join(mark.format(fact.subject) for fact in facts)
-        head = f"[把{mixed}{_SORTED_BY[name]}：|{_SORTED_BY[name]}：||]"
+        end = "：" if colon == "有" else "一分。"
+        head = f"[把{mixed}{_SORTED_BY[name]}{end}|{_SORTED_BY[name]}{end}||]"
         return expand(head, {}, rng) + between.join(lines) + after
 
     def _numbers(self) -> str:
@@ -242,5 +244,5 @@ def _hops(world: World) -> Iterator[tuple[Fact, Fact, bool, list[str]]]:
         of_subject = {fact.subject: fact for fact in world.by_relation[second_name]}
         for first in world.by_relation[first_name.removesuffix("<")]:
             second = of_subject.get(first.subject if shared else first.object)
-            if second is not None:
+            if second is not None and first.subject != second.object:
                 yield first, second, shared, conclusions.strip().split("/")

@@ -18,7 +18,7 @@ ASK_MARKS = (("问：", "答："), ("问：", "答："), ("问题：", "回答�
 _SLOT = re.compile(r"([a-z]+)(\d*)(?:_(\d))?")
 _REASONS = (
     "[因为{cause}，所以{then_effect}。|{effect}，是因为{then_cause}。|{cause}，所以{then_effect}。"
-    "|为什么{effect}？因为{then_cause}。|由于{cause}，{then_effect}。|{effect}，这是因为{cause}。]"
+    "|为什么{effect}？因为{then_cause}。|由于{then_cause}，{effect}。|{effect}，这是因为{cause}。]"
 )
 
 
