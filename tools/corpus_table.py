@@ -96,9 +96,10 @@ def skeletons(told: Iterable[str]) -> list[str]:
 
 
 def main(paths: list[str]) -> None:
+    """Print the table of the files."""
     if not paths:
         sys.exit(__doc__)
-    print(table({Path(path).name: measure(read_texts(Path(path))) for path in paths}))
+    print(table({path: measure(read_texts(Path(path))) for path in paths}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def test_what_is_said_of_a_slot_is_the_same_in_text_and_answer():
     found = 0
     for _ in range(2000):
         text = reading.everyday(rng)
-        if match := re.search(r"家养了一只(.+?)，名叫(.+?)，[\s\S]*叫什么？\n?(?:答|回答|乙)：叫(.+)。", text):
+        if match := re.search(
+            r"家养了一只(.+?)，名叫(.+?)，[\s\S]*叫什么？\n?(?:答|回答|乙)：叫(.+)。", text
+        ):
             found += 1
             assert match[2] == match[3], text
     assert found
@@ -76,7 +79,7 @@ def test_lines_of_poems_stand_in_their_order():
     for row in rows:
         lines = row["lines"].split()
         assert len(lines) % 2 == 0 and all(re.fullmatch("[一-鿿，]+", line) for line in lines)
-        following |= dict(zip(lines, lines[1:], strict=False))
+        following |= dict(pairwise(lines))
     rng = random.Random(0)
     checked = 0
     for _ in range(500):
@@ -109,12 +112,16 @@ def test_yes_is_true_and_no_is_false(world, teller):
     said = {"yes": 0, "no": 0, "instead": 0}
     for _ in range(4000):
         text = teller.yes_no()
-        for line in re.findall(r"(\S+?)的首都是(\S+?)(?:吗|，对吗|，对不对|，是这样吗)？\S+?：(是的|对|没错|不)", text):
+        for line in re.findall(
+            r"(\S+?)的首都是(\S+?)(?:吗|，对吗|，对不对|，是这样吗)？\S+?：(是的|对|没错|不)", text
+        ):
             country, city, word = line
             country = re.split("：", country)[-1]
             said["no" if word == "不" else "yes"] += 1
             assert (capitals[country] == city) == (word != "不"), text
-        for country, wrong, right in re.findall(r"(\S+?)的首都不是(\S+?)，(?:是|而是)(\S+?)。", text):
+        for country, wrong, right in re.findall(
+            r"(\S+?)的首都不是(\S+?)，(?:是|而是)(\S+?)。", text
+        ):
             said["instead"] += 1
             assert capitals[country] == right != wrong, text
     assert min(said.values()) > 5, said
@@ -151,7 +158,9 @@ def test_sorted_things_stand_under_what_they_share(world, teller):
     continent = objects(world, "country.continent")
     seen = 0
     for _ in range(1000):
-        for name, listed in re.findall("([亚欧非]洲|[北南]美洲|大洋洲)[：有]([^；，。\n：]+)[；，。\n]", teller.groups()):
+        for name, listed in re.findall(
+            "([亚欧非]洲|[北南]美洲|大洋洲)[：有]([^；，。\n：]+)[；，。\n]", teller.groups()
+        ):
             seen += 1
             assert {continent[country] for country in listed.split("、")} == {name}
     assert seen
@@ -160,7 +169,9 @@ def test_sorted_things_stand_under_what_they_share(world, teller):
 def test_a_card_says_several_things_in_one_sentence(world, teller):
     texts = [teller.card() for _ in range(3000)]
     capitals = objects(world, "country.capital")
-    joined = re.compile("(?:^|[：。\n])([^：。，\n]+?)(?:位于|在|是一个)[^，。]+，首都[是叫]([^，。]+)")
+    joined = re.compile(
+        "(?:^|[：。？\n])([^：。？，\n]+?)(?:位于|在|是一个)[^，。]+，首都[是叫]([^，。]+)"
+    )
     found = [match for text in texts for match in joined.findall(text)]
     assert found and all(capitals[country] == city for country, city in found)
     assert not [text for text in texts if "它第纳尔" in text]

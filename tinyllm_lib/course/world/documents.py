@@ -77,7 +77,8 @@ class FactWriter:
             for name, size in sizes.items()
         }
         dealt = [f for f in world.facts for _ in range(times[f.relation.name])]
-        self._facts = Deck(dealt, rng)
+        told_only = [fact for fact in world.facts if world.told_only(fact)]
+        self._facts = Deck(dealt + told_only * mix.focus, rng)
         asked = [fact for fact in dealt if not world.told_only(fact)]
         self._questions = Deck([q for fact in asked for q in world.questions(fact)], rng)
         self._joiner = Joiner(world, rng, self._tell, self._count)

@@ -1,7 +1,7 @@
 """Facts put together: clauses about one subject, two hops, yes and no, an order.
 
-Clauses are made from the statements of the tables (法国的首都是巴黎。 → 首都是巴黎), so that a sentence
-can say several things of a subject, in any order.
+Clauses are made from the statements of the tables (法国的首都是巴黎。 → 首都是巴黎), so that a
+sentence can say several things of a subject, in any order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from tinyllm_lib.course.world.facts import Fact, Relation
+from tinyllm_lib.course.world.facts import Fact
 from tinyllm_lib.course.world.grammar import expand, read_lines
 from tinyllm_lib.course.world.world import KIND_WORDS, Deck, World
 
@@ -42,6 +42,7 @@ _SORTED_BY = {
     "person.dynasty": "按朝代分",
     "thing.measure": "按量词分",
 }
+_SHARED = {"country.currency": "用{}的", "thing.measure": "用“{}”数的"}
 # Relations whose objects say where in a row their subjects stand.
 _ORDERED = ("solar_term.position", "zodiac.position", "planet.position", "element.number")
 
@@ -170,7 +171,7 @@ class Joiner:
         return f"{told}，{expand(ends.get(name, other), {}, rng)}。"
 
     def groups(self) -> str:
-        """Things sorted by an object that some of them share (亚洲：蒙古、泰国；非洲：加纳、马里。)."""
+        """Things sorted by an object that some of them share (亚洲：蒙古；非洲：加纳、马里。)."""
         rng = self._rng
         name = rng.choice(list(_SORTED_BY))
         by_object: dict[str, list[Fact]] = {}
@@ -178,16 +179,20 @@ class Joiner:
             by_object.setdefault(fact.object, []).append(fact)
         large = [group for group in by_object.values() if len(group) > 1]
         chosen = [
-            rng.sample(group, min(len(group), rng.randint(2, 5)))
+            rng.sample(group, min(len(group), rng.randint(2, 6)))
             for group in rng.sample(large, min(len(large), rng.randint(2, 4)))
         ]
         facts = [fact for group in chosen for fact in group]
         for fact in facts:
             self._count(fact)
         mark = "《{}》" if name == "work.author" else "{}"
-        colon, between, after = rng.choice((("：", "；", "。"), ("有", "，", "。"), ("：", "\n", "。")))
+        colon, between, after = rng.choice(
+            (("：", "；", "。"), ("有", "，", "。"), ("：", "\n", "。"))
+        )
         lines = [
-            f"{group[0].object}{colon}{'、'.join(mark.format(fact.subject) for fact in group)}"
+            _SHARED.get(name, "{}").format(group[0].object)
+            + colon
+            + "、".join(mark.format(fact.subject) for fact in group)
             for group in chosen
         ]
         rng.shuffle(facts)
@@ -198,7 +203,7 @@ class Joiner:
 
     def _numbers(self) -> str:
         rng = self._rng
-        numbers = rng.sample(range(1, 100), rng.randint(3, 5))
+        numbers = rng.sample(range(1, 100), rng.randint(3, 7))
         listed = "、".join(map(str, numbers))
         up = "、".join(map(str, sorted(numbers)))
         down = "、".join(map(str, sorted(numbers, reverse=True)))

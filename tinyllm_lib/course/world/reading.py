@@ -14,7 +14,13 @@ from functools import cache
 
 from tinyllm_lib.course.world.grammar import expand, read_lines
 
-ASK_MARKS = (("问：", "答："), ("问：", "答："), ("问题：", "回答："), ("提问：", "回答："), ("甲：", "乙："))
+ASK_MARKS = (
+    ("问：", "答："),
+    ("问：", "答："),
+    ("问题：", "回答："),
+    ("提问：", "回答："),
+    ("甲：", "乙："),
+)
 _SLOT = re.compile(r"([a-z]+)(\d*)(?:_(\d))?")
 _REASONS = (
     "[因为{cause}，所以{then_effect}。|{effect}，是因为{then_cause}。|{cause}，所以{then_effect}。"
