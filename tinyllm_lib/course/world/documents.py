@@ -36,7 +36,7 @@ LIST_TITLES = {
     "element.symbol": ("元素和符号：", "元素符号小抄：", "记一记这些元素符号："),
     "element.number": ("元素的原子序数：", "原子序数小抄："),
 }
-SMALL_RELATION = 90  # a relation of 30 facts is told three times as often
+SMALL_RELATION = 140  # a relation of 46 facts is told three times as often
 _CARD_HEADS = (
     "", "", "说说{s}。", "关于{s}，我们知道这些：", "{s}小档案：", "今天来认识{s}。",
     "知识卡片：{s}\n", "你知道{s}吗？", "书上是这样介绍{s}的：", "下面介绍{s}。",

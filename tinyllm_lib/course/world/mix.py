@@ -17,7 +17,7 @@ class CorpusMix:
     doc_groups: float = 0.055  # many subjects, sorted by what they share
     doc_hops: float = 0.05  # two facts that share a name
     doc_scenes: float = 0.03  # stories in which somebody asks for a fact and is told
-    doc_notes: float = 0.145  # 问：…答：…
+    doc_notes: float = 0.18  # 问：…答：…
     doc_yes_no: float = 0.035
     doc_sums: float = 0.125
     doc_orders: float = 0.02  # which is larger, which comes first
