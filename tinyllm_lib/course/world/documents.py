@@ -36,7 +36,7 @@ LIST_TITLES = {
     "element.symbol": ("元素和符号：", "元素符号小抄：", "记一记这些元素符号："),
     "element.number": ("元素的原子序数：", "原子序数小抄："),
 }
-SMALL_RELATION = 90  # a relation of 30 facts is told three times as often
+SMALL_RELATION = 140  # a relation of 46 facts is told three times as often
 _CARD_HEADS = (
     "", "", "说说{s}。", "关于{s}，我们知道这些：", "{s}小档案：", "今天来认识{s}。",
     "知识卡片：{s}\n", "你知道{s}吗？", "书上是这样介绍{s}的：", "下面介绍{s}。",
@@ -77,7 +77,8 @@ class FactWriter:
             for name, size in sizes.items()
         }
         dealt = [f for f in world.facts for _ in range(times[f.relation.name])]
-        self._facts = Deck(dealt, rng)
+        told_only = [fact for fact in world.facts if world.told_only(fact)]
+        self._facts = Deck(dealt + told_only * mix.focus, rng)
         asked = [fact for fact in dealt if not world.told_only(fact)]
         self._questions = Deck([q for fact in asked for q in world.questions(fact)], rng)
         self._joiner = Joiner(world, rng, self._tell, self._count)
@@ -104,7 +105,8 @@ class FactWriter:
         subject_led = False  # 它 is clear only after a sentence that begins with the subject
         for fact in facts:
             sentence = self._tell(fact)
-            begins = sentence.startswith(fact.subject)
+            # 科威特第纳尔可以在科威特使用。 begins with its object.
+            begins = sentence.startswith(fact.subject) and not fact.object.startswith(fact.subject)
             if subject_led and begins and rng.random() < self._mix.pronoun_share:
                 sentence = "它" + sentence[len(fact.subject) :]
             subject_led = begins and key[0] in COMPARABLE_KINDS

@@ -47,7 +47,7 @@ CLASSES = {  # what it shows, and what chance would give
     "yes_no": ("judging: one true and one false claim, both right", "25%"),
     "memory": ("context: what was said earlier in the dialogue", "0%"),
     "two_hops": ("joining two facts, each told apart", "5%"),
-    "comparison": ("order: which of two is larger, or first", "50%"),
+    "comparison": ("order: which of two is larger, or first; both ways", "25%"),
     "refusal_due": ("a name that does not exist is refused", "0%"),
     "refusal_undue": ("a rare name that does exist is not", "1%"),
     "instruction": ("doing what was asked, checked by its form", "0%"),

@@ -1,7 +1,7 @@
 """Facts put together: clauses about one subject, two hops, yes and no, an order.
 
-Clauses are made from the statements of the tables (法国的首都是巴黎。 → 首都是巴黎), so that a sentence
-can say several things of a subject, in any order.
+Clauses are made from the statements of the tables (法国的首都是巴黎。 → 首都是巴黎), so that a
+sentence can say several things of a subject, in any order.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from tinyllm_lib.course.world.facts import Fact, Relation
+from tinyllm_lib.course.world.facts import Fact
 from tinyllm_lib.course.world.grammar import expand, read_lines
+from tinyllm_lib.course.world.skills.base import held_out
 from tinyllm_lib.course.world.world import KIND_WORDS, Deck, World
 
 # A statement that goes on so after its subject can do without it, behind another clause.
@@ -42,6 +43,7 @@ _SORTED_BY = {
     "person.dynasty": "按朝代分",
     "thing.measure": "按量词分",
 }
+_SHARED = {"country.currency": "用{}的", "thing.measure": "用“{}”数的"}
 # Relations whose objects say where in a row their subjects stand.
 _ORDERED = ("solar_term.position", "zodiac.position", "planet.position", "element.number")
 
@@ -83,7 +85,8 @@ class Joiner:
         self._world, self._rng, self._tell, self._count = world, rng, tell, count
         self._hops = Deck(_hops(world), rng)
         known = [fact for name in _PLAIN_NO for fact in world.by_relation[name]]
-        self._plain_no = Deck([fact for fact in known if not world.told_only(fact)], rng)
+        shown = (f for f in known if not held_out("yes_no", f.relation.name, f.subject))
+        self._plain_no = Deck([fact for fact in shown if not world.told_only(fact)], rng)
         self._rows = {name: world.by_relation[name] for name in _ORDERED}
 
     def sentence(self, facts: list[Fact]) -> str:
@@ -102,9 +105,10 @@ class Joiner:
         kind, subject = facts[0].relation.subject_kind, facts[0].subject
         word, measure = KIND_WORDS.get(kind, ("", ""))
         only_one = any(q.reverse for fact in facts for q in self._world.questions(fact))
-        if not word or not only_one or len(chosen := self._clauses(facts, "是")) < 2:
-            return self.sentence(facts)
+        chosen = self._clauses(facts, "是") if word and only_one else []
         parts = [fact.fill(_clause(text)) for text, fact in chosen]
+        if len(parts) < 2 or any(word[-2:] in part for part in parts):
+            return self.sentence(facts)
         template = "[有|我知道]一{m}{w}，{c}，[它就是|这就是]{s}。"
         slots = {"m": measure, "w": word, "c": "，".join(parts), "s": subject}
         return expand(template, slots, self._rng)
@@ -169,7 +173,7 @@ class Joiner:
         return f"{told}，{expand(ends.get(name, other), {}, rng)}。"
 
     def groups(self) -> str:
-        """Things sorted by an object that some of them share (亚洲：蒙古、泰国；非洲：加纳、马里。)."""
+        """Things sorted by an object that some of them share (亚洲：蒙古；非洲：加纳、马里。)."""
         rng = self._rng
         name = rng.choice(list(_SORTED_BY))
         by_object: dict[str, list[Fact]] = {}
@@ -177,26 +181,31 @@ class Joiner:
             by_object.setdefault(fact.object, []).append(fact)
         large = [group for group in by_object.values() if len(group) > 1]
         chosen = [
-            rng.sample(group, min(len(group), rng.randint(2, 5)))
+            rng.sample(group, min(len(group), rng.randint(2, 6)))
             for group in rng.sample(large, min(len(large), rng.randint(2, 4)))
         ]
         facts = [fact for group in chosen for fact in group]
         for fact in facts:
             self._count(fact)
         mark = "《{}》" if name == "work.author" else "{}"
-        colon, between, after = rng.choice((("：", "；", "。"), ("有", "，", "。"), ("：", "\n", "。")))
+        colon, between, after = rng.choice(
+            (("：", "；", "。"), ("有", "，", "。"), ("：", "\n", "。"))
+        )
         lines = [
-            f"{group[0].object}{colon}{'、'.join(mark.format(fact.subject) for fact in group)}"
+            _SHARED.get(name, "{}").format(group[0].object)
+            + colon
+            + "、".join(mark.format(fact.subject) for fact in group)
             for group in chosen
         ]
         rng.shuffle(facts)
         mixed = "、".join(mark.format(fact.subject) for fact in facts)
-        head = f"[把{mixed}{_SORTED_BY[name]}：|{_SORTED_BY[name]}：||]"
+        end = "：" if colon == "有" else "一分。"
+        head = f"[把{mixed}{_SORTED_BY[name]}{end}|{_SORTED_BY[name]}{end}||]"
         return expand(head, {}, rng) + between.join(lines) + after
 
     def _numbers(self) -> str:
         rng = self._rng
-        numbers = rng.sample(range(1, 100), rng.randint(3, 5))
+        numbers = rng.sample(range(1, 100), rng.randint(3, 7))
         listed = "、".join(map(str, numbers))
         up = "、".join(map(str, sorted(numbers)))
         down = "、".join(map(str, sorted(numbers, reverse=True)))
@@ -232,8 +241,9 @@ class Joiner:
 
 
 def _hops(world: World) -> Iterator[tuple[Fact, Fact, bool, list[str]]]:
-    """Pairs of facts by ``texts/hops.txt``: the object of the first is the subject of the second,
-    or (a relation with ``<``) both have one subject; and what follows from them.
+    """Pairs of facts by ``texts/conclusions.txt``: the object of the first is the subject of the
+    second, or (a relation with ``<``) both have one subject; and what follows from them. Not those
+    that the exam asks for.
     """
     for line in read_lines("conclusions"):
         names, _, conclusions = line.partition(":")
@@ -242,5 +252,6 @@ def _hops(world: World) -> Iterator[tuple[Fact, Fact, bool, list[str]]]:
         of_subject = {fact.subject: fact for fact in world.by_relation[second_name]}
         for first in world.by_relation[first_name.removesuffix("<")]:
             second = of_subject.get(first.subject if shared else first.object)
-            if second is not None:
+            asked = held_out("two_hops", f"{first_name} + {second_name}", first.subject)
+            if second is not None and first.subject != second.object and not asked:
                 yield first, second, shared, conclusions.strip().split("/")

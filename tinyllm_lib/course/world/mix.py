@@ -10,23 +10,23 @@ class CorpusMix:
     """What the corpus is made of. Shares within a group are relative; 0 leaves a kind out."""
 
     # Pretraining documents.
-    doc_cards: float = 0.09  # several facts about one subject
+    doc_cards: float = 0.08  # several facts about one subject
     doc_mixed: float = 0.135  # unrelated facts
     doc_lists: float = 0.03  # one relation, many subjects
-    doc_comparisons: float = 0.03  # two subjects side by side
-    doc_groups: float = 0.045  # many subjects, sorted by what they share
+    doc_comparisons: float = 0.025  # two subjects side by side
+    doc_groups: float = 0.055  # many subjects, sorted by what they share
     doc_hops: float = 0.05  # two facts that share a name
     doc_scenes: float = 0.03  # stories in which somebody asks for a fact and is told
-    doc_notes: float = 0.15  # 问：…答：…
+    doc_notes: float = 0.18  # 问：…答：…
     doc_yes_no: float = 0.035
-    doc_sums: float = 0.13
+    doc_sums: float = 0.125
     doc_orders: float = 0.02  # which is larger, which comes first
     doc_stories: float = 0.01  # with a point
     doc_quests: float = 0.025  # a wish, an obstacle, an attempt, a result
     doc_everyday: float = 0.07  # everyday life, and questions about it
-    doc_papers: float = 0.08  # notices, letters, lists, a shop, a doctor
-    doc_reasons: float = 0.03  # 因为…所以…
-    doc_poems: float = 0.02
+    doc_papers: float = 0.09  # notices, letters, lists, a shop, a doctor
+    doc_reasons: float = 0.035  # 因为…所以…
+    doc_poems: float = 0.025
     doc_descriptions: float = 0.01
     pronoun_share: float = 0.25  # cards: 它 for the subject in a later sentence
     focus: int = 3  # the relations that the exam holds out are told this many times as often

@@ -14,11 +14,17 @@ from functools import cache
 
 from tinyllm_lib.course.world.grammar import expand, read_lines
 
-ASK_MARKS = (("问：", "答："), ("问：", "答："), ("问题：", "回答："), ("提问：", "回答："), ("甲：", "乙："))
+ASK_MARKS = (
+    ("问：", "答："),
+    ("问：", "答："),
+    ("问题：", "回答："),
+    ("提问：", "回答："),
+    ("甲：", "乙："),
+)
 _SLOT = re.compile(r"([a-z]+)(\d*)(?:_(\d))?")
 _REASONS = (
     "[因为{cause}，所以{then_effect}。|{effect}，是因为{then_cause}。|{cause}，所以{then_effect}。"
-    "|为什么{effect}？因为{then_cause}。|由于{cause}，{then_effect}。|{effect}，这是因为{cause}。]"
+    "|为什么{effect}？因为{then_cause}。|由于{then_cause}，{effect}。|{effect}，这是因为{cause}。]"
 )
 
 

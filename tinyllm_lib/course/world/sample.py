@@ -2,7 +2,10 @@
 
 The world has tables of true facts (countries, provinces, chemical elements and more, see
 ``facts.py``), sums of numbers below 100, stories, everyday talk, and one speaker of its own: the
-assistant 小苗 ("seedling"). From these ``write_sample_corpus`` writes three files:
+assistant 小苗 ("seedling"). Documents state facts (cards, mixed, lists, comparisons, groups, hops),
+ask for them (scenes, notes, yes_no), calculate (sums, orders), tell and ask about what they told
+(quests, everyday, papers), give reasons, and recite poems. From all this
+``write_sample_corpus`` writes three files:
 
     pretrain.jsonl  {"text": ...}: every fact, many times, in many phrasings and both directions
     sft.jsonl       dialogues in BELLE's format: about a *part* of the facts
