@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinyllm_lib.data import find_run, utf8_output
 from tinyllm_lib.evaluate.exam import run_exam
-from tinyllm_lib.evaluate.table import format_table
+from tinyllm_lib.evaluate.results import format_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if o.wrong:
-        rows = [("class", "question", "expected", "got")]
-        rows += [(a.class_name, a.question, a.expected, a.got) for a in result.wrong]
+        rows = [("class", "question", "expected", "got", "why")]
+        rows += [(a.class_name, a.question, a.expected, a.got, a.why) for a in result.wrong]
         one_line = [[" ".join(cell.split()) for cell in row] for row in rows]
-        print("\n" + format_table(one_line, align="<<<<"))
+        print("\n" + format_table(one_line, align="<<<<<"))
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllm_lib.data import content_fingerprint, differences, get_workspace, read_json, read_lines
-from tinyllm_lib.evaluate.grading import goes_on_with, is_right, normalise
+from tinyllm_lib.evaluate.grading import Verdict, goes_on_with, grade
 from tinyllm_lib.evaluate.results import Answer, ExamResult
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import model_folder, run_folder, weights_fingerprint
@@ -22,20 +22,28 @@ def load_exam(exam: str | Path | Sequence[dict]) -> list[dict]:
     """The rows of an exam, from a file with a JSON object a line or from a list, checked.
 
     {"question": …, "answer": …} and if you like "class" (default "own"), "history" (earlier
-    messages) and "completion" (a text that a base model goes on with the answer). A missing file
-    is a FileNotFoundError, the first wrong row a ValueError.
+    messages), "completion" (a text that a base model goes on with the answer), "pair" (rows of a
+    class that count as one item) and what `grade` knows. A line {"relation": …, "objects": […]} is
+    no row: these names become the "others" of each row of that "relation". A missing file is a
+    FileNotFoundError, the first wrong row a ValueError.
     """
     if isinstance(exam, str | Path):
         numbered = _json_lines(Path(exam))
     else:
         numbered = ((f"exam row {number}", row) for number, row in enumerate(exam, 1))
-    rows = []
+    rows, objects = [], {}
     for where, row in numbered:
         if problem := _problem(row):
             raise ValueError(f"{where}: {problem}")
-        rows.append({"class": "own", **row})
+        if "objects" in row:
+            objects[row["relation"]] = row["objects"]
+        else:
+            rows.append({"class": "own", **row})
     if not rows:
         raise ValueError(f"{exam or 'the exam'} holds no question.")
+    for row in rows:
+        if known := objects.get(row.get("relation")):
+            row["others"] = [*row.get("others", ()), *known]
     return rows
 
 
@@ -61,16 +69,26 @@ def _problem(row: object) -> str | None:
     """What is wrong with a row, or None."""
     if not isinstance(row, dict):
         return f"expected an object {{…}}, found {type(row).__name__}."
-    for name in ("question", "answer", "class", "completion"):
-        if name not in row and name in ("question", "answer"):
+    needed = ("relation",) if "objects" in row else ("question", "answer")
+    for name in needed:
+        if name not in row:
             return f'no "{name}" field (found: {", ".join(row) or "nothing"}).'
+    for name in ("question", "answer", "class", "completion", "relation", "pair"):
         value = row.get(name, "-")
         if not isinstance(value, str) or not value.strip():
             return f'"{name}" is {value!r}, expected some text (numbers in quotes, too).'
         if reason := why_no_bytes(value):
             return f'"{name}": {reason}'
-    if not normalise(row["answer"]):
-        return f'"answer" is {row["answer"]!r}, expected a letter or a digit in it.'
+    for name in ("answers", "others", "objects", "all_of", "none_of"):
+        value = row.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
+            return f'"{name}" is not a list of texts.'
+    for name, kind in (("min_chars", int), ("max_chars", int), ("free", bool)):
+        if type(row.get(name, kind())) is not kind:
+            return f'"{name}" is {row[name]!r}, expected {kind.__name__}.'
+    for form in (row.get("answer", "-1"), *row.get("answers", ())):
+        if not any(map(str.isalnum, form)):
+            return f'"answer" is {form!r}, expected a letter or a digit in it.'
     history = row.get("history", [])
     for m in history if isinstance(history, list) else [None]:
         said = isinstance(m, dict) and m.get("role") in ROLES and m.get("content")
@@ -89,7 +107,7 @@ def run_exam(
     save: bool = True,
     max_new_tokens: int = 48,
 ) -> ExamResult:
-    """Asks all questions, greedily and in batches, and grades the replies with `is_right`.
+    """Asks all questions, greedily and in batches, and grades the replies with `grade`.
 
     A chat model is asked in a dialogue. A base model goes on with the row's "completion", where
     there is one, and is right if it goes on with the answer; other questions it gets as 问：… 答：…
@@ -128,15 +146,18 @@ def run_exam(
         written = generator.completions(prompts, max_new_tokens=tokens, stop=["\n"])
         replies = [reply.text for reply in written]
     seconds = time.perf_counter() - start
-    expected = {row["answer"] for row in rows}
     answers = []
     for i, reply in zip(asked, replies, strict=True):
-        group, question, answer = (rows[i][name] for name in ("class", "question", "answer"))
-        if kind == "base" and "completion" in rows[i]:
-            right = goes_on_with(reply, answer, expected)
+        row = rows[i]
+        if kind == "base" and "completion" in row:
+            right = goes_on_with(
+                reply, row["answer"], row.get("others", ()), row.get("answers", ())
+            )
+            verdict = Verdict(right, "goes on with " + ("the answer" if right else "another text"))
         else:
-            right = is_right(reply, answer, question, expected)
-        answers.append(Answer(group, question, answer, reply, right))
+            verdict = grade(reply, row)
+        asked_for = (row["class"], row["question"], row["answer"])
+        answers.append(Answer(*asked_for, reply, *verdict, row.get("pair")))
     result = ExamResult(kind, folder.name if folder else "", name, seconds, answers)
     if folder:
         weights = weights_fingerprint(folder)
@@ -177,12 +198,14 @@ def kind_of_run(folder: Path | None) -> str:
 
 
 def _spread(rows: Sequence[dict], limit: int | None) -> list[int]:
-    """The numbers of at most `limit` rows of each class, evenly spread over it, in order."""
+    """The numbers of at most `limit` items of each class, evenly spread over it, in order."""
+    classes: dict[str, dict[object, list[int]]] = {}
+    for i, row in enumerate(rows):
+        classes.setdefault(row["class"], {}).setdefault(row.get("pair", i), []).append(i)
     kept = []
-    for name in {row["class"] for row in rows}:
-        of_class = [i for i, row in enumerate(rows) if row["class"] == name]
-        n = min(limit or len(of_class), len(of_class))
-        kept += [of_class[k * len(of_class) // n] for k in range(n)]
+    for items in map(list, map(dict.values, classes.values())):
+        n = min(limit or len(items), len(items))
+        kept += [i for k in range(n) for i in items[k * len(items) // n]]
     return sorted(kept)
 
 

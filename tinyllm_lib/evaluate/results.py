@@ -1,36 +1,31 @@
 """What an exam gave: scores by class and all answers, kept as `exam.json`, shown as a table."""
 
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from tinyllm_lib.data import read_json, write_json
-from tinyllm_lib.evaluate.grading import NUMBER
-from tinyllm_lib.evaluate.table import format_table
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question, what was expected and what the model said (`got`)."""
+    """One question, what was expected, what the model said (`got`) and the verdict on it."""
 
     class_name: str
     question: str
     expected: str
     got: str
     right: bool
-
-    @property
-    def exact(self) -> bool:
-        """Right, and the expected text stands in the reply character by character."""
-        number = NUMBER.fullmatch(self.expected)
-        return self.right and self.expected in (NUMBER.findall(self.got) if number else self.got)
+    why: str = ""
+    pair: str | None = None  # answers of a class with the same pair are one item
 
 
 class ClassScore(NamedTuple):
-    """One class: `right` answers, `exact` of them as written; `low` and `high` bound the share."""
+    """One class: `right` items of `total`; `low` and `high` bound the share that is right."""
 
     class_name: str
     right: int
@@ -38,7 +33,6 @@ class ClassScore(NamedTuple):
     share: float
     low: float
     high: float
-    exact: int
 
     @property
     def cells(self) -> tuple[str, str, str]:
@@ -61,14 +55,21 @@ class ExamResult:
     @cached_property
     def classes(self) -> list[ClassScore]:
         """One score for each class, in the order of the exam file."""
-        scores = []
-        for name in dict.fromkeys(a.class_name for a in self.answers):
-            of_class = [a for a in self.answers if a.class_name == name]
-            right, total = sum(a.right for a in of_class), len(of_class)
-            low, high = wilson(right, total)
-            exact = sum(a.exact for a in of_class)
-            scores.append(ClassScore(name, right, total, right / total, low, high, exact))
-        return scores
+        classes: dict[str, list[bool]] = {}
+        for item in self.items:
+            classes.setdefault(item[0].class_name, []).append(all(a.right for a in item))
+        return [
+            ClassScore(name, sum(of), len(of), sum(of) / len(of), *wilson(sum(of), len(of)))
+            for name, of in classes.items()
+        ]
+
+    @property
+    def items(self) -> list[list[Answer]]:
+        """What counts as one: an answer, or the answers of a pair, right if all of them are."""
+        items: dict[tuple, list[Answer]] = {}
+        for i, a in enumerate(self.answers):
+            items.setdefault((a.class_name, a.pair or i), []).append(a)
+        return list(items.values())
 
     @property
     def shares(self) -> dict[str, float]:
@@ -89,10 +90,7 @@ class ExamResult:
             rows = [(*row, shown.get(row[0], "")) for row in rows]
         model = f"{self.kind} model {self.checkpoint}".rstrip()
         title = f"{self.exam}, answered by the {model} in {self.seconds:.1f} s\n"
-        unlike = [(s.right - s.exact, s.class_name) for s in self.classes if s.right > s.exact]
-        note = "\nright only when normalised (case, width, spaces): "
-        note += ", ".join(f"{n} in {name}" for n, name in unlike)
-        return title + format_table(rows, "<>>><"[: len(rows[0])]) + (note if unlike else "")
+        return title + format_table(rows, "<>>><"[: len(rows[0])])
 
     def __str__(self) -> str:
         return self.table()
@@ -125,28 +123,39 @@ class ExamComparison(NamedTuple):
 
 def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> ExamComparison:
     """Two results side by side, class by class and answer by answer."""
-    unpaired: dict[tuple[str, str, str], list[Answer]] = {}
-    for y in b.answers:
-        unpaired.setdefault((y.class_name, y.question, y.expected), []).append(y)
-    found = ((x, unpaired.get((x.class_name, x.question, x.expected))) for x in a.answers)
-    pairs = [(x, same.pop(0)) for x, same in found if same]
-    gained = [(x, y) for x, y in pairs if y.right and not x.right]
-    lost = [(x, y) for x, y in pairs if x.right and not y.right]
+    sides: list[dict[tuple, list[list[Answer]]]] = [{}, {}]
+    for result, side in zip((a, b), sides, strict=True):
+        for item in result.items:
+            key = tuple((x.class_name, x.question, x.expected) for x in item)
+            side.setdefault(key, []).append(item)
+    unpaired = sides[1]
+    found = ((item, unpaired.get(key)) for key in sides[0] for item in sides[0][key])
+    both = [(item, same.pop(0)) for item, same in found if same]
+    changed = [pair for items in both for pair in _change(*items)]
+    gained = [(x, y) for x, y in changed if y.right]
+    lost = [(x, y) for x, y in changed if x.right]
     rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost")]
     scores = [{s.class_name: s for s in r.classes} for r in (a, b)]
     for name in scores[0] | scores[1]:
         found_in = (of.get(name) for of in scores)
         shares = (f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found_in)
-        changed = (sum(x.class_name == name for x, _ in of) for of in (gained, lost))
-        rows.append((name, *shares, *map(str, changed)))
+        counts = (sum(x.class_name == name for x, _ in of) for of in (gained, lost))
+        rows.append((name, *shares, *map(str, counts)))
     table = format_table(rows, align="<>>>>")
-    if apart := len(a.answers) + len(b.answers) - 2 * len(pairs):
+    if apart := len(a.items) + len(b.items) - 2 * len(both):
         table += (
             f"\n{apart} questions stand in only one of the two exams: only the shares count them"
         )
     if print_table:
         print(table, flush=True)
     return ExamComparison(gained, lost, table)
+
+
+def _change(x: list[Answer], y: list[Answer]) -> list[tuple[Answer, Answer]]:
+    """The first two answers that differ, if one of the items is right and the other is not."""
+    if all(a.right for a in x) == all(a.right for a in y):
+        return []
+    return [(a, b) for a, b in zip(x, y, strict=True) if a.right != b.right][:1]
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -162,3 +171,22 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
     half = z / (1 + zz) * math.sqrt(share * (1 - share) / total + zz / (4 * total))
     low, high = max(0.0, middle - half), min(1.0, middle + half)
     return min(share, low), max(share, high)  # rounding must not shut the share out
+
+
+def format_table(rows: Sequence[Sequence[str]], align: str) -> str:
+    """Rows as columns, aligned as `align` says ("<" or ">" for each), the first row underlined."""
+    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in (rows[0], ["-" * width for width in widths], *rows[1:]):
+        cells = []
+        for cell, width, side in zip(row, widths, align, strict=True):
+            gap = " " * (width - text_width(cell))
+            cells.append(cell + gap if side == "<" else gap + cell)
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def text_width(text: str) -> int:
+    """Columns that a text takes in a terminal: wide characters two, combining ones none."""
+    own = (c for c in text if not unicodedata.combining(c))
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in own)

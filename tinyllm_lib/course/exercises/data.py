@@ -10,6 +10,7 @@ from pathlib import Path
 from tinyllm_lib.course.exercises.exercise import NotYet, done, exercise, require
 from tinyllm_lib.course.world import CorpusMix, write_sample_corpus
 from tinyllm_lib.data import read_texts
+from tinyllm_lib.evaluate import load_exam
 
 SETUP = """
 import json
@@ -159,5 +160,4 @@ def _validation(texts: list[str]) -> set[str]:
 def _classes(mix: CorpusMix) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         write_sample_corpus(folder, documents=100, dialogues=200, mix=mix)
-        lines = Path(folder, "exam.jsonl").read_text(encoding="utf-8").splitlines()
-    return {json.loads(line)["class"] for line in lines}
+        return {row["class"] for row in load_exam(Path(folder, "exam.jsonl"))}

@@ -12,7 +12,9 @@ from collections import Counter
 
 from tinyllm_lib.course.world.facts import Fact
 from tinyllm_lib.course.world.grammar import expand
+from tinyllm_lib.course.world.joined import Joiner, plain
 from tinyllm_lib.course.world.mix import CorpusMix
+from tinyllm_lib.course.world.reading import ASK_MARKS
 from tinyllm_lib.course.world.stories import SCENES, scene_slots
 from tinyllm_lib.course.world.world import (
     COMPARABLE_KINDS,
@@ -34,7 +36,7 @@ LIST_TITLES = {
     "element.symbol": ("元素和符号：", "元素符号小抄：", "记一记这些元素符号："),
     "element.number": ("元素的原子序数：", "原子序数小抄："),
 }
-SMALL_RELATION = 90  # a relation of 30 facts is told three times as often
+SMALL_RELATION = 140  # a relation of 46 facts is told three times as often
 _CARD_HEADS = (
     "", "", "说说{s}。", "关于{s}，我们知道这些：", "{s}小档案：", "今天来认识{s}。",
     "知识卡片：{s}\n", "你知道{s}吗？", "书上是这样介绍{s}的：", "下面介绍{s}。",
@@ -47,8 +49,6 @@ _COMPARE_HEADS = (
     "", "把{x}和{y}比一比。", "{x}和{y}有什么不同？", "比较{x}与{y}：", "先看{x}，再看{y}。",
     "{x}和{y}，你分得清吗？",
 )  # fmt: skip
-_ASK = ("问：", "答：")
-_ASK_MARKS = (_ASK, _ASK, ("问题：", "回答："), ("提问：", "回答："), ("甲：", "乙："))
 _BETWEEN = ("，", "，", "；", "。", "。")
 
 
@@ -77,8 +77,11 @@ class FactWriter:
             for name, size in sizes.items()
         }
         dealt = [f for f in world.facts for _ in range(times[f.relation.name])]
-        self._facts = Deck(dealt, rng)
-        self._questions = Deck([q for fact in dealt for q in world.questions(fact)], rng)
+        told_only = [fact for fact in world.facts if world.told_only(fact)]
+        self._facts = Deck(dealt + told_only * mix.focus, rng)
+        asked = [fact for fact in dealt if not world.told_only(fact)]
+        self._questions = Deck([q for fact in asked for q in world.questions(fact)], rng)
+        self._joiner = Joiner(world, rng, self._tell, self._count)
         self._of_relation = {name: Deck(facts, rng) for name, facts in world.by_relation.items()}
         # A relation comes up as often as it has facts.
         self._relations = Deck([fact.relation.name for fact in dealt], rng)
@@ -92,11 +95,18 @@ class FactWriter:
         rng = self._rng
         key = self._rich.deal() if len(self._rich) else rng.choice(list(self._about))
         facts = self._about[key].deal_different(rng.randint(2, 4))
-        parts = [rng.choice(_CARD_HEADS).replace("{s}", key[1])]
+        head = rng.choice(_CARD_HEADS).replace("{s}", key[1])
+        form = rng.random()
+        if form < 0.5:
+            return head + self._joiner.sentence(facts)
+        if form < 0.7:
+            return self._joiner.riddle(facts)
+        parts = [head]
         subject_led = False  # 它 is clear only after a sentence that begins with the subject
         for fact in facts:
             sentence = self._tell(fact)
-            begins = sentence.startswith(fact.subject)
+            # 科威特第纳尔可以在科威特使用。 begins with its object.
+            begins = sentence.startswith(fact.subject) and not fact.object.startswith(fact.subject)
             if subject_led and begins and rng.random() < self._mix.pronoun_share:
                 sentence = "它" + sentence[len(fact.subject) :]
             subject_led = begins and key[0] in COMPARABLE_KINDS
@@ -106,8 +116,13 @@ class FactWriter:
     def mixed(self) -> str:
         """Facts that have nothing to do with one another."""
         rng = self._rng
-        sentences = [self._tell(self._facts.deal()) for _ in range(rng.randint(3, 6))]
-        return rng.choice(_MIXED_HEADS) + rng.choice(("", "", "\n")).join(sentences)
+        sentences = [self._tell(self._facts.deal()) for _ in range(rng.randint(4, 7))]
+        text = sentences[0]
+        for sentence in sentences[1:]:
+            if rng.random() < 0.6:
+                text = text.removesuffix("。") + "；"
+            text += sentence
+        return rng.choice(_MIXED_HEADS) + text
 
     def listing(self) -> str:
         """Facts of one relation, all in the same words."""
@@ -167,12 +182,28 @@ class FactWriter:
     def notes(self) -> str:
         """Questions with their answers, as in a notebook (问：…答：…)."""
         rng = self._rng
-        ask, reply = rng.choice(_ASK_MARKS)
+        ask, reply = rng.choice(ASK_MARKS)
         lines = []
         for _ in range(rng.randint(1, 4)):
             question, answer = self._ask(varied_share=self._mix.varied_share)
             lines.append(f"{ask}{question}{rng.choice(('', chr(10)))}{reply}{answer}")
         return "\n".join(lines)
+
+    def hops(self) -> str:
+        """Two facts that share a name, and what follows from them."""
+        return self._joiner.hops()
+
+    def yes_no(self) -> str:
+        """Questions whose answer is yes, or no and what is so instead."""
+        return self._joiner.yes_no(*self._rng.choice(ASK_MARKS))
+
+    def groups(self) -> str:
+        """Things sorted by what they have in common."""
+        return self._joiner.groups()
+
+    def order(self) -> str:
+        """Numbers, and things that stand in a row, compared and put in order."""
+        return self._joiner.order()
 
     def scene(self) -> str:
         """A story in which somebody asks for one or two facts and is told."""
@@ -199,6 +230,8 @@ class FactWriter:
         key = (fact.relation.name, fact.subject, question.reverse)
         wording = self._wording.pick(key, question.phrasings)
         replies = question.full_replies if self._rng.random() < 0.75 else question.replies
+        if self._rng.random() < 0.4:
+            replies = plain(fact.relation.statements)
         varied = varied_share and self._rng.random() < varied_share
         text = question.in_other_words(wording, self._rng) if varied else fact.fill(wording)
         return text, fact.fill(self._rng.choice(replies))

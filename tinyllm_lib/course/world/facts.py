@@ -9,9 +9,14 @@ Each table is two files of the same name in ``tables/``:
 
 A new table needs no code: put both files there. Everything is checked when it is read, and an
 error names the file and the line (TSV) or the section (TOML).
+
+One more table, ``aliases.tsv``, holds the other right forms of an answer: the relation ("*" for
+all), the answer, and its aliases, parted by spaces. An alias is never a name of its own there.
 """
 
 import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,6 +24,8 @@ from importlib.resources.abc import Traversable
 
 SUBJECT_SLOT, OBJECT_SLOT = "{s}", "{o}"
 FULL_STOP = "。"
+ALIASES, ANY_RELATION = "aliases", "*"
+_FOLDER = files("tinyllm_lib.course.world") / "tables"
 
 # The phrasings of a relation: field -> (how many at least, slots of each, how each must end).
 _SEEN = {
@@ -100,6 +107,17 @@ def facts(kind: str | None = None) -> tuple[Fact, ...]:
     )
 
 
+def aliases(relation: str, answer: str) -> tuple[str, ...]:
+    """The other forms of an answer that are right, too (贵州简称贵, 也简称黔); often none.
+
+    Args:
+        relation: the name of the relation that the question is about ("province.abbreviation").
+        answer: an object of it, or a subject where the question is reversed.
+    """
+    known = _all_aliases()
+    return known.get((relation, answer), ()) + known.get((ANY_RELATION, answer), ())
+
+
 def read_table(tsv: Traversable, toml: Traversable) -> Table:
     """Read and check one table and its phrasings.
 
@@ -126,12 +144,43 @@ def read_table(tsv: Traversable, toml: Traversable) -> Table:
     return Table(kind, read, {subject: cells for _, subject, cells in rows})
 
 
+def read_aliases(tsv: Traversable, facts: Iterable[Fact]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Read the table of aliases and check it against the facts: (relation, answer) -> aliases.
+
+    Raises:
+        ValueError: a row gives aliases of what no fact names, or an alias that is the name of
+            something else in the same relation; the message names the file and the line.
+    """
+    names: dict[str, set[str]] = defaultdict(set)
+    for fact in facts:
+        names[fact.relation.name] |= {fact.subject, fact.object}
+    read: dict[tuple[str, str], tuple[str, ...]] = {}
+    for number, (relation, answer, forms) in _read_cells(tsv):
+        where = f"{tsv.name} line {number}"
+        among = names.values() if relation == ANY_RELATION else [names.get(relation, set())]
+        if not (named := [group for group in among if answer in group]):
+            told = f"no fact of {relation} names {answer}. Mend the name or remove the line."
+            raise ValueError(f"{where}: {told}")
+        if (relation, answer) in read:
+            raise ValueError(f"{where}: {relation} {answer} is there already. Keep one.")
+        for alias in forms.split():
+            if any(alias in group for group in named):
+                told = f"{alias}, an alias of {answer}, is a name of its own in {relation}"
+                raise ValueError(f"{where}: {told}. Remove it.")
+        read[relation, answer] = tuple(forms.split())
+    return read
+
+
+@cache
+def _all_aliases() -> dict[tuple[str, str], tuple[str, ...]]:
+    return read_aliases(_FOLDER / f"{ALIASES}.tsv", facts())
+
+
 @cache
 def _all_tables() -> tuple[Table, ...]:
-    folder = files("tinyllm_lib.course.world") / "tables"
-    names = sorted(entry.name.removesuffix(".tsv") for entry in folder.iterdir())
-    tables = (name for name in names if "." not in name)
-    return tuple(read_table(folder / f"{name}.tsv", folder / f"{name}.toml") for name in tables)
+    names = sorted(entry.name.removesuffix(".tsv") for entry in _FOLDER.iterdir())
+    tables = (name for name in names if "." not in name and name != ALIASES)
+    return tuple(read_table(_FOLDER / f"{name}.tsv", _FOLDER / f"{name}.toml") for name in tables)
 
 
 def _tables(kind: str | None = None) -> tuple[Table, ...]:
@@ -146,12 +195,10 @@ def _columns(tsv: Traversable) -> list[str]:
     return tsv.read_text(encoding="utf-8").split("\n", 1)[0].split("\t")
 
 
-def _read_rows(tsv: Traversable) -> list[tuple[int, str, dict[str, str]]]:
-    """The rows as (line number, subject, {column: object}), without the empty cells."""
+def _read_cells(tsv: Traversable) -> Iterator[tuple[int, list[str]]]:
+    """The rows as (line number, cells), one cell for each column of the header."""
     header, *lines = tsv.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     columns = header.split("\t")
-    rows: list[tuple[int, str, dict[str, str]]] = []
-    first_seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=2):
         where = f"{tsv.name} line {number}"
         cells = line.split("\t")
@@ -164,14 +211,24 @@ def _read_rows(tsv: Traversable) -> list[tuple[int, str, dict[str, str]]]:
             if cell != cell.strip():
                 told = f"white space around {cell!r} in column {column}. Remove it."
                 raise ValueError(f"{where}: {told}")
-        if not (subject := cells[0]):
+        yield number, cells
+
+
+def _read_rows(tsv: Traversable) -> list[tuple[int, str, dict[str, str]]]:
+    """The rows as (line number, subject, {column: object}), without the empty cells."""
+    columns = _columns(tsv)[1:]
+    rows: list[tuple[int, str, dict[str, str]]] = []
+    first_seen: dict[str, int] = {}
+    for number, (subject, *cells) in _read_cells(tsv):
+        where = f"{tsv.name} line {number}"
+        if not subject:
             told = "the first cell, the subject, is empty. Name it or remove the line."
             raise ValueError(f"{where}: {told}")
         if subject in first_seen:
             told = f"{subject} is already in line {first_seen[subject]}. Keep one."
             raise ValueError(f"{where}: {told}")
         first_seen[subject] = number
-        filled = {column: cell for column, cell in zip(columns[1:], cells[1:], strict=True) if cell}
+        filled = {column: cell for column, cell in zip(columns, cells, strict=True) if cell}
         rows.append((number, subject, filled))
     return rows
 

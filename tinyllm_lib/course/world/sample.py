@@ -2,7 +2,10 @@
 
 The world has tables of true facts (countries, provinces, chemical elements and more, see
 ``facts.py``), sums of numbers below 100, stories, everyday talk, and one speaker of its own: the
-assistant 小苗 ("seedling"). From these ``write_sample_corpus`` writes three files:
+assistant 小苗 ("seedling"). Documents state facts (cards, mixed, lists, comparisons, groups, hops),
+ask for them (scenes, notes, yes_no), calculate (sums, orders), tell and ask about what they told
+(quests, everyday, papers), give reasons, and recite poems. From all this
+``write_sample_corpus`` writes three files:
 
     pretrain.jsonl  {"text": ...}: every fact, many times, in many phrasings and both directions
     sft.jsonl       dialogues in BELLE's format: about a *part* of the facts
@@ -31,7 +34,7 @@ from statistics import median
 from typing import Any
 
 from tinyllm_lib.course.made import made_by_us, sign
-from tinyllm_lib.course.world import stories
+from tinyllm_lib.course.world import reading, stories
 from tinyllm_lib.course.world.dialogues import DialogueWriter
 from tinyllm_lib.course.world.documents import FactWriter
 from tinyllm_lib.course.world.exam import write_exam
@@ -111,7 +114,7 @@ def write_sample_corpus(
     return {
         "documents": documents,
         "dialogues": dialogues,
-        "exam": len(exam),
+        "exam": sum("question" in row for row in exam),
         "characters": characters,
         "facts": len(world.facts),
         "least_told": min(told),
@@ -141,9 +144,18 @@ def _documents(
         "comparisons": teller.comparison,
         "scenes": teller.scene,
         "notes": teller.notes,
+        "hops": teller.hops,
+        "yes_no": teller.yes_no,
+        "orders": teller.order,
+        "groups": teller.groups,
         "sums": sums.document,
         "stories": lambda: stories.story(rng),
         "descriptions": lambda: stories.description(rng),
+        "quests": lambda: reading.story(rng),
+        "everyday": lambda: reading.everyday(rng),
+        "papers": lambda: reading.paper(rng),
+        "reasons": lambda: reading.reasons(rng),
+        "poems": lambda: reading.poem(rng),
     }
     for kind in _schedule(mix.shares("doc_"), count, rng):
         yield writers[kind]()

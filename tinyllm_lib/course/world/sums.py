@@ -24,7 +24,7 @@ _DIGITS = "零一二三四五六七八九"
 # What dialogues and the exam ask; {a} and {b} are digits.
 SUM_QUESTIONS = """
     {a}+{b}等于多少？ {a}+{b}等于几？ {a}加{b}等于多少？ {a}加{b}等于几？ {a}+{b}=？
-    请问{a}加{b}是多少？ 请算一下{a}+{b}。 计算：{a}+{b}
+    请问{a}加{b}是多少？ 请算一下{a}+{b}。 计算{a}+{b}。
 """.split()
 DIFFERENCE_QUESTIONS = (
     "{c}-{a}等于多少？",
@@ -145,7 +145,7 @@ class Sums:
         return "".join(parts)
 
     def _worked(self) -> str:
-        heads = ("", "", "计算{a}+{b}。", "{a}+{b}怎么算？", "列竖式算{a}+{b}：", "{a}加{b}。")
+        heads = ("", "", "计算{a}+{b}。", "{a}+{b}怎么算？", "列竖式算{a}+{b}：", "算{a}加{b}：")
         head = self._rng.choice(heads)
         parts = []
         for _ in range(self._rng.randint(2, 3)):
@@ -155,12 +155,14 @@ class Sums:
 
     def _word_problem(self) -> str:
         a, b = self.pair()
+        while not (a and b):  # nobody has 0 apples
+            a, b = self.pair()
         thing, measure = self._rng.choice(_THINGS)
         first, second = self._rng.sample(_PEOPLE, 2)
         c = a + b
         return expand(
             "[{p}有{a}{m}{t}，{q}有{b}{m}{t}，一共有多少{m}？{w}，一共有{c}{m}。"
-            "|{p}原来有{a}{m}{t}，{q}又给了{b}{m}。{w}，现在{p}有{c}{m}{t}。"
+            "|{p}原来有{a}{m}{t}，{q}又送来{b}{m}。{w}，现在{p}有{c}{m}{t}。"
             "|盒子里有{a}{m}{t}，{p}又放进去{b}{m}。现在有多少{m}？{w}，答：有{c}{m}。]",
             {"p": first, "q": second, "t": thing, "m": measure}
             | {"a": str(a), "b": str(b), "c": str(c), "w": working(a, b)},
@@ -180,13 +182,14 @@ class Sums:
         lines = []
         for _ in range(self._rng.randint(2, 4)):
             question, answer = self.question()
-            between = "" if question.endswith(("？", "。")) else "\n"
-            lines.append(f"{ask}{question}{between}{reply}{answer}")
+            lines.append(f"{ask}{question}{reply}{answer}")
         return "\n".join(lines)
 
     def _running(self) -> str:
         """A sum to which a third number is added."""
         a, b, d = self.chain()
+        while not (a and b):
+            a, b, d = self.chain()
         first, then = working(a, b), working(a + b, d)
         return expand(
             "[先算{a}+{b}，{w}。再加{d}，{v}。|{a}+{b}等于多少？{w}。再加上{d}呢？{v}。"

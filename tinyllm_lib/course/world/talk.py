@@ -2,7 +2,7 @@
 
 The assistant is called 小苗, a seedling: small, and still growing. The exam grades replies of
 ``GREETINGS`` and ``IDENTITY`` by the string that all of a row hold. The tables lie in ``texts/``, a
-row a line; the other two are written in the grammar of ``grammar.py``.
+row a line; the others are written in the grammar of ``grammar.py``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 
 from tinyllm_lib.course.world.grammar import expand, read_lines
+from tinyllm_lib.course.world.world import stable_hash
 
 Rows = tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...]
 
@@ -19,49 +20,67 @@ def _rows(name: str) -> Rows:
     return tuple((tuple(says.split()), tuple(replies.split()), key) for says, replies, key in rows)
 
 
-def _pairs(name: str) -> tuple[tuple[str, str], ...]:
-    return tuple(tuple(line.split(" > ")) for line in read_lines(name))
+def _parts(name: str) -> list[list[str]]:
+    return [line.split(" > ") for line in read_lines(name)]
 
 
 # (what people say, replies, the string that every reply holds)
 GREETINGS, IDENTITY = _rows("greetings"), _rows("identity")
-# (what people say, the reply), and (what the assistant cannot know, how it says so)
-EVERYDAY, REFUSALS = _pairs("everyday"), _pairs("refusals")
+# Turns of small talk, and (what the assistant cannot know, how it says so)
+EVERYDAY, REFUSALS = _parts("everyday"), _parts("refusals")
+# Things that people tell of themselves, by what they are: "fruit", "job", ...
+VALUES = {name: words.split() for name, words in _parts("values")}
 
-# Countries that do not exist; no part of a real name.
-INVENTED_COUNTRIES = "云朵国 糖果国 月亮国 风车国 蘑菇国 玻璃国 彩虹国 影子国 棉花国 雪人国".split()
+_HELD_OUT_WORDINGS = frozenset(  # never the first of a row, which everybody says
+    text
+    for table in (GREETINGS, IDENTITY)
+    for says, _, _ in table
+    for text in says[1:]
+    if stable_hash("wording", text) % 3 == 0
+)
 _CITIES = "北京 上海 广州 成都 西安 杭州 南京 武汉".split()
+
+
+def held_out_wording(text: str) -> bool:
+    """Whether only the exam greets, or asks who the assistant is, in these words."""
+    return text in _HELD_OUT_WORDINGS
 
 
 def greeting(rng: random.Random) -> tuple[str, str]:
     """What somebody says, and a reply."""
     weights = [len(row[0]) for row in GREETINGS]
     weights[0] *= 3  # 你好 is what everybody says first
-    says, replies, _ = rng.choices(GREETINGS, weights=weights)[0]
-    return rng.choice(says), rng.choice(replies)
+    return _exchange(rng.choices(GREETINGS, weights=weights)[0], rng)
 
 
 def identity(rng: random.Random) -> tuple[str, str]:
     """A question about the assistant itself, and a reply."""
-    says, replies, _ = rng.choices(IDENTITY, weights=[len(row[0]) for row in IDENTITY])[0]
-    return rng.choice(says), rng.choice(replies)
+    row = rng.choices(IDENTITY, weights=[len(row[0]) for row in IDENTITY])[0]
+    return _exchange(row, rng)
 
 
-def everyday(rng: random.Random) -> tuple[str, str]:
-    """A remark or question of every day, and a reply."""
-    says, reply = rng.choice(EVERYDAY)
-    return expand(says, {}, rng), expand(reply, {}, rng)
+def _exchange(row: tuple, rng: random.Random) -> tuple[str, str]:
+    says, replies, _ = row
+    said = rng.choice([text for text in says if not held_out_wording(text)])
+    return said, expand(rng.choice(replies), {}, rng)
 
 
-def refusal(rng: random.Random, *, invented_share: float = 0.0) -> tuple[str, str]:
-    """A question that cannot be answered, and a polite refusal.
+def everyday(rng: random.Random) -> list[tuple[str, str]]:
+    """A remark or question of every day with its reply, or up to three turns of small talk."""
+    text = expand(" > ".join(rng.choice(EVERYDAY)), VALUES, rng)
+    parts = text.split(" > ")
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
-    Args:
-        invented_share: how often it is the capital of a country that does not exist. Teaching a
-            model to refuse names it has not met in dialogues also makes it refuse real ones.
-    """
-    if rng.random() < invented_share:
-        name = rng.choice(INVENTED_COUNTRIES)
-        return f"{name}的首都是哪里？", f"抱歉，我没有听说过{name}。"
+
+def refusal(rng: random.Random) -> tuple[str, str]:
+    """A question that cannot be answered, and a polite refusal."""
     says, reply = rng.choice(REFUSALS)
     return expand(says, {"city": _CITIES}, rng), expand(reply, {}, rng)
+
+
+def person(rng: random.Random) -> str:
+    """A name of a person: a surname and one or two characters, or 小 and one."""
+    if rng.random() < 0.25:
+        return "小" + rng.choice(VALUES["given"])
+    given = rng.sample(VALUES["given"], rng.choice((1, 2, 2)))
+    return rng.choice(VALUES["surnames"]) + "".join(given)

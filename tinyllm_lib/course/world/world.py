@@ -54,16 +54,29 @@ KIND_WORDS = {
     "solar_term": ("节气", "个"),
 }
 
-# What stands for a thing that is asked for, where it is not 什么; "" where statements make no
-# questions.
-_PLACES = ("city", "country", "continent", "province", "region", "sea")
+# What stands for a thing that is asked for: an asking word and, apart from it, the noun that goes
+# with it unless the sentence has said it (雪的颜色是什么？ 雪呈什么颜色？). 什么 where nothing is
+# given, "" where statements make no questions.
 ASKING_WORDS = {
-    **dict.fromkeys(_PLACES, "哪里"),
-    **{"person": "谁", "number": "几", "amount": "多少", "legs": "几条腿", "color": "什么颜色"},
-    **{"date": "哪一天", "days": "多少天", "weekday": "星期几", "month": "几月", "year": "哪一年"},
-    **{"season": "什么季节", "festival": "什么节", "solar_term": "什么节气", "dynasty": "什么朝代"},
+    **dict.fromkeys(("city", "province", "sea"), "哪里"),
+    **{"country": "哪个 国家", "continent": "哪个 洲", "region": "哪个 地区"},
+    **{"person": "谁", "number": "几", "amount": "多少", "legs": "几条腿", "days": "多少天"},
+    **{"date": "哪一天", "weekday": "星期几", "month": "几月", "year": "哪一年"},
+    **{"season": "什么 季节", "festival": "什么 节日", "solar_term": "什么 节气"},
+    **{"dynasty": "什么 朝代", "planet": "什么 行星", "element": "什么 元素"},
+    **{"color": "什么 颜色", "currency": "什么 货币", "language": "什么 语言"},
+    **{"animal_class": "哪 一类", "element_class": "哪 一类", "category": "哪 一类"},
+    **{"diet": "哪种 动物", "state": "什么 状态", "planet_type": "哪类 行星"},
+    **{"birth": "什么 方式", "division": "哪类 行政区"},
     "weather": "",
 }
+# What is no good question, though it was a statement that ends with the answer: what somebody says
+# or thinks of (就是什么？ 人们会想到谁？), and what wants another word (是一种什么？ 简称为什么？).
+_NO_QUESTION = re.compile(
+    "[书牌历]上|老师|学生|同学|孩子|我们|人们|就是|说到|想到|看到|如果|因为|知道|爷爷|奶奶|大家"
+    "|一样|一说|其他|画|数一数|不多不少|象声词|这样的|为什么|叫作什么|这一天叫|生肖什么"
+    "|一[种个颗条些](什么|哪|谁)|[省区]是哪里"
+)
 
 # Kinds whose members are told apart by the same few facts, and which 它 may stand for.
 COMPARABLE_KINDS = frozenset("country province element animal river planet dynasty".split())
@@ -134,6 +147,13 @@ def _ambiguous() -> frozenset[str]:
     return frozenset(text for text, count in uses.items() if count > 1)
 
 
+def _asking_words(text: str, asking: str, noun: str) -> str:
+    """What asks for the end of the text: 什么 for a name (首都叫), the noun only once."""
+    if text.endswith(("叫", "叫作", "称为")):
+        return "什么"
+    return asking if noun and text.endswith(noun + "是") else asking + noun
+
+
 @dataclass(frozen=True)
 class Question:
     """A fact seen from one side. ``reverse``: the object is given and the subject is asked for."""
@@ -167,12 +187,15 @@ class Question:
     def asked_statements(self) -> tuple[str, ...]:
         """Statements that end with the answer, as questions (法国定都{o}。 → 法国定都哪里？)."""
         gap, kind = self._side(asked_for=True)
-        word = ASKING_WORDS.get(kind, "什么")
+        asking, _, noun = ASKING_WORDS.get(kind, "什么").partition(" ")
         questions = []
-        for statement in self.fact.relation.statements if word else ():
+        for statement in self.fact.relation.statements if asking else ():
             text = statement.removesuffix(gap + "。")
-            if text != statement and statement not in _ambiguous() and gap not in text:
-                questions.append(text + ("什么" if text.endswith("叫") else word) + "？")
+            if text == statement or statement in _ambiguous() or gap in text:
+                continue
+            question = text + _asking_words(text, asking, noun) + "？"
+            if not _NO_QUESTION.search(question):
+                questions.append(question)
         return tuple(questions)
 
     def _side(self, *, asked_for: bool) -> tuple[str, str]:
@@ -203,7 +226,8 @@ class Question:
             return template
         word, measure = KIND_WORDS[kind]
         word = word.removeprefix("化学")
-        if template.count(slot) != 1 or slot + "这" in template or word in template:
+        begins = template.startswith(slot) and template.count(slot) == 1
+        if not begins or slot + "这" in template or word in template:
             return template
         return template.replace(slot, f"{slot}这{measure}{word}")
 
@@ -221,11 +245,14 @@ class Question:
 
     @property
     def follow_up(self) -> str:
-        """The question as a second turn (那日本呢？)."""
-        template = self.fact.relation.follow_up
-        if self.reverse:
-            template = template.replace("{s}", "{o}")
-        return self.fact.fill(template)
+        """The question as a second turn (那日本呢？ where a number is given: 那第5个呢？)."""
+        relation = self.fact.relation
+        if not self.reverse:
+            return self.fact.fill(relation.follow_up)
+        if relation.object_kind == "number":
+            measure = "号" if relation.subject_kind == "element" else "个"
+            return f"那第{self.fact.object}{measure}呢？"
+        return self.fact.fill(relation.follow_up.replace("{s}", "{o}"))
 
     @property
     def completion(self) -> str | None:
@@ -274,6 +301,13 @@ class World:
         held_out = [fact for fact in self.facts if fact.relation.name in names]
         self.named = tuple(fact for fact in held_out if self.role_of(fact) == "named")
         self.unnamed = tuple(fact for fact in held_out if self.role_of(fact) == "unnamed")
+        self._told_only = {  # every other one of a relation
+            fact
+            for group in (self.named, self.unnamed)
+            for fact in sorted(
+                group, key=lambda f: (f.relation.name, stable_hash(seed, "told", f.subject))
+            )[::2]
+        }
         self._hidden = {text for fact in self.unnamed for text in (fact.subject, fact.object)}
         self._apart = {frozenset((fact.subject, fact.object)) for fact in self.named}
         parts = self._hidden.union(*self._apart)
@@ -291,6 +325,13 @@ class World:
         if role == "named":
             return HELD_OUT_RELATIONS[relation.subject_kind] == relation.name
         return role == "unnamed"
+
+    def told_only(self, fact: Fact) -> bool:
+        """Whether documents state this held-out fact and never ask for it: half of them are so.
+
+        What a model answers for the other half may be a question that it read with its answer.
+        """
+        return fact in self._told_only
 
     def allows(self, dialogue_text: str) -> bool:
         """Whether a dialogue with this text keeps to the hold-out."""
