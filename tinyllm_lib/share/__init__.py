@@ -13,12 +13,17 @@ From a terminal: `python -m tinyllm_lib.share --help`.
     serve: starts an OpenAI-compatible server for a model on this machine
     to_adjacent_pairs: rows of a query or key matrix as old scripts and llama.cpp have them
     to_half_split: rows of a query or key matrix as transformers and this library have them
-    what_is_missing: what to install before `serve` can start a program, or ""
+    what_is_missing: what to install before `serve` can start, or ""
 """
 
 from tinyllm_lib.share.card import model_card
 from tinyllm_lib.share.gguf_file import check_tokenizer, export_gguf, modelfile_path
 from tinyllm_lib.share.hub import publish
-from tinyllm_lib.share.layouts import IN_LAYER, OUTSIDE, to_adjacent_pairs, to_half_split
-from tinyllm_lib.share.old_layout import import_checkpoint
+from tinyllm_lib.share.old_layout import (
+    IN_LAYER,
+    OUTSIDE,
+    import_checkpoint,
+    to_adjacent_pairs,
+    to_half_split,
+)
 from tinyllm_lib.share.server import serve, what_is_missing
