@@ -8,7 +8,6 @@ From a terminal: `python -m tinyllm_lib.share --help`.
     export_gguf: writes a GGUF file for llama.cpp, and Ollama's Modelfile beside it
     import_checkpoint: writes a checkpoint folder from an old `.pth` state dict
     model_card: the README.md of a published model, every number read from the run's files
-    modelfile_path: where the Modelfile of a GGUF file lies
     publish: uploads a checkpoint with its model card
     serve: starts an OpenAI-compatible server for a model on this machine
     to_adjacent_pairs: rows of a query or key matrix as old scripts and llama.cpp have them
@@ -17,7 +16,7 @@ From a terminal: `python -m tinyllm_lib.share --help`.
 """
 
 from tinyllm_lib.share.card import model_card
-from tinyllm_lib.share.gguf_file import check_tokenizer, export_gguf, modelfile_path
+from tinyllm_lib.share.gguf_file import check_tokenizer, export_gguf
 from tinyllm_lib.share.hub import publish
 from tinyllm_lib.share.old_layout import (
     IN_LAYER,

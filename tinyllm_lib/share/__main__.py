@@ -11,17 +11,13 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from tinyllm_lib import share
 from tinyllm_lib.data import find_run, utf8_output
 
-COMMANDS = {
-    "import": share.import_checkpoint,
-    "gguf": share.export_gguf,
-    "card": share.model_card,
-    "publish": share.publish,
-    "serve": share.serve,
-}
+COMMANDS: dict[str, Callable] = {"import": share.import_checkpoint, "gguf": share.export_gguf}
+COMMANDS |= {"card": share.model_card, "publish": share.publish, "serve": share.serve}
 
 
 def main(argv: list[str] | None = None) -> int:

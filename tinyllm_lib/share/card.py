@@ -1,32 +1,22 @@
 """A run -> a model card: `card.md`, filled in with what the run left.
 
-Configs, token manifests, metrics and exam; what is not there is said to be missing. Paths of this
-machine stay out.
+What is not there is said to be missing; paths of this machine stay out.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 from tinyllm_lib.data import SYSTEM_PROMPT, differences
 from tinyllm_lib.dataset import read_manifest, shards_fingerprint
 from tinyllm_lib.evaluate import exam_of
 from tinyllm_lib.launch import read_metrics
-from tinyllm_lib.model import (
-    Transformer,
-    model_folder,
-    run_folder,
-    step_folders,
-    step_of,
-    weights_fingerprint,
-)
+from tinyllm_lib.model import Transformer, model_folder, step_folders, step_of, weights_fingerprint
 from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.train import run_config
 
-TEMPLATE = Path(__file__).with_name("card.md")
-OPTIONS: tuple[str, ...] = ("optimizer", "learning_rate", "warmup_steps", "weight_decay", "dtype")
-OPTIONS += ("batch_size", "max_seq_len", "packing", "separate_documents", "seed")
+OPTIONS: tuple[str, ...] = ("optimizer", "learning_rate", "warmup_steps", "weight_decay")
+OPTIONS += ("batch_size", "max_seq_len", "packing", "separate_documents", "seed", "dtype")
 MEASURED = ("step", "tokens", "loss", "val_loss", "val_bits_per_byte")
-TITLES = {"pretrain": "Pretraining", "sft": "Fine-tuning on dialogues"}
+Stage = tuple[Path, dict, list[dict]]  # a run, its config, its metrics up to the checkpoint
 
 
 def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = None) -> str:
@@ -41,30 +31,21 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
         FileNotFoundError: no checkpoint there.
     """
     folder = model_folder(folder)
-    model = Transformer.from_pretrained(folder)
-    name = repo_id or run_folder(folder.resolve()).name
-    stages = [_told(stage) for stage in read_stages(folder)]
-    return TEMPLATE.read_text(encoding="utf-8").format(
+    model, stages = Transformer.from_pretrained(folder), read_stages(folder)
+    told = [_told(*stage) for stage in stages]
+    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    return template.format(
         license=f"\nlicense: {license}" if license else "",
-        title=name.split("/")[-1],
-        name=name,
+        name=repo_id or (stages[-1][0] if stages else folder).name,
         system=SYSTEM_PROMPT,
         config=model.config,
         parameters=model.num_parameters(),
         vocabulary=len(load_tokenizer(folder)),
         fingerprint=weights_fingerprint(folder),
-        training="\n\n".join(stages) or "Not recorded: a model without the run that made it.",
+        training="\n\n".join(told) or "Not recorded: a model without the run that made it.",
         exam=_exam(folder),
-        licensed="" if license else "No licence was chosen for the weights.",
+        limits="" if license else " No licence was chosen for the weights.",
     )
-
-
-class Stage(NamedTuple):
-    """One training run on the way to the weights, and its metrics up to the checkpoint."""
-
-    run: Path
-    config: dict
-    metrics: list[dict]
 
 
 def read_stages(folder: Path) -> list[Stage]:
@@ -72,12 +53,12 @@ def read_stages(folder: Path) -> list[Stage]:
     is gone, or was trained anew since, is left out.
     """
     folder = folder.resolve()
-    run = run_folder(folder)
+    run = folder.parent.parent
     if folder not in step_folders(run) or not (run / "config.json").is_file():
         return []
     config = run_config(run)
     rows = read_metrics(run) if (run / "metrics.jsonl").is_file() else []
-    stage = Stage(run, config, [row for row in rows if row["step"] <= step_of(folder)])
+    stage = (run, config, [row for row in rows if row["step"] <= step_of(folder)])
     start = Path(config.get("init_from") or "-")
     made = config.get("made_from", {}).get("init_from")
     for step in reversed(step_folders(start) or [start]):
@@ -86,26 +67,23 @@ def read_stages(folder: Path) -> list[Stage]:
     return [stage]
 
 
-def _told(stage: Stage) -> str:
-    """A stage's data, options and results; other shards may lie in the place of its own now."""
-    title, config = f"Run {stage.run.name}", stage.config
+def _told(run: Path, config: dict, metrics: list[dict]) -> str:
     try:
         m = read_manifest(Path(config.get("data_path") or "-") / "train")
         changed = "".join(differences(config.get("made_from"), {"shards": shards_fingerprint(m)}))
-        data = f"not recorded, its token shards are not those that lie there now: {changed}"
-        if not changed:
-            title = TITLES[m["kind"]]
-            data = (
-                f"{m['documents']:,} documents, {m['tokens']:,} tokens, of which"
-                f" {m['supervised_tokens']:,} are learned; made from {m['source'] or '-'}"
-            )
+        data = (
+            f"{m['documents']:,} documents, {m['tokens']:,} tokens, of which"
+            f" {m['supervised_tokens']:,} are learned ({m['kind']}), from {m['source'] or '-'}"
+        )
     except FileNotFoundError:
-        data = "not recorded, its token shards are no longer where they were"
+        changed = "they are no longer where they were"
+    if changed:  # other shards may lie in their place now
+        data = f"not recorded, for its token shards changed: {changed}"
     chosen = config | config.get("resolved", {})
-    last = stage.metrics[-1] if stage.metrics else {}
+    last = metrics[-1] if metrics else {}
     options = ", ".join(f"{name} {chosen.get(name, '-')}" for name in OPTIONS)
     measured = ", ".join(f"{name} {last[name]:,}" for name in MEASURED if name in last)
-    return f"**{title}**\n\n* Data: {data}.\n* Options: {options}.\n* Measured: {measured}."
+    return f"**{run.name}**\n\n* Data: {data}.\n* Options: {options}.\n* Measured: {measured}."
 
 
 def _exam(folder: Path) -> str:
@@ -113,8 +91,7 @@ def _exam(folder: Path) -> str:
     try:
         exam = exam_of(folder)
     except (FileNotFoundError, ValueError) as error:
-        why = f": {error}" if isinstance(error, ValueError) else "."
-        return f"This checkpoint has not sat an exam{why}"
-    wrong = {answer.class_name: answer for answer in reversed(exam.wrong)}
-    shown = [f"{a.question} {a.got!r} instead of {a.expected!r}" for a in reversed(wrong.values())]
-    return "\n".join(["```", str(exam), *shown, "```"])
+        return "Not taken." if isinstance(error, FileNotFoundError) else f"Not taken: {error}"
+    first = {a.class_name: a for a in reversed(exam.wrong)}
+    wrong = [f"{a.question} {a.got!r}, expected {a.expected!r}" for a in reversed(first.values())]
+    return "\n".join(["```", str(exam), *wrong, "```"])

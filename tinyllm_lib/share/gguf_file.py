@@ -13,18 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import SYSTEM_PROMPT, atomic_path
-from tinyllm_lib.model import (
-    ModelConfig,
-    Transformer,
-    model_folder,
-    rope_frequencies,
-    weights_fingerprint,
-)
+from tinyllm_lib.model import Transformer, model_folder, rope_frequencies, weights_fingerprint
 from tinyllm_lib.share.old_layout import IN_LAYER, to_adjacent_pairs
 from tinyllm_lib.tokenizer import check_size, load_tokenizer, plain_template, stop_ids, token_ids
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-PRE_TOKENIZER = "gpt-2"  # the name of ByteLevel's own pattern
 # What a BPE model may have and llama.cpp's has not.
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 SWITCHES = ("dropout", "unk_token", *AFFIXES, "byte_fallback", "ignore_merges")
@@ -74,7 +67,7 @@ def export_gguf(folder: str | Path, out: str | Path | None = None, dtype: str = 
         writer.add_name(f"tinyllm {folder.name}")
         writer.add_string("tinyllm.weights", weights_fingerprint(folder))
         writer.add_file_type(getattr(gguf.LlamaFileType, DTYPES[dtype]))
-        _add_model(writer, c)
+        _add_model(writer, model)
         _add_tokenizer(writer, tokenizer, c.vocab_size, gguf.TokenType)
         for name, tensor in gguf_tensors(model).items():
             kind = gguf.GGMLQuantizationType[dtype.upper() if tensor.dim() == 2 else "F32"]
@@ -110,7 +103,7 @@ def gguf_tensors(model: Transformer) -> dict[str, Tensor]:
             tensor = state[f"model.layers.{i}.{name}.weight"]
             if name in heads:
                 tensor = to_adjacent_pairs(tensor, heads[name])
-            tensors[names.get_name(f"model.layers.{i}.{name}") + ".weight"] = tensor
+            tensors[f"{names.get_name(f'model.layers.{i}.{name}')}.weight"] = tensor
     return tensors
 
 
@@ -120,16 +113,15 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, before, added = spec["model"], spec["pre_tokenizer"] or {}, spec["added_tokens"]
+    greedy = [t["content"] for t in added if t["lstrip"] or t["rstrip"] or t["single_word"]]
     alone = tokenizer("a", add_special_tokens=False)["input_ids"]
     plain = before.get("type") == "ByteLevel" and before.get("use_regex", True)
     found = {
         "a normalizer": spec["normalizer"] and spec["normalizer"]["type"],
-        "another pre-tokenizer than ByteLevel with its own pattern": not plain and before,
+        "another pre-tokenizer than ByteLevel with its own pattern": not plain and str(before),
         "a space put in front": before.get("add_prefix_space"),
         "BPE with": [name for name in SWITCHES if model.get(name)],
-        "tokens that swallow the spaces beside them": [
-            t["content"] for t in added if t["lstrip"] or t["rstrip"] or t["single_word"]
-        ],
+        "tokens that swallow the spaces beside them": greedy,
         "added tokens that are not special": [t["content"] for t in added if not t["special"]],
         "tokens put around every text": tokenizer("a")["input_ids"] != alone,
     }
@@ -140,7 +132,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
         )
 
 
-def _add_model(writer, c: ModelConfig) -> None:
+def _add_model(writer, model: Transformer) -> None:
+    c = model.config
     writer.add_vocab_size(c.vocab_size)
     writer.add_context_length(c.max_seq_len)
     writer.add_embedding_length(c.dim)
@@ -162,7 +155,7 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, vocab_size: int, 
     types = [kinds.CONTROL if i in special else kinds.NORMAL for i in range(size)]
     unused = range(size, vocab_size)  # rows of the matrix that no token has
     writer.add_tokenizer_model("gpt2")  # llama.cpp's word for byte-level BPE
-    writer.add_tokenizer_pre(PRE_TOKENIZER)
+    writer.add_tokenizer_pre("gpt-2")  # the name of ByteLevel's own pattern
     writer.add_token_list([*names, *(f"[unused {i}]" for i in unused)])
     writer.add_token_types(types + [kinds.UNUSED] * len(unused))
     writer.add_token_merges([" ".join(pair) for pair in merges])
@@ -175,14 +168,10 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerFast, vocab_size: int, 
     writer.add_chat_template(plain_template(tokenizer.chat_template))
 
 
-def modelfile_path(gguf: str | Path) -> Path:
-    """chat-f16.gguf -> chat-f16.Modelfile: each GGUF file has its own."""
-    return Path(gguf).with_suffix(".Modelfile")
-
-
 def _write_modelfile(gguf: Path, context: int, tokenizer: PreTrainedTokenizerFast) -> None:
     """ChatML, what stops, the context; a Modelfile that says something else stays."""
-    path, stops = modelfile_path(gguf), tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))
+    path = gguf.with_suffix(".Modelfile")
+    stops = tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))
     text = MODELFILE.format(
         file=gguf.name,
         name=path.name,

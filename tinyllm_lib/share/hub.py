@@ -8,8 +8,8 @@ from pathlib import Path
 from tinyllm_lib.model import INDEX, model_folder, weight_files
 from tinyllm_lib.share.card import model_card
 
-FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-FILES += ("chat_template.jinja", "model.safetensors")
+FILES: tuple[str, ...] = ("config.json", "generation_config.json", "model.safetensors")
+FILES += ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def publish(
@@ -31,8 +31,7 @@ def publish(
         extra_files: more files to put beside, for example a GGUF and its Modelfile.
 
     Raises:
-        FileNotFoundError: no such file.  ValueError: another hub.  What the hub's library says:
-            no key, no network, no right to write.
+        FileNotFoundError; ValueError: another hub.  Others: the hub's library says what is wrong.
     """
     if hub not in ("huggingface", "modelscope"):
         raise ValueError(f"hub is {hub!r}, expected huggingface or modelscope.")

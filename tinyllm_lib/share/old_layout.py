@@ -64,9 +64,8 @@ def import_checkpoint(
         out_dir: a new folder; `TextGenerator`, `TrainConfig.init_from` and transformers load it.
 
     Raises:
-        FileNotFoundError: no such file, or no tokenizer.  FileExistsError: `out_dir` is not empty.
-        RuntimeError: it is damaged.  ValueError: code in it, a key missing or left over, a shape or
-            tokenizer that does not fit.
+        OSError: no such file, or a damaged one; no tokenizer; `out_dir` is not empty.
+        ValueError: code in it, a key missing or left over, a shape or tokenizer that does not fit.
     """
     path, out_dir = Path(path), Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
@@ -109,6 +108,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path.name} is refused: unpickling it {what}, and a file of weights has no need to"
             " run code. If you trust its maker, torch.save(model.state_dict(), 'weights.pth')."
         ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise OSError(f"{path.name} cannot be read as a .pth file: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         raise ValueError(f"{path.name} is no state dict: torch.save(content['model'], …) saves it.")
     for name, tensor in content.items():
@@ -130,10 +131,10 @@ def _filled(config: ModelConfig, old: dict[str, Tensor], where: str) -> Transfor
     except RuntimeError as error:
         advice = "Shapes cannot tell n_heads and n_kv_heads: pass those it was trained with."
         raise ValueError(f"{where} does not fit. {advice} {error}") from None
-    for layer in model.model.layers:
-        q, k = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
-        q.data = to_half_split(q.data, config.n_heads)
-        k.data = to_half_split(k.data, config.n_kv_heads)
+    heads = {"q_proj": config.n_heads, "k_proj": config.n_kv_heads}
+    for name, weight in model.named_parameters():
+        if n := heads.get(name.split(".")[-2]):
+            weight.data = to_half_split(weight.data, n)
     if config.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model

@@ -24,10 +24,6 @@ HOST = "127.0.0.1"
 NEEDS = ("fastapi", "uvicorn", "openai", "accelerate")  # what the course does not install
 
 
-class ServeError(RuntimeError):
-    """The server did not come up; the message says why."""
-
-
 class Server(NamedTuple):
     """A running server: clients call `url` their base_url and ask for `model`."""
 
@@ -59,11 +55,10 @@ def serve(folder: str | Path, *, port: int = 0, timeout: float = 180.0) -> Itera
         timeout: seconds until it must answer.
 
     Raises:
-        ServeError: a package is missing, or the server ended or kept silent.
-        OSError: the port is taken.
+        RuntimeError: a package is missing, or it did not come up.  OSError: the port is taken.
     """
     if missing := what_is_missing():
-        raise ServeError(missing)
+        raise RuntimeError(missing)
     path = model_folder(folder).resolve()
     port = free_port(port)
     url = f"http://{HOST}:{port}/v1"
@@ -106,4 +101,4 @@ def _wait_until_ready(process: subprocess.Popen, url: str, timeout: float, log: 
     last = "\n".join(log.read().decode("utf-8", "replace").splitlines()[-12:])
     ended = f"ended with exit code {process.returncode}"
     what = f"did not answer within {timeout:g} s" if process.returncode is None else ended
-    raise ServeError(f"The server {what}. Its last lines:\n{last}")
+    raise RuntimeError(f"The server {what}. Its last lines:\n{last}")
