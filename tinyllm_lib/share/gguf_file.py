@@ -18,9 +18,8 @@ from tinyllm_lib.share.old_layout import IN_LAYER, to_adjacent_pairs
 from tinyllm_lib.tokenizer import check_size, load_tokenizer, plain_template, stop_ids, token_ids
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
-# What a BPE model may have and llama.cpp's has not.
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
-SWITCHES = ("dropout", "unk_token", *AFFIXES, "byte_fallback", "ignore_merges")
+SWITCHES = ("dropout", "unk_token", *AFFIXES, "byte_fallback", "ignore_merges")  # not in llama.cpp
 MODELFILE = '''\
 # ollama create NAME -f "{name}", then ollama run NAME
 FROM ./{file}

@@ -1,5 +1,6 @@
 """A model with its card on a hub: Hugging Face or ModelScope."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -40,8 +41,7 @@ def publish(
     with tempfile.TemporaryDirectory() as staged:
         for path in (*filter(Path.is_file, files), *extra_files):
             shutil.copy(path, staged)
-        card = model_card(folder, repo_id, license=license)
-        (Path(staged) / "README.md").write_text(card, encoding="utf-8")
+        Path(staged, "README.md").write_text(model_card(folder, repo_id, license=license), "utf-8")
         if hub == "huggingface":
             from huggingface_hub import HfApi
 
@@ -52,6 +52,7 @@ def publish(
 
         # Its library writes Apache-2.0 where none is given, and nobody but the owner can choose.
         options = {"visibility": "private" if private else "public", "license": license or "Other"}
-        HubApi().create_repo(repo_id, exist_ok=True, **options)
-        HubApi().upload_folder(repo_id=repo_id, folder_path=staged, use_cache=False)
-        return f"{HubApi().endpoint}/models/{repo_id}"
+        scope = HubApi(endpoint=os.environ.get("MODELSCOPE_ENDPOINT") or None)
+        scope.create_repo(repo_id, exist_ok=True, **options)
+        scope.upload_folder(repo_id=repo_id, folder_path=staged, use_cache=False)
+        return f"{scope.endpoint}/models/{repo_id}"
