@@ -186,7 +186,7 @@ def test_help_names_every_command(capsys):
         "--dtype",
         "--hub",
         "--public",
-        "--program",
+        "--port",
         "default: 16",
     ):
         assert word in out, word
@@ -214,10 +214,8 @@ def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, worksp
     )
     assert capsys.readouterr().out.strip() == str(new)
     assert share.main(["gguf", "旧 old", "--dtype", "q8_0"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        str(new / "旧 old-q8_0.gguf"),
-        str(new / "旧 old-q8_0.Modelfile"),
-    ]
+    assert capsys.readouterr().out.strip() == str(new / "旧 old-q8_0.gguf")
+    assert (new / "旧 old-q8_0.Modelfile").is_file()
     assert (new / "旧 old-q8_0.gguf").read_bytes()[:4] == b"GGUF"
     assert share.main(["card", "旧 old", "--license", "mit"]) == 0
     assert "license: mit" in capsys.readouterr().out
@@ -246,10 +244,7 @@ def test_what_it_prints_is_utf_8_whatever_the_console_speaks(encoding, folder, t
         said.append((done.returncode, (done.stdout or done.stderr).decode("utf-8")))
     (card, text), (gguf, paths), (error, why) = said
     assert (card, gguf, error) == (0, 0, 2)
-    assert "你是一个AI助手" in text and paths.splitlines() == [
-        str(mine / "小 f16.gguf"),
-        str(mine / "小 f16.Modelfile"),
-    ]
+    assert "你是一个AI助手" in text and paths.strip() == str(mine / "小 f16.gguf")
     assert why.startswith("error: ") and "没有" in why
 
 

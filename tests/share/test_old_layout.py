@@ -149,35 +149,37 @@ def changed(state, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("layers.1.ffn_norm.weight"), r"1 missing, first layers.1.ffn_norm.weight"),
+        (
+            lambda s: s.pop("layers.1.ffn_norm.weight"),
+            r"Missing key.*layers.1.post_attention_layernorm",
+        ),
         (
             lambda s: s.update({"layers.0.attention.bias": torch.ones(3)}),
-            "1 left over, first layers.0.attention.bias",
+            "Unexpected key.*layers.0.attention.bias",
         ),
         (
             lambda s: s.update({"norm.weight": torch.ones(63)}),
-            r"of another shape, first norm.weight \(63,\) instead of \(64,\)",
+            r"size mismatch for model.norm.weight: .*\[63\].*\[64\]",
         ),
         (
             lambda s: s.update({"norm.weight": torch.ones(64, dtype=torch.int8)}),
-            r"not floating point, first norm.weight",
+            "norm.weight is not floating point",
         ),
         (
             lambda s: s.update({"norm.weight": torch.full((64,), torch.nan)}),
-            "not finite, first norm.weight",
+            "norm.weight is not floating point, or not finite",
         ),
-        (lambda s: s.pop("tok_embeddings.weight"), "tok_embeddings.weight is missing"),
-        (lambda s: s.update({"module.norm.weight": torch.ones(64)}), "norm.weight twice"),
+        (lambda s: s.pop("tok_embeddings.weight"), "no matrix tok_embeddings.weight"),
         (
             lambda s: s.update({"layers.0.feed_forward.w1.weight": torch.ones(128, 64)}),
-            r"w2.weight \(64, 192\) instead of \(64, 128\)",
+            r"down_proj.weight: .*\[64, 192\].*\[64, 128\]",
         ),
-        (lambda s: s.clear(), "no state dict"),
+        (lambda s: s.clear(), "no matrix tok_embeddings.weight"),
         (lambda s: s.update({"epoch": 3}), "no state dict"),
     ],
 )
 def test_keys_and_shapes_that_do_not_fit_are_named(change, message, old, bring, tmp_path):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         bring(changed(old.state_dict(), change))
     assert not (tmp_path / "new").exists()
 
@@ -185,7 +187,7 @@ def test_keys_and_shapes_that_do_not_fit_are_named(change, message, old, bring, 
 @pytest.mark.parametrize(
     ("heads", "message"),
     [
-        ({"n_heads": 16, "n_kv_heads": 8}, "with 16 heads it has 4 key/value heads"),
+        ({"n_heads": 16, "n_kv_heads": 8}, "(?s)Shapes cannot tell n_heads .*k_proj.weight"),
         ({"n_heads": 7}, "dim=64 is not a multiple of n_heads=7"),
     ],
 )
@@ -233,7 +235,7 @@ def test_a_damaged_file_is_told_as_such(old, tokenizer_dir, tmp_path):
     path = tmp_path / "old.pth"
     torch.save(old.state_dict(), path)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="cannot be read as a .pth file"):
+    with pytest.raises(OSError, match="cannot be read as a .pth file"):
         import_checkpoint(path, tokenizer_dir, tmp_path / "new", **HEADS)
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(OSError, match="No such file"):
         import_checkpoint(tmp_path / "no.pth", tokenizer_dir, tmp_path / "new", **HEADS)

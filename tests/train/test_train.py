@@ -841,7 +841,7 @@ def test_a_run_whose_config_json_is_damaged_is_set_aside_too(tiny_config, tmp_pa
         train(replace(config, resume="must"))
     assert model_name(latest_checkpoint(tmp_path / "run")) == "run, step 1 of ?"
     assert kind_of_run(tmp_path / "run") == "chat"
-    assert [stage.config for stage in read_stages(latest_checkpoint(tmp_path / "run"))] == [{}]
+    assert [config for _, config, _ in read_stages(latest_checkpoint(tmp_path / "run"))] == [{}]
     train(config)
     assert (
         "it is now run.old1 (different: there is no record of what it was made from)."
