@@ -48,8 +48,8 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
 
 
 def read_stages(folder: Path) -> list[tuple[Path, dict, list[dict]]]:
-    """(run, config, metrics) of what made a checkpoint, first pretraining, then what started from it; a base that
-    is gone, or was trained anew since, is left out.
+    """(run, config, metrics) of the runs that made a checkpoint, first pretraining, then what
+    started from it; a base that is gone, or was trained anew since, is left out.
     """
     folder = folder.resolve()
     run = folder.parent.parent
