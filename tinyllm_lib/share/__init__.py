@@ -1,6 +1,5 @@
-"""Notebook 08: a run becomes what other programs read, and old checkpoints come in.
-
-From a terminal: `python -m tinyllm_lib.share --help`.
+"""Notebook 08: a run becomes what other programs read, and old checkpoints come in. From a
+terminal: `python -m tinyllm_lib.share --help`.
 
     IN_LAYER: old scripts' names within a layer -> ours, which are transformers'
     OUTSIDE: old scripts' names outside of the layers -> ours

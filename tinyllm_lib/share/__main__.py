@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(argv))
     command = options.pop("command")
     try:
+        if "folder" in options:
+            options["folder"] = find_run(options["folder"])
         made = COMMANDS[command](**options)
         if command != "serve":
             print(made)
@@ -52,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, default in (("--n-heads", 16), ("--n-kv-heads", 8), ("--max-seq-len", 512)):
         old.add_argument(name, type=int, default=default, help="default: %(default)s")
     for one in (gguf, card, hub, server):
-        one.add_argument("folder", type=find_run, metavar="RUN", help="a run, or a checkpoint")
+        one.add_argument("folder", metavar="RUN", help="a run, or a checkpoint")
     gguf.add_argument("out", nargs="?")
     gguf.add_argument("--dtype", default="f16", help="f32, f16 (default), bf16 or q8_0")
     hub.add_argument("repo_id", metavar="OWNER/NAME")

@@ -16,7 +16,6 @@ from tinyllm_lib.train import run_config
 OPTIONS: tuple[str, ...] = ("optimizer", "learning_rate", "warmup_steps", "weight_decay")
 OPTIONS += ("batch_size", "max_seq_len", "packing", "separate_documents", "seed", "dtype")
 MEASURED = ("step", "tokens", "loss", "val_loss", "val_bits_per_byte")
-Stage = tuple[Path, dict, list[dict]]  # a run, its config, its metrics up to the checkpoint
 
 
 def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = None) -> str:
@@ -48,9 +47,9 @@ def model_card(folder: str | Path, repo_id: str = "", *, license: str | None = N
     )
 
 
-def read_stages(folder: Path) -> list[Stage]:
-    """The runs that made a checkpoint, first pretraining, then what started from it; a base that
-    is gone, or was trained anew since, is left out.
+def read_stages(folder: Path) -> list[tuple[Path, dict, list[dict]]]:
+    """(run, config, metrics) of the runs that made a checkpoint, first pretraining, then what
+    started from it; a base that is gone, or was trained anew since, is left out.
     """
     folder = folder.resolve()
     run = folder.parent.parent
