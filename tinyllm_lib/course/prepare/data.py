@@ -130,7 +130,7 @@ def token_shards(
 
     Args:
         remake: write them again in any case. Not those of the real corpora, which take hours:
-            writing them goes on where it stopped, and only who deletes the folder begins anew.
+            only who deletes the folder begins anew.
         learn_all: SFT shards whose mask learns every token (folder `sft_no_mask`), for the
             comparison in notebook 06.
 
@@ -214,7 +214,7 @@ def shards_are_ours(folder: Path) -> bool:
 
 def _remove_shards(folder: Path) -> None:
     require_writable(folder)
-    for pattern in ("manifest.json", "progress.json", "shard_*"):
+    for pattern in ("manifest.json", "shard_*"):
         for path in folder.glob(pattern):
             path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
