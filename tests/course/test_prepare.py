@@ -170,7 +170,7 @@ def test_shards_of_the_real_corpora_are_written_once(kind, ws, real):
     assert times(folder) == written
     train_tokenizer(["小猫和白鹅是好朋友。"] * 30, ws.tokenizer, vocab_size=300)
     with pytest.raises(
-        ValueError, match="holds token shards made with tokenizer '.*; now it is tokenizer '"
+        ValueError, match=r"holds token shards made otherwise: tokenizer \(was .*, now "
     ):
         prepare.token_shards(ws, kind, real, remake=True)
     assert times(folder) == written

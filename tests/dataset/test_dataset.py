@@ -1,6 +1,5 @@
 """Datasets: X, Y and loss_mask fit together, and packing loses, doubles and mixes nothing."""
 
-import json
 import random
 from itertools import groupby, pairwise
 
@@ -260,15 +259,12 @@ def test_a_shortened_or_missing_file_is_refused(tokenizer, tmp_path, ending):
     ):
         PackedDataset(tmp_path, 32)
     path.unlink()
-    with pytest.raises(ValueError, match=f"shard_00000{ending}: .* found no such file"):
+    with pytest.raises(FileNotFoundError, match=f"shard_00000{ending}"):
         PackedDataset(tmp_path, 32)
 
 
 def test_unfinished_shards_and_unknown_packing_are_refused(packed_texts, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished token shards"):
-        PackedDataset(tmp_path, 32)
-    (tmp_path / "progress.json").write_text(json.dumps({}))
-    with pytest.raises(FileNotFoundError, match="begun and not finished"):
         PackedDataset(tmp_path, 32)
     with pytest.raises(ValueError, match="packing='tight': expected one of best_fit, stream, none"):
         PackedDataset(packed_texts, 32, packing="tight")

@@ -1,13 +1,8 @@
-"""Token shards: what is in them, and that a stopped run ends with the same bytes as an undisturbed
-one.
-"""
+"""Token shards: what is in them, and that a run after a stopped one writes the same bytes."""
 
-import copy
 import hashlib
 import json
-import random
 import signal
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +20,7 @@ from tinyllm_lib.dataset import (
 from tinyllm_lib.model import Transformer, latest_checkpoint
 from tinyllm_lib.tokenizer import (
     encode_chat,
+    encode_documents,
     encode_text,
     load_tokenizer,
     tokenizer_hash,
@@ -70,13 +66,6 @@ def test_every_document_is_there_and_ends_with_eos(tokenizer, tmp_path):
     assert not list(tmp_path.glob("*.mask"))
 
 
-def test_a_tokenizer_without_an_end_token_ends_documents_with_im_end(tokenizer, tmp_path):
-    endless = copy.deepcopy(tokenizer)
-    endless.eos_token = None
-    write_pretrain_tokens(TEXTS[:3], endless, tmp_path)
-    assert [ids[-1] for ids in documents_on_disk(tmp_path)[0]] == [4, 4, 4]
-
-
 def test_the_manifest_describes_the_shards(tokenizer, tmp_path, monkeypatch):
     small_batches(monkeypatch)
     manifest = write_pretrain_tokens(
@@ -117,13 +106,6 @@ def test_all_shards_but_the_last_are_full(tokenizer, tmp_path, monkeypatch):
     small_batches(monkeypatch)
     *full, _ = write_pretrain_tokens(TEXTS, tokenizer, tmp_path, shard_tokens=1000)["shards"]
     assert all(1000 <= shard["tokens"] < 2000 for shard in full)
-
-
-def test_progress_counts_documents(tokenizer, tmp_path, monkeypatch):
-    small_batches(monkeypatch)
-    seen = []
-    write_pretrain_tokens(TEXTS[:25], tokenizer, tmp_path, progress=seen.append)
-    assert seen == [10, 20, 25]
 
 
 # ---- dialogues
@@ -195,8 +177,14 @@ def test_long_documents_make_smaller_batches_and_the_same_shards(tokenizer, tmp_
     write_pretrain_tokens(TEXTS, tokenizer, tmp_path / "large")
     monkeypatch.setattr(tokens, "BATCH_CHARS", 100)
     seen = []
-    write_pretrain_tokens(TEXTS, tokenizer, tmp_path / "small", progress=seen.append)
-    assert len(seen) > len(TEXTS) / 10
+
+    def counting(tokenizer, texts, **options):
+        seen.append(len(texts))
+        return encode_documents(tokenizer, texts, **options)
+
+    monkeypatch.setattr(tokens, "encode_documents", counting)
+    write_pretrain_tokens(TEXTS, tokenizer, tmp_path / "small")
+    assert sum(seen) == len(TEXTS) and len(seen) > len(TEXTS) / 10
     assert contents(tmp_path / "small") == contents(tmp_path / "large")
 
 
@@ -208,36 +196,26 @@ def test_learn_all_learns_the_questions_too(tokenizer, tmp_path):
 # ---- stopped and started again
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["pretrain", "sft"])
-def test_a_run_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(
-    kind, kills, tokenizer, tokenizer_folder, tmp_path, monkeypatch
+def test_a_run_killed_at_any_moment_leaves_no_manifest_and_the_next_ends_with_the_same_bytes(
+    kind, tokenizer, tokenizer_folder, tmp_path, monkeypatch
 ):
-    folder, moment = tmp_path / "killed", random.Random(0)
-    for kill in range(1, kills + 1):
-        killed = start_python(write_tokens.__file__, kind, tokenizer_folder, folder)
-        shard = folder / f"shard_{kill:05d}.bin"
-        wait_until(lambda: shard.is_file() or killed.poll() is not None, "one more shard")  # noqa: B023
-        time.sleep(moment.uniform(0, 0.1))
-        killed.send_signal(signal.SIGKILL)
-        assert killed.communicate()[0] == ""
-        with pytest.raises(
-            FileNotFoundError, match="begun and not finished; run the same command again"
-        ):
-            read_manifest(folder)
+    folder = tmp_path / "killed"
+    killed = start_python(write_tokens.__file__, kind, tokenizer_folder, folder)
+    shard = folder / "shard_00001.bin"
+    wait_until(lambda: shard.is_file() or killed.poll() is not None, "a second shard")
+    killed.send_signal(signal.SIGKILL)
+    assert killed.communicate()[0] == ""
+    with pytest.raises(FileNotFoundError, match="no finished token shards"):
+        read_manifest(folder)
     # What a kill in the middle of a write leaves, without the luck of hitting that moment:
     (folder / ".tmp-0123abcd").mkdir(exist_ok=True)
     (folder / ".tmp-0123abcd" / "shard_00002.bin").write_bytes(b"half a shard")
-    written = (folder / "shard_00000.bin").stat().st_mtime_ns
 
     small_batches(monkeypatch, write_tokens.BATCH)
     write_tokens.write(kind, tokenizer, folder)
-    assert (folder / "shard_00000.bin").stat().st_mtime_ns == written, (
-        "what was done must not be done again"
-    )
     write_tokens.write(kind, tokenizer, tmp_path / "undisturbed")
     assert contents(folder) == contents(tmp_path / "undisturbed")
-    assert len(read_manifest(folder)["shards"]) > kills + 1
 
 
 class Stopped(Exception):
@@ -255,36 +233,25 @@ def test_an_error_in_the_source_leaves_whole_shards_and_nothing_half_written(
     small_batches(monkeypatch)
     with pytest.raises(Stopped):
         write_pretrain_tokens(stop_after(TEXTS, 100), tokenizer, tmp_path, shard_tokens=1000)
-    shards = json.loads((tmp_path / "progress.json").read_text("utf-8"))["shards"]
-    files = [file for shard in shards for file in shard["sha256"]]
-    assert files and sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [*files, "progress.json"]
-    )
+    assert {path.name for path in tmp_path.iterdir()} >= {"shard_00000.bin", "shard_00001.bin"}
+    assert not list(tmp_path.glob(".tmp-*")) and not (tmp_path / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("finished", [False, True], ids=["begun", "finished"])
 @pytest.mark.parametrize("changed", ["source", "shard_tokens", "tokenizer"])
 def test_a_restart_with_something_changed_is_refused_by_name_or_starts_anew(
-    changed, finished, tokenizer, tmp_path, monkeypatch
+    changed, tokenizer, tmp_path, monkeypatch
 ):
     small_batches(monkeypatch)
     settings = {"tokenizer": tokenizer, "source": "corpus", "shard_tokens": 1000}
     other = {"source": "a newer corpus", "shard_tokens": 900, "tokenizer": None}[changed]
     other = other or train_tokenizer(TEXTS[:30], tmp_path / "tokenizer", vocab_size=300)
     run, fresh = tmp_path / "run", tmp_path / "fresh"
-    if finished:
-        write_pretrain_tokens(TEXTS, out_dir=run, **settings)
-    else:
-        with pytest.raises(Stopped):
-            write_pretrain_tokens(stop_after(TEXTS, 100), out_dir=run, **settings)
+    write_pretrain_tokens(TEXTS, out_dir=run, **settings)
     before, settings = contents(run), {**settings, changed: other}
 
     with pytest.raises(
         ValueError,
-        match=(
-            rf"run holds token shards made with .*{changed} .*; now it is .*{changed}"
-            r" .*replace=True"
-        ),
+        match=(rf"run holds token shards made otherwise: .*{changed} \(was .*, now .*replace=True"),
     ):
         write_pretrain_tokens(TEXTS[::-1], out_dir=run, **settings)
     assert contents(run) == before
@@ -296,7 +263,7 @@ def test_a_restart_with_something_changed_is_refused_by_name_or_starts_anew(
 def test_other_settings_are_another_work(tokenizer, tmp_path):
     write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=60)
     with pytest.raises(
-        ValueError, match="settings {'max_length': 60, .* now it is settings {'max_length': 70"
+        ValueError, match=r"settings \(was {'max_length': 60, .*, now {'max_length': 70"
     ):
         write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=70)
 
@@ -317,9 +284,7 @@ def test_a_finished_folder_without_a_name_is_written_again(tokenizer, tmp_path):
     assert ids == [[*encode_text(tokenizer, text), 4] for text in TEXTS[:4]]
 
 
-def test_a_run_without_a_name_that_was_stopped_begins_anew_for_its_texts_may_be_others(
-    tokenizer, tmp_path, monkeypatch
-):
+def test_a_run_that_was_stopped_begins_anew(tokenizer, tmp_path, monkeypatch):
     small_batches(monkeypatch)
     with pytest.raises(Stopped):
         write_pretrain_tokens(stop_after(TEXTS, 100), tokenizer, tmp_path, shard_tokens=1000)
@@ -391,7 +356,7 @@ def test_an_empty_source_is_an_error_and_leaves_no_manifest(tokenizer, tmp_path)
         write_pretrain_tokens([], tokenizer, tmp_path)
     with pytest.raises(ValueError, match=r"no dialogue with a token to learn \(1 read\)"):
         write_sft_tokens([dialogue("你好")], tokenizer, tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no finished token shards .* notebook 03"):
+    with pytest.raises(FileNotFoundError, match="holds no finished token shards .*notebook 03"):
         read_manifest(tmp_path)
 
 
@@ -409,9 +374,9 @@ def test_a_text_that_cannot_be_encoded_is_named(tokenizer, tmp_path, monkeypatch
         write_sft_tokens([*DIALOGUES[:11], dialogue("你好", "\ud83d")], tokenizer, tmp_path)
     with pytest.raises(ValueError, match="dialogue 1, message 2: expected a role"):
         write_sft_tokens([[SYSTEM, {"role": "human", "content": 3}]], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="dialogue 2: expected a list of messages, found a text"):
+    with pytest.raises(ValueError, match="dialogue 2, message 1: expected .* found '用'"):
         write_sft_tokens([DIALOGUES[0], "用户：你好"], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="dialogue 2, message 1: expected .* found str"):
+    with pytest.raises(ValueError, match="dialogue 2, message 1: expected .* found 'id'"):
         write_sft_tokens([DIALOGUES[0], {"id": 1, "conversations": []}], tokenizer, tmp_path)
     with pytest.raises(ValueError, match="text 2: character 1"):
         write_sft_tokens(DIALOGUES[:1], tokenizer, tmp_path, replay=["\ud83d"])

@@ -40,13 +40,7 @@ from tinyllm_lib.tokenizer import (
     train_tokenizer,
 )
 from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE, encode_texts
-from tinyllm_lib.tokenizer.training import (
-    FUNCTION_WORDS,
-    MAX_HAN,
-    NUMERALS,
-    ROLE_COUNT,
-    even_sample,
-)
+from tinyllm_lib.tokenizer.training import FUNCTION_WORDS, MAX_HAN, NUMERALS, ROLE_COUNT
 
 pytest_plugins = ["helpers.tiny_fixtures"]
 
@@ -260,17 +254,6 @@ def test_long_runs_train_and_come_back(tmp_path):
         assert tokenizer.decode(encode_text(tokenizer, text)) == text
 
 
-def test_training_takes_an_even_sample_of_the_size_asked_for(tmp_path):
-    texts = [f"{'甲乙' if n < 1000 else '丙丁'}{n}" * 9 for n in range(2000)]
-    sampled = train_tokenizer(iter(texts), tmp_path / "a", vocab_size=320, sample_bytes=5000)
-    by_hand = train_tokenizer(even_sample(texts, 5000), tmp_path / "b", vocab_size=320)
-    assert tokenizer_hash(sampled) == tokenizer_hash(by_hand)
-    vocabulary = {token_bytes(sampled, i) for i in range(len(sampled))}
-    assert {"甲乙".encode(), "丙丁".encode()} <= vocabulary, (
-        "both the beginning and the end of the stream are in it"
-    )
-
-
 def test_nfkc_is_a_switch_and_is_lossy(tmp_path, tokenizer, capsys):
     text = "１²，ＡＢＣ　㍿"
     folded = train_tokenizer(TEXTS, tmp_path, vocab_size=400, nfkc=True)
@@ -281,7 +264,7 @@ def test_nfkc_is_a_switch_and_is_lossy(tmp_path, tokenizer, capsys):
     )
     assert tokenizer.decode(encode_text(tokenizer, text)) == text
     assert eval_tokenizer(tmp_path)["round_trip"] is False
-    assert "text -> ids -> text is unchanged: False" in capsys.readouterr().out
+    assert "\nround_trip: False" in capsys.readouterr().out
 
 
 def test_what_training_refuses(tmp_path):
@@ -295,7 +278,7 @@ def test_what_training_refuses(tmp_path):
 @pytest.mark.parametrize("documents", [1, 3, 20])
 def test_a_few_documents_give_a_smaller_tokenizer_that_works_and_say_so(documents, tmp_path):
     with pytest.warns(
-        UserWarning, match=r"This text gives \d\d\d entries, not 6,144: .* stands there 2 times"
+        UserWarning, match=r"This text gives \d\d\d entries, not 6,144: no other pair comes twice"
     ):
         small = train_tokenizer(TEXTS[:documents], tmp_path)
     assert 261 < len(small) < 1000 and tokenizer_hash(small) == tokenizer_hash(
@@ -377,7 +360,7 @@ def test_eval_tokenizer_reports_what_the_folder_holds(tokenizer_folder, capsys):
     )
     out = capsys.readouterr().out
     assert out.count(": True") == 3
-    assert "<|im_end|> = 4" in out
+    assert "'<|im_end|>': 4" in out
     assert (
         r"<|im_start|>system\n你是一个AI助手<|im_end|>\n<|im_start|>user\nHow are you?<|im_end|>\n"
         in out
@@ -551,7 +534,6 @@ ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
         (CHATML.replace("{{ '\n' }}", "") + ASK, r"<\|im_end\|><\|im_start\|>"),
         (CHATML.replace("m['content']", "m['content'] | trim") + ASK, "说<"),
         (CHATML, "expected ChatML"),
-        ("{{ raise_exception('no system') }}", "no system"),
     ],
     ids=[
         "Llama 3's",
@@ -560,7 +542,6 @@ ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
         "no line end",
         "trimmed",
         "no prompt for the reply",
-        "one that refuses",
     ],
 )
 def test_a_template_that_is_not_chatml_is_refused_wherever_it_would_be_used(
@@ -822,11 +803,11 @@ def test_a_length_without_room_for_a_token_is_refused(tokenizer, max_length, pro
             [SYSTEM, {"role": "human", "content": "你好"}],
             "message 2: expected a role of system, user, assistant",
         ),
-        ([{"content": "你好"}], "message 1: .* role None"),
-        ([{"role": "user", "content": None}], "message 1: .* content of type NoneType"),
-        ([{"role": "user"}], "message 1: .* content of type NoneType"),
-        ([SYSTEM, "你好"], "message 2: expected .*'role'.*, found str"),
-        ({"id": 1, "conversations": []}, "message 1: expected .*'role'.*, found str"),
+        ([{"content": "你好"}], "message 1: .* found {'content': '你好'}"),
+        ([{"role": "user", "content": None}], "message 1: .* found .*None}"),
+        ([{"role": "user"}], "message 1: .* found {'role': 'user'}"),
+        ([SYSTEM, "你好"], "message 2: expected .* found '你好'"),
+        ({"id": 1, "conversations": []}, "message 1: expected .* found 'id'"),
         (dialogue("你好", "\ud83d"), "message 3: character 1 is .* half of a surrogate pair"),
     ],
 )

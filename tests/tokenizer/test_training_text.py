@@ -1,57 +1,12 @@
-"""What a tokenizer trains on: evenly drawn, of the size asked for, in pieces of bounded length."""
-
-import random
-from collections import Counter
+"""What a tokenizer trains on: pieces of bounded length."""
 
 import pytest
 import regex
-from helpers.tiny import TEXTS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllm_lib.tokenizer import WORDS
-from tinyllm_lib.tokenizer.training import MAX_RUN, cut_into_pieces, even_sample
-
-
-def size(texts):
-    return sum(len(text.encode()) for text in texts)
-
-
-# ---- the sample
-
-
-def test_a_corpus_that_fits_is_taken_whole():
-    assert sorted(even_sample(iter(TEXTS), size(TEXTS))) == sorted(TEXTS)
-
-
-def test_a_sample_has_the_size_asked_for_and_comes_evenly_from_all_of_the_stream():
-    texts = [f"第{number:06d}篇文章" for number in range(20_000)]
-    sample = list(even_sample(iter(texts), size(texts) // 10))
-    assert 0.999 * size(texts) < 10 * size(sample) <= size(texts)
-    tenths = Counter(int(text[1:7]) // 2000 for text in sample)
-    # 200, give or take three standard deviations
-    assert all(150 < tenths[tenth] < 250 for tenth in range(10)), tenths
-
-
-def test_the_sample_depends_on_the_texts_and_not_on_their_order():
-    texts = [f"第{number}篇" * (1 + number % 9) for number in range(3000)]
-    shuffled = random.Random(0).sample(texts, len(texts))
-    assert set(even_sample(texts, 20_000)) == set(even_sample(shuffled, 20_000))
-
-
-def test_a_larger_sample_holds_the_smaller_one():
-    texts = [f"第{number}篇" for number in range(3000)]
-    assert set(even_sample(texts, 5000)) < set(even_sample(texts, 20_000))
-
-
-def test_one_text_larger_than_the_sample_is_still_a_text():
-    assert list(even_sample(["很长" * 1000], 10)) == ["很长" * 1000]
-
-
-def test_half_of_a_surrogate_pair_is_named():
-    with pytest.raises(ValueError, match="text 2: character . is .* half of a surrogate pair"):
-        list(even_sample(["好", "\ud83d"], 100))
-
+from tinyllm_lib.tokenizer.training import MAX_RUN, cut_into_pieces
 
 # ---- the pieces
 

@@ -1,9 +1,6 @@
-"""Notebook 01: raw files (the sample, seq-monkey, BELLE, your own) become streams of documents and
-dialogues.
+"""Notebook 01: raw files become streams of documents and dialogues.
 
 Read `streams.py` (files to lines), `documents.py` (a line to messages), `readers.py` (a corpus).
-Below them what every other folder stands on: whole files, records of what a thing was made from,
-and the machine.
 
     allowed_cpus: how many cores this process may use
     allowed_memory: how many bytes of memory this process may use
@@ -38,12 +35,7 @@ and the machine.
 from tinyllm_lib.data.documents import SENTENCE_END, SYSTEM_PROMPT, convert_message, split_text
 from tinyllm_lib.data.download import BELLE, SEQ_MONKEY, download_pretrain, download_sft
 from tinyllm_lib.data.files import atomic_path, read_json, require_writable, write_json
-from tinyllm_lib.data.machine import (
-    allowed_cpus,
-    allowed_memory,
-    is_running,
-    utf8_output,
-)
+from tinyllm_lib.data.machine import allowed_cpus, allowed_memory, is_running, utf8_output
 from tinyllm_lib.data.provenance import content_fingerprint, differences, sha256
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
 from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines

@@ -18,10 +18,10 @@ def _parse_object(raw: bytes) -> dict[str, Any]:
         record = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BadLine("invalid UTF-8", f"byte {error.start + 1} of the line") from None
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer of too many digits
+    except (ValueError, RecursionError) as error:
         raise BadLine("malformed JSON", str(error)) from None
     if not isinstance(record, dict):
-        raise BadLine("not an object", f"found {_type(record)}")
+        raise BadLine("not an object", f"found {type(record).__name__}")
     return record
 
 
@@ -32,7 +32,7 @@ def parse_text(raw: bytes) -> tuple[str, bytes]:
         raise BadLine("missing text", _found(record))
     text = record["text"]
     if not isinstance(text, str):
-        raise BadLine("text not a string", f"found {_type(text)}")
+        raise BadLine("text not a string", f"found {type(text).__name__}")
     if not text.strip():
         raise BadLine("empty document")
     return text, _encode(text)
@@ -63,23 +63,23 @@ def convert_message(
             raise BadLine("missing conversations", _found(conversations))
         conversations = conversations["conversations"]
     if not isinstance(conversations, list):
-        raise BadLine("malformed conversations", f"expected a list, found {_type(conversations)}")
+        found = type(conversations).__name__
+        raise BadLine("malformed conversations", f"expected a list, found {found}")
     if not conversations:
         raise BadLine("empty dialogue")
     messages = [] if system is None else [{"role": "system", "content": system}]
     for number, message in enumerate(conversations, 1):
         match message:
-            case {"from": speaker, "value": str(value)}:
-                pass
+            case {"from": "human" | "assistant" as speaker, "value": str(value)}:
+                if not value.strip():
+                    raise BadLine("empty message", f"message {number}, from {speaker}")
+                messages.append({"role": ROLES[speaker], "content": value})
+            case {"from": speaker, "value": str()}:
+                detail = f"message {number}: {speaker!r:.40}, expected human or assistant"
+                raise BadLine("unknown speaker", detail)
             case _:
                 detail = f'message {number} is no object with "from" and a text as "value"'
                 raise BadLine("malformed conversations", detail)
-        if speaker not in ("human", "assistant"):
-            detail = f"message {number}: {speaker!r:.40}, expected human or assistant"
-            raise BadLine("unknown speaker", detail)
-        if not value.strip():
-            raise BadLine("empty message", f"message {number}, from {speaker}")
-        messages.append({"role": ROLES[speaker], "content": value})
     if messages[-1]["role"] == "user":
         raise BadLine("ends on the user", f"{len(conversations)} messages, the last from human")
     return messages
@@ -114,8 +114,4 @@ def _encode(text: str) -> bytes:
 
 
 def _found(record: dict[str, Any]) -> str:
-    return f"found: {', '.join(list(record)[:5])}"[:80] if record else "found: no fields"
-
-
-def _type(value: object) -> str:
-    return "null" if value is None else type(value).__name__
+    return f"found: {', '.join(list(record)[:5])}"[:80]

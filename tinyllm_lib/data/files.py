@@ -47,7 +47,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         if not temporary.exists():
             raise FileNotFoundError(f"{path} was not written: atomic_path's block made nothing")
         for file in filter(Path.is_file, (temporary, *temporary.rglob("*"))):
-            _flush(file)
+            with file.open("rb") as written:
+                try:
+                    os.fsync(written.fileno())
+                except OSError as error:
+                    if error.errno in BROKEN_OR_FULL:
+                        raise
         if path.is_dir():
             os.replace(path, old)  # a full folder cannot be renamed over
         try:
@@ -66,10 +71,7 @@ def write_json(path: Path | str, content: object) -> None:
 
 
 def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Where there is none, or something else: `unknown`, or if that is None an OSError or ValueError.
-    """
+    """The JSON object in a file; where there is none, `unknown`, or an OSError or ValueError."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -83,13 +85,3 @@ def read_json(path: Path | str, unknown: dict | None = None) -> dict[str, Any]:
             f"{path} is damaged ({error}): bring back the file as it was, or remove it."
         ) from error
     return content
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file lies on the disk, where its file system can promise that."""
-    with path.open("rb") as file:
-        try:
-            os.fsync(file.fileno())
-        except OSError as error:
-            if error.errno in BROKEN_OR_FULL:
-                raise

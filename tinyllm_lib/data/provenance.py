@@ -1,11 +1,4 @@
-"""What a thing was made from: one record for all that one step of the course hands to the next.
-
-    corpus -> tokenizer -> shards -> base -> chat -> exam, GGUF file, model card
-
-Whoever makes one of them writes `made_from` with it: names, and for each a fingerprint or a
-setting. Whoever uses it compares that record with what lies there now (`differences`), and says
-what differs instead of using it in silence.
-"""
+"""Records of what a thing was made from, for its user to compare with what lies there now."""
 
 import hashlib
 import json

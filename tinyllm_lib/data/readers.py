@@ -103,7 +103,7 @@ def read_texts(path: Paths, **options: Any) -> Iterator[str]:
     Raises:
         FileNotFoundError, ValueError: at the call.
         CorpusError: while reading. A damaged archive is no error but a warning and a bad line:
-            every document before the damage is kept.
+            the documents before the damage are kept, but for the last few.
     """
     return _read(path, parse_text, **options)
 

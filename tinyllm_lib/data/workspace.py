@@ -27,7 +27,7 @@ class Workspace:
 
     def run(self, name: str) -> Path:
         """The folder of one training run: config, metrics, log and checkpoints."""
-        return self.root / "runs" / _single_name(name, "a run")
+        return self.root / "runs" / _single_name(name)
 
 
 def get_workspace(profile: object = None) -> Workspace:
@@ -40,14 +40,10 @@ def get_workspace(profile: object = None) -> Workspace:
     Raises:
         ValueError: a name that is none for a folder.
     """
-    name = getattr(profile, "name", profile) or os.environ.get("TINYLLM_PROFILE") or "laptop"
-    base = os.environ.get("TINYLLM_WORKSPACE")
-    root = (
-        Path(base).expanduser().resolve()
-        if base
-        else _default_base(Path(__file__).resolve().parents[1])
-    )
-    return Workspace(root / _single_name(name, "a profile"))
+    given = str(getattr(profile, "name", profile or ""))
+    name = given or os.environ.get("TINYLLM_PROFILE") or "laptop"
+    base = os.environ.get("TINYLLM_WORKSPACE") or _default_base(Path(__file__).resolve().parents[1])
+    return Workspace(Path(base).expanduser().resolve() / _single_name(name))
 
 
 def find_run(name: str | Path) -> Path:
@@ -60,8 +56,7 @@ def _default_base(package: Path) -> Path:
     return (Path.cwd() if installed else package.parent) / "workspace"
 
 
-def _single_name(name: object, what: str) -> str:
-    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set('/\\:*?"<>|'):
-        expected = 'use one folder name, without / \\ : * ? " < > |'
-        raise ValueError(f"{name!r} cannot name {what}: {expected}")
+def _single_name(name: str) -> str:
+    if name in ("", ".", "..") or set(name) & set('/\\:*?"<>|'):
+        raise ValueError(f'{name!r}: expected one folder name, without / \\ : * ? " < > |')
     return name

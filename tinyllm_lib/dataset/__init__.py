@@ -1,6 +1,6 @@
 """Notebook 03: ids become token shards on disk, and those packed rows `(X, Y, loss_mask)`.
 
-Read `tokens.py` (on disk), `packed.py` and `order.py` (what trains), `padded.py` (to look at).
+Read `tokens.py` (on disk), `packed.py` (what trains), `padded.py` (to look at).
 
     write_pretrain_tokens: encodes documents on all cores and writes them as shards
     write_sft_tokens: encodes dialogues with their loss masks and writes them as shards
@@ -13,14 +13,11 @@ Read `tokens.py` (on disk), `packed.py` and `order.py` (what trains), `padded.py
     PackedRow: X, Y, loss_mask and the documents of one packed row, or, stacked, of a batch
     collate: stacks rows to a batch (B, context)
     DataOrder: which rows make up a step, from the seed and the step alone
-    BATCH_DOCUMENTS: how many documents are encoded at once
 """
 
-from tinyllm_lib.dataset.order import DataOrder
-from tinyllm_lib.dataset.packed import PackedDataset, PackedRow, collate
+from tinyllm_lib.dataset.packed import DataOrder, PackedDataset, PackedRow, collate
 from tinyllm_lib.dataset.padded import PretrainDataset, SFTDataset, shift_and_pad
 from tinyllm_lib.dataset.tokens import (
-    BATCH_DOCUMENTS,
     read_manifest,
     shards_fingerprint,
     write_pretrain_tokens,

@@ -3,6 +3,7 @@
 import bisect
 from collections import defaultdict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,17 +39,15 @@ class PackedDataset(Dataset):
     in which nothing is learned is left out; `left_out` counts them.
 
     Args:
-        folder: shards with a finished manifest.
         context: positions in a row.
-        packing: "best_fit": whole documents, each into the row with the least room that still holds
-            it (Ding et al. 2024); a document longer than the context becomes several pieces.
-            "stream": documents one after the other, cut wherever a row is full; no waste and no
-            memory, for billions of tokens. "none": a row each, to see what packing brings.
+        packing: "best_fit": each document into the row with the least room that holds it (Ding et
+            al. 2024), one longer than the context in pieces. "stream": one after the other, cut
+            where a row is full; no waste and no memory, for billions of tokens. "none": a row each.
         tokenizer: checked against the manifest when given.
 
     Raises:
-        FileNotFoundError: no manifest.
-        ValueError: shards made with another tokenizer, or a missing or shortened file.
+        FileNotFoundError: no manifest, or one of its files is missing.
+        ValueError: shards made with another tokenizer, or a shortened file.
     """
 
     def __init__(
@@ -84,17 +83,14 @@ class PackedDataset(Dataset):
 
         def array(suffix: str, dtype: str, count: int) -> np.ndarray:
             path = self.folder / f"{entry['name']}.{suffix}"
-            size = count * np.dtype(dtype).itemsize
-            found = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
-            if found != f"{size} bytes":
-                promise = f"{path}: the manifest promises {size} bytes, found {found}"
-                raise ValueError(f"{promise}. Write the shards again (notebook 03).")
+            size, found = count * np.dtype(dtype).itemsize, path.stat().st_size
+            if found != size:
+                raise ValueError(f"{path}: the manifest promises {size} bytes, found {found}.")
             return np.asarray(np.memmap(path, dtype, "r"))  # to slice a memmap itself is slow
 
         tokens = entry["tokens"]
         ids = array("bin", self.manifest["dtype"], tokens)
-        masked = f"{entry['name']}.mask" in entry["sha256"]
-        mask = array("mask", "uint8", tokens) if masked else None
+        mask = array("mask", "uint8", tokens) if self.manifest["kind"] == "sft" else None
         return ids, mask, array("offsets", "uint64", entry["documents"] + 1).astype(np.int64)
 
     def _pieces(self) -> np.ndarray:
@@ -141,9 +137,23 @@ class PackedDataset(Dataset):
         """Reads every byte of the shards; a ValueError says which file is not as it was written."""
         for shard in self.manifest["shards"]:
             for name, checksum in shard["sha256"].items():
-                if sha256(self.folder / name) != checksum:
-                    problem = f"{self.folder / name} does not match its checksum"
-                    raise ValueError(f"{problem}. Delete the folder and write the shards again.")
+                if sha256(path := self.folder / name) != checksum:
+                    raise ValueError(f"{path} does not match its checksum: write the shards again.")
+
+
+class DataOrder:
+    """Which rows make up a step: each epoch in an order of its own, by (seed, step) alone."""
+
+    def __init__(self, rows: int, seed: int):
+        self.rows = rows
+        self._order = lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng((seed, epoch)).permutation(rows)
+        )
+
+    def step_rows(self, step: int, batch_size: int) -> list[int]:
+        """The rows of the global batch of `step`, which may run on into the next epoch."""
+        places = (divmod(i, self.rows) for i in range(step * batch_size, (step + 1) * batch_size))
+        return [int(self._order(epoch)[within]) for epoch, within in places]
 
 
 def collate(rows: list[PackedRow]) -> PackedRow:
@@ -199,10 +209,8 @@ class Stream:
         return row
 
 
-def one_each(pieces: np.ndarray, context: int) -> list[Row]:
-    """A row for each piece."""
-    return [[(shard, start, length)] for shard, start, length in pieces.tolist()]
-
-
-Packing = Callable[[np.ndarray, int], list[Row] | Stream]
-PACKINGS: dict[str, Packing] = {"best_fit": best_fit, "stream": Stream, "none": one_each}
+PACKINGS: dict[str, Callable[[np.ndarray, int], list[Row] | Stream]] = {
+    "best_fit": best_fit,
+    "stream": Stream,
+    "none": lambda pieces, context: [[tuple(piece)] for piece in pieces.tolist()],
+}

@@ -1,6 +1,6 @@
 """The padded view of a dataset that a learner looks at: one sample a row, filled up at its end."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,9 +27,12 @@ def shift_and_pad(ids: Sequence[int], mask: Sequence[int], max_length: int) -> X
 class PaddedDataset(Dataset):
     """A sample a row: item -> (X, Y, loss_mask) of `shift_and_pad`; `cut_tokens` did not fit."""
 
-    def __init__(self, samples: list[Sample], max_length: int):
-        self.samples, self.max_length = samples, max_length
-        self.cut_tokens = sum(s.cut_tokens + max(0, len(s) - max_length) for s in samples)
+    encode: Callable[..., list[Sample]]
+
+    def __init__(self, items: Iterable, tokenizer: PreTrainedTokenizerFast, max_length: int = 512):
+        self.samples = self.encode(tokenizer, [*items], max_length=max_length)
+        self.cut_tokens = sum(sample.cut_tokens for sample in self.samples)
+        self.max_length = max_length
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -42,19 +45,10 @@ class PaddedDataset(Dataset):
 class PretrainDataset(PaddedDataset):
     """One text a sample, learned whole."""
 
-    def __init__(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_length: int = 512
-    ):
-        super().__init__(encode_documents(tokenizer, [*texts]), max_length)
+    encode = staticmethod(encode_documents)
 
 
 class SFTDataset(PaddedDataset):
     """One dialogue a sample, of which only the replies are learned."""
 
-    def __init__(
-        self,
-        dialogues: Sequence[list[dict[str, str]]],
-        tokenizer: PreTrainedTokenizerFast,
-        max_length: int = 512,
-    ):
-        super().__init__(encode_chats(tokenizer, [*dialogues], max_length=max_length), max_length)
+    encode = staticmethod(encode_chats)

@@ -6,31 +6,34 @@
     tokens/sft/train/       the same, and
                             shard_00000.mask     uint8, 1 where the token is to be learned
 
-A folder is finished when it has a `manifest.json`, which is written last. A stopped run goes on
-after its last whole shard. Memory is that of a batch, however large the corpus and the shards are;
-a batch is a million characters, or one document that is longer.
+A folder is finished when it has a `manifest.json`, which is written last.
 """
 
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.data import atomic_path, content_fingerprint, read_json, sha256, write_json
+from tinyllm_lib.data import (
+    atomic_path,
+    content_fingerprint,
+    differences,
+    read_json,
+    sha256,
+    write_json,
+)
 from tinyllm_lib.tokenizer import Sample, encode_chats, encode_documents, tokenizer_hash
 
 BATCH_DOCUMENTS = 1024
-BATCH_CHARS = 1_000_000
+BATCH_CHARS = 1_000_000  # at most, or one document: memory is that of a batch
 SHARD_TOKENS = 100_000_000
 SAME = ("kind", "tokenizer", "dtype", "source", "settings", "shard_tokens")  # else other shards
 TOTALS = ("documents", "tokens", "supervised_tokens")
-Messages = list[dict[str, str]]
-Encode = Callable[[list, int], tuple[list[Sample], dict[str, int]]]  # items, number of the first
 
 
 def write_pretrain_tokens(
@@ -41,36 +44,29 @@ def write_pretrain_tokens(
     source: str = "",
     shard_tokens: int = SHARD_TOKENS,
     replace: bool = False,
-    progress: Callable[[int], None] | None = None,
 ) -> dict:
     """Encodes documents on all cores and writes them, each followed by `<|im_end|>`, as shards.
 
     Args:
-        texts: documents, streamed; on a restart the same stream from its beginning.
+        texts: documents, streamed.
         source: a name for where the texts come from (file, size, settings, replay). A finished
-            folder of this name is left as it is, and a stopped run goes on; without a name nobody
-            knows of which texts they are, and all is written anew.
+            folder of this name is left as it is; one without a name is written anew.
         shard_tokens: a shard is closed when it holds at least this many tokens.
-        replace: delete shards in the folder that were made from another source, with another
-            tokenizer or other settings.
-        progress: called with the number of documents done.
+        replace: delete shards that were made from another source, tokenizer or settings.
 
-    Returns:
-        The manifest, as written.
-
-    Raises:
-        ValueError: shards made otherwise and not `replace`, a text without bytes, or no text.
+    Returns the manifest. Shards made otherwise (unless `replace`), a text without bytes, and no
+    text at all are a ValueError.
     """
 
     def encode(items: list[str], first: int) -> tuple[list[Sample], dict[str, int]]:
         return encode_documents(tokenizer, items, first=first), {}
 
     fresh = _manifest("pretrain", tokenizer, source, {}, shard_tokens)
-    return _write(texts, encode, Path(out_dir), fresh, replace, progress)
+    return _write(texts, encode, Path(out_dir), fresh, replace)
 
 
 def write_sft_tokens(
-    dialogues: Iterable[Messages],
+    dialogues: Iterable[list[dict[str, str]]],
     tokenizer: PreTrainedTokenizerFast,
     out_dir: str | Path,
     *,
@@ -80,7 +76,6 @@ def write_sft_tokens(
     source: str = "",
     shard_tokens: int = SHARD_TOKENS,
     replace: bool = False,
-    progress: Callable[[int], None] | None = None,
 ) -> dict:
     """Encodes dialogues with their loss masks on all cores and writes them as shards.
 
@@ -93,9 +88,9 @@ def write_sft_tokens(
         learn_all: ignore the mask and learn every token, for the comparison in notebook 06.
     """
 
-    def encode(items: list[Messages | str], first: int) -> tuple[list[Sample], dict[str, int]]:
-        dialogues = [item for item in items if not isinstance(item, str)]
-        texts = [item for item in items if isinstance(item, str)]
+    def encode(items: list, first: int) -> tuple[list[Sample], dict[str, int]]:
+        dialogues = [item for item in items if not isinstance(item, tuple)]
+        texts = [item[0] for item in items if isinstance(item, tuple)]  # to replay
         chats = encode_chats(tokenizer, dialogues, max_length=max_length, first=first)
         first += len(dialogues)
         replayed = encode_documents(tokenizer, texts, max_length=max_length, first=first)
@@ -114,32 +109,17 @@ def write_sft_tokens(
             samples = [Sample(sample.ids, [1] * len(sample)) for sample in samples]
         return samples, counts
 
-    def no_texts() -> Iterator[Messages]:
-        for number, messages in enumerate(dialogues, 1):
-            if isinstance(messages, str):  # it would pass for a replayed text, and be learned whole
-                found = "expected a list of messages, found a text; texts belong in `replay`"
-                raise ValueError(f"dialogue {number}: {found}.")
-            yield messages
-
     settings = {"max_length": max_length, "learn_all": learn_all}
     fresh = _manifest("sft", tokenizer, source, settings, shard_tokens)
-    return _write(chain(no_texts(), replay), encode, Path(out_dir), fresh, replace, progress)
+    return _write(chain(dialogues, zip(replay)), encode, Path(out_dir), fresh, replace)
 
 
 def read_manifest(folder: str | Path) -> dict:
-    """The manifest of a finished folder of shards.
-
-    Raises:
-        FileNotFoundError: there is none (yet).
-        ValueError: it is damaged.
-    """
+    """The manifest of a finished folder of shards; where there is none, a FileNotFoundError."""
     path = Path(folder) / "manifest.json"
-    if path.is_file():
-        return read_json(path)
-    advice = "write_pretrain_tokens and write_sft_tokens write them, in notebook 03"
-    if (path.parent / "progress.json").is_file():
-        advice = "writing it was begun and not finished; run the same command again"
-    raise FileNotFoundError(f"{folder} holds no finished token shards yet: {advice}.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no finished token shards (see notebook 03).")
+    return read_json(path)
 
 
 def shards_fingerprint(manifest: dict) -> str:
@@ -164,67 +144,50 @@ def _manifest(
         **dict.fromkeys(TOTALS, 0),
         "shards": [],
         "counts": {},
-        "items": 0,  # of the source that are done; in progress.json alone
     }
 
 
-def _write(
-    items: Iterable,
-    encode: Encode,
-    folder: Path,
-    fresh: dict,
-    replace: bool,
-    progress: Callable[[int], None] | None,
-) -> dict:
-    """Batches in, shards and a manifest out; a stopped run goes on after its last whole shard."""
-    finished, begun = folder / "manifest.json", folder / "progress.json"
-    there = next((path for path in (finished, begun) if path.is_file()), None)
-    manifest = read_json(there) if there else fresh
-    changed = [key for key in SAME if manifest.get(key) != fresh[key]]
-    if changed and not replace:
-        was, now = (
-            ", ".join(f"{key} {made.get(key)!r:.80}" for key in changed)
-            for made in (manifest, fresh)
-        )
-        raise ValueError(
-            f"{folder} holds token shards made with {was}; now it is {now}. Give another folder, or"
-            f" replace=True to delete these {manifest['tokens']:,} tokens and write them anew."
-        )
-    anew = not there or changed or not fresh["source"]
-    if there == finished and not anew:
-        return manifest
-    if anew:
-        manifest = fresh
-        for path in (finished, begun, *folder.glob("shard_*")):
-            path.unlink(missing_ok=True)
+def _write(items: Iterable, encode: Callable, folder: Path, manifest: dict, replace: bool) -> dict:
+    """Batches in, shards and a manifest out."""
+    finished = folder / "manifest.json"
+    if finished.is_file():
+        there = read_json(finished)
+        changed = differences(there, {key: manifest[key] for key in SAME})
+        if changed and not replace:
+            raise ValueError(
+                f"{folder} holds token shards made otherwise: {', '.join(changed)}. Give another"
+                f" folder, or replace=True to delete these {there['tokens']:,} tokens."
+            )
+        if not changed and manifest["source"]:
+            return there
+        finished.unlink()
+    for left in folder.glob("shard_*"):
+        left.unlink()
     for half_written in folder.glob(".tmp-*"):  # by a run that was killed
         shutil.rmtree(half_written)
-    stream, counts = islice(items, manifest["items"], None), Counter(manifest["counts"])
+    stream, counts, read = iter(items), Counter[str](), 0
     shard: _Shard | None = None
     with ExitStack() as files:  # an error removes the unfinished ones
         while batch := _next_batch(stream):
-            samples, counted = encode(batch, manifest["items"] + 1)
+            samples, counted = encode(batch, read + 1)
+            read += len(batch)
+            counts.update(counted)
             if samples:
                 shard = shard or _Shard(folder, manifest, files)
                 shard.add(samples)
-            counts.update(counted)
-            manifest |= {"items": manifest["items"] + len(batch), "counts": dict(counts)}
             if shard and shard.totals["tokens"] >= manifest["shard_tokens"]:
                 files.close()
                 shard.enter_in(manifest)
                 shard = None
-                write_json(begun, manifest)
-            if progress:
-                progress(manifest["items"])
     if shard:
         shard.enter_in(manifest)
-    read = manifest.pop("items")
     if not manifest["tokens"]:
         what = "document" if manifest["kind"] == "pretrain" else "dialogue"
-        found = f"the source gave no {what} with a token to learn ({read} read)"
-        raise ValueError(f"{folder}: nothing to write, {found}.")
+        raise ValueError(
+            f"{folder}: the source gave no {what} with a token to learn ({read} read)."
+        )
+    manifest["counts"] = dict(counts)
     write_json(finished, manifest)
-    begun.unlink(missing_ok=True)
     return manifest
 
 
@@ -245,7 +208,7 @@ class _Shard:
     def __init__(self, folder: Path, manifest: dict, files: ExitStack):
         self.folder, self.dtype = folder, manifest["dtype"]
         self.name = f"shard_{len(manifest['shards']):05d}"
-        self.totals = dict.fromkeys(TOTALS, 0)
+        self.totals = Counter(dict.fromkeys(TOTALS, 0))
         self.files = {}
         for suffix in ("bin", "offsets", *["mask"] * (manifest["kind"] == "sft")):
             path = files.enter_context(atomic_path(folder / f"{self.name}.{suffix}"))
@@ -262,8 +225,7 @@ class _Shard:
             mask = np.fromiter(chain(*(sample.loss_mask for sample in samples)), np.uint8, tokens)
             self.files["mask"].write(mask.data)
             supervised = int(mask.sum())
-        for key, count in zip(TOTALS, (len(samples), tokens, supervised), strict=True):
-            self.totals[key] += count
+        self.totals.update(documents=len(samples), tokens=tokens, supervised_tokens=supervised)
 
     def enter_in(self, manifest: dict) -> None:
         names = [f"{self.name}.{suffix}" for suffix in self.files]

@@ -24,7 +24,6 @@ Read `training.py`, `folder.py` (what lies on disk, and its checks), `encoding.p
     IM_END_ID: the id of `<|im_end|>`, the end of a message and of a document
     PAD_ID: the id that fills a row up; padding is masked by position
     ROLES: who can speak in a dialogue
-    SAMPLE_BYTES: of text to train on; more would hardly change the merges
     WORDS: the pattern by which text is cut before merges are learned
 """
 
@@ -53,4 +52,4 @@ from tinyllm_lib.tokenizer.folder import (
     save_tokenizer,
     tokenizer_hash,
 )
-from tinyllm_lib.tokenizer.training import SAMPLE_BYTES, WORDS, train_tokenizer
+from tinyllm_lib.tokenizer.training import WORDS, train_tokenizer

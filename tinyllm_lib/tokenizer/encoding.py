@@ -81,9 +81,8 @@ def encode_documents(
     max_length: int | None = None,
     first: int = 1,
 ) -> list[Sample]:
-    """`encode_texts`, each between `text_start` and the end token (`<|im_end|>` without one)."""
+    """`encode_texts`, each between `text_start` and the end token."""
     start, end = text_start(tokenizer), tokenizer.eos_token_id
-    end = stop_ids(tokenizer)[0] if end is None else end
     samples = []
     for ids in encode_texts(tokenizer, texts, first=first):
         kept = [*start, *ids, end][:max_length]
@@ -93,14 +92,14 @@ def encode_documents(
 
 
 def why_no_bytes(text: object) -> str | None:
-    """Why a text cannot be encoded, or None where it can. tokenizers says only "must be str"."""
+    """Why a text cannot be encoded, or None where it can."""
     if not isinstance(text, str):
         return f"expected text, found {type(text).__name__}."
     try:
         text.encode()
     except UnicodeEncodeError as error:
         found = f"character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair"
-        return f"{found}: mend or omit the text, as read_texts and read_dialogues reject its line."
+        return f"{found}: mend or omit the text, as read_texts does (it rejects such lines)."
     return None
 
 
@@ -189,12 +188,8 @@ def check_messages(messages: list[dict[str, str]], where: str = "") -> None:
         match message:
             case {"role": role, "content": str(text)} if role in ROLES:
                 problem = why_no_bytes(text)
-            case {**fields}:
-                kind = type(fields.get("content")).__name__
-                found = f"role {fields.get('role')!r} and content of type {kind}"
-                problem = f"expected a role of {', '.join(ROLES)} and text, found {found}."
             case _:
-                problem = f"expected {{'role': …, 'content': …}}, found {type(message).__name__}."
+                problem = f"expected a role of {', '.join(ROLES)} and text, found {message!r:.80}."
         if problem:
             raise ValueError(f"{where}message {number}: {problem}")
 
@@ -216,20 +211,14 @@ def check_chatml(tokenizer: PreTrainedTokenizerFast, where: str = "") -> None:
     """
     vocabulary = tokenizer.get_vocab()
     if missing := [token for token in SPECIAL_TOKENS[3:] if token not in vocabulary]:
-        names = " and no ".join(missing)
-        raise ValueError(f"{where}the tokenizer has no {names}: ChatML needs both.")
+        raise ValueError(f"{where}the tokenizer has no {' and no '.join(missing)}, as in ChatML.")
     messages = [{"role": role, "content": f" {role} 说 "} for role in (*ROLES, "user")]
     render = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
     wanted = render(messages, chat_template=CHAT_TEMPLATE)
-    try:
-        found = render(messages, chat_template=None if tokenizer.chat_template else CHAT_TEMPLATE)
-    except Exception as error:  # jinja's own, and whatever a template raises
-        found = f"{type(error).__name__}: {error}"
-    if found != wanted:
+    if tokenizer.chat_template and (found := render(messages)) != wanted:
         raise ValueError(
             f"{where}the tokenizer's chat template writes {found!r}, expected ChatML, {wanted!r}:"
-            " this library chats by no other. To teach the model ChatML, take the template out of a"
-            " copy of the folder (chat_template.jinja, chat_template in tokenizer_config.json)."
+            " this library chats by no other; take the template out of a copy to teach ChatML."
         )
 
 

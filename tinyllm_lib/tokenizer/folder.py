@@ -16,8 +16,6 @@ from tinyllm_lib.tokenizer.encoding import (
     encode_text,
 )
 
-ROUNDED_UP = 0.02  # of a vocabulary may have no token: some models round theirs up
-
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> None:
     """Writes a folder that transformers 4 and 5 load alike."""
@@ -42,32 +40,28 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         FileNotFoundError: no tokenizer.json there.
         ValueError: a damaged file, another kind of tokenizer, or what `check_chatml` refuses.
     """
-    if not (Path(folder) / "tokenizer.json").is_file():
-        advice = "train one with train_tokenizer (notebook 02), or pass a checkpoint's folder"
-        raise FileNotFoundError(f"{folder} has no tokenizer.json: {advice}.")
+    if not Path(folder, "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tokenizer.json: train one (notebook 02).")
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     except Exception as error:  # tokenizers raises bare ones
-        problem = f"the tokenizer's files are damaged ({error}); copy them from another checkpoint"
-        raise ValueError(f"{folder}: {problem}.") from error
+        raise ValueError(f"{folder}: the tokenizer's files are damaged ({error}).") from error
     check_chatml(tokenizer, f"{folder}: ")
     decoder = tokenizer.backend_tokenizer.decoder
     if not isinstance(decoder, decoders.ByteLevel):
-        raise ValueError(
-            f"{folder}: the tokenizer's decoder is {type(decoder).__name__}, expected ByteLevel:"
-            " tokens are read as bytes. Its model can be trained on with a tokenizer of ours only."
-        )
+        found = type(decoder).__name__
+        raise ValueError(f"{folder}: the tokenizer's decoder is {found}, expected ByteLevel.")
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.eos_token = tokenizer.eos_token or "<|im_end|>"
     return tokenizer
 
 
 def check_size(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: object) -> None:
-    """Passes a tokenizer as large as a model's vocabulary, or smaller by what is rounded up.
+    """Passes a tokenizer that fits a model's vocabulary, which may be rounded up by 2%.
 
     Any other is a ValueError: it is not the one that the model was trained with.
     """
-    if not (1 - ROUNDED_UP) * vocab_size <= len(tokenizer) <= vocab_size:
+    if not 0.98 * vocab_size <= len(tokenizer) <= vocab_size:
         raise ValueError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens, the model was made for"
             f" {vocab_size} with another: take that one (in training: leave tokenizer_path empty)."
@@ -80,7 +74,11 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def eval_tokenizer(folder: str | Path) -> dict[str, object]:
-    """Prints what a tokenizer folder holds and whether text comes back unchanged; returns both."""
+    """Prints and returns what a tokenizer folder holds, and whether text comes back unchanged.
+
+    `round_trip`: a text does; `special_tokens_round_trip`: a dialogue with its tags does;
+    `chat_agrees`: `encode_chat` gives the ids of the chat template.
+    """
     tokenizer = load_tokenizer(folder)
     messages = [
         {"role": "system", "content": "你是一个AI助手"},
@@ -90,20 +88,14 @@ def eval_tokenizer(folder: str | Path) -> dict[str, object]:
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     template_ids = tokenizer.apply_chat_template(messages, return_dict=False)
     text = "天地玄黄，宇宙洪荒。１² ＡＢＣ\u3000e\u0301 👩‍🚀\n\n<|im_end|> 也只是文字。"
-    special = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     report = {
         "vocab_size": len(tokenizer),
-        "special_tokens": special,
+        "special_tokens": {t: tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS},
         "chat_template": rendered,
         "round_trip": tokenizer.decode(encode_text(tokenizer, text)) == text,
         "special_tokens_round_trip": tokenizer.decode(tokenizer(rendered)["input_ids"]) == rendered,
         "chat_agrees": encode_chat(tokenizer, messages).ids == template_ids,
     }
-    print(f"vocabulary: {len(tokenizer)} tokens")
-    print("special tokens:", ", ".join(f"{token} = {i}" for token, i in special.items()))
-    print("chat template:", json.dumps(rendered, ensure_ascii=False), sep="\n")
-    print("text -> ids -> text is unchanged:", report["round_trip"])
-    unchanged = report["special_tokens_round_trip"]
-    print("special tokens -> ids -> special tokens are unchanged:", unchanged)
-    print("encode_chat gives the chat template's ids:", report["chat_agrees"])
+    for name, found in report.items():
+        print(f"{name}: {found!r}")
     return report

@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from tinyllm_lib.course.world import write_sample_corpus
 from tinyllm_lib.data import allowed_cpus, read_dialogues, read_texts
-from tinyllm_lib.dataset import BATCH_DOCUMENTS, write_pretrain_tokens, write_sft_tokens
+from tinyllm_lib.dataset import write_pretrain_tokens, write_sft_tokens
 from tinyllm_lib.tokenizer import (
     SPECIAL_TOKENS,
     WORDS,
@@ -32,6 +32,7 @@ from tools.bench.harness import Case, bench_folder, main
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 VOCAB_SIZE = 6144
+BATCH = 1024  # texts at once, as the shards are written
 TRAIN_CHARS, ENCODE_CHARS = 1_000_000, 5_000_000
 
 Work = Callable[[], float]
@@ -155,8 +156,8 @@ def encode_bare(path: Path, tokenizer_folder: Path) -> Work:
     encoder = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
 
     def work() -> float:
-        for start in range(0, len(texts), BATCH_DOCUMENTS):
-            encoder.encode_batch(texts[start : start + BATCH_DOCUMENTS], add_special_tokens=False)
+        for start in range(0, len(texts), BATCH):
+            encoder.encode_batch(texts[start : start + BATCH], add_special_tokens=False)
         return mega(texts)
 
     return work

@@ -119,7 +119,7 @@ def prepare(folder: Path, text: Path | None, *, vocab_size: int, dry: bool) -> T
         write_sample_corpus(folder, documents=1000 if dry else 200_000, dialogues=10)
         text = folder / "pretrain.jsonl"
     tokenizer = train_tokenizer(
-        read_texts(text), folder / "tokenizer", vocab_size=vocab_size, sample_bytes=10**8
+        islice(read_texts(text), 100_000), folder / "tokenizer", vocab_size=vocab_size
     )
     write_pretrain_tokens(read_texts(text, split="train"), tokenizer, folder / "tokens" / "train")
     write_pretrain_tokens(

@@ -10,5 +10,11 @@ what it was made from, is never used in silence: we make it again if we made it,
 What a learner put there is never replaced.
 """
 
-from tinyllm_lib.course.prepare.data import REAL_CORPORA, corpus_files, token_shards, tokenizer
+from tinyllm_lib.course.prepare.data import (
+    REAL_CORPORA,
+    SAMPLE_BYTES,
+    corpus_files,
+    token_shards,
+    tokenizer,
+)
 from tinyllm_lib.course.prepare.runs import chat_run, pretrained_run, train_config, why_not_ready

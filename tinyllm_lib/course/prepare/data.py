@@ -26,6 +26,7 @@ from tinyllm_lib.dataset import read_manifest, write_pretrain_tokens, write_sft_
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 
 REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
+SAMPLE_BYTES = 10**9  # of text for the tokenizer: more would hardly change the merges
 VAL_DOCUMENTS = 50_000  # enough to measure bits per byte; a share of 10B tokens would be far more
 
 
@@ -106,8 +107,10 @@ def tokenizer(
         say(f"No tokenizer yet: training one with {profile.vocab_size:,} entries.")
     elif not remake:
         return load_tokenizer(folder)
+    size = SEQ_MONKEY.text_bytes if profile.real_corpora else corpus.stat().st_size
+    sample = islice(read_texts(corpus), 0, None, max(1, size // SAMPLE_BYTES))
     with atomic_path(folder) as temporary:
-        train_tokenizer(read_texts(corpus), temporary, vocab_size=profile.vocab_size)
+        train_tokenizer(sample, temporary, vocab_size=profile.vocab_size)
         sign(list(temporary.iterdir()), recipe)
     return load_tokenizer(folder)
 
@@ -127,7 +130,7 @@ def token_shards(
 
     Args:
         remake: write them again in any case. Not those of the real corpora, which take hours:
-            writing them goes on where it stopped, and only who deletes the folder begins anew.
+            only who deletes the folder begins anew.
         learn_all: SFT shards whose mask learns every token (folder `sft_no_mask`), for the
             comparison in notebook 06.
 
@@ -211,7 +214,7 @@ def shards_are_ours(folder: Path) -> bool:
 
 def _remove_shards(folder: Path) -> None:
     require_writable(folder)
-    for pattern in ("manifest.json", "progress.json", "shard_*"):
+    for pattern in ("manifest.json", "shard_*"):
         for path in folder.glob(pattern):
             path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
