@@ -97,6 +97,7 @@ def skeletons(told: Iterable[str]) -> list[str]:
 
 def main(paths: list[str]) -> None:
     """Print the table of the files."""
+    utf8_output()
     if not paths:
         sys.exit(__doc__)
     print(table({path: measure(read_texts(Path(path))) for path in paths}))
