@@ -1,6 +1,4 @@
-"""What a run says: to people in train.log, to programs in metrics.jsonl and samples.jsonl, and, if
-asked, the same numbers to an experiment tracker.
-"""
+"""What a run says, to people (train.log), programs (*.jsonl) and an experiment tracker."""
 
 import importlib
 import json
@@ -66,9 +64,7 @@ class RunLog:
 
 @contextmanager
 def tracked(config: TrainConfig, log: RunLog) -> Iterator[Callable[[int, dict], object]]:
-    """`send(step, row)` to SwanLab, TensorBoard or Weights & Biases, or to nobody. Their keys
-    and modes come from the environment (SWANLAB_API_KEY, WANDB_MODE=offline).
-    """
+    """`send(step, row)` to a tracker, which finds its key in the environment, or to nobody."""
     if config.tracker == "none" or not log.speaks:
         yield lambda step, row: None
     elif config.tracker == "tensorboard":
