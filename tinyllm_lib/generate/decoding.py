@@ -139,10 +139,14 @@ class _Reader:
     each from Python takes longer), and `seen` masks what the cache does not hold yet.
     """
 
+    rows: list[Generated]
+    padding: Tensor  # (B,) how far each text begins to the right
+    real: Tensor  # (B, capacity) False where there is padding
+    cache: KVCache | None = None
+
     def __init__(self, model: Transformer, use_cache: bool, static: bool):
         self.model, self.use_cache, self.static = model, use_cache, static
         self.device, self.dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
-        self.cache: KVCache | None = None
 
     @torch.inference_mode()
     def next_logits(self, going: list[Generated]) -> Tensor:
@@ -171,10 +175,10 @@ class _Reader:
         to_read = max(row.limit - len(row.ids) for row in going) - 1  # the last one is never read
         capacity = min(config.max_seq_len, T + to_read)
         padding = [T - len(window) for window in windows]
-        self.padding = torch.tensor(padding, device=self.device)  # (B,)
+        self.padding = torch.tensor(padding, device=self.device)
         self.padded = any(padding)  # asking the tensor would wait for the GPU
         positions = torch.arange(capacity, device=self.device) - self.padding[:, None]
-        self.real = positions >= 0  # (B, capacity)
+        self.real = positions >= 0
         if self.use_cache:
             self.cache = KVCache(config, len(going), capacity, device=self.device, dtype=self.dtype)
         padded = [[0] * n + window for n, window in zip(padding, windows, strict=True)]
@@ -183,8 +187,9 @@ class _Reader:
         return self._logits(ids, positions[:, :T].clamp(min=0), mask)
 
     def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        options = {"position_ids": positions, "key_mask": mask, "kv_cache": self.cache}
-        return self.model.lm_head(self.model.hidden_states(ids, **options)[:, -1])
+        hidden_states, cache = self.model.hidden_states, self.cache
+        x = hidden_states(ids, position_ids=positions, key_mask=mask, kv_cache=cache)
+        return self.model.lm_head(x[:, -1])
 
     def _static_logits(self, cache: KVCache, newest: Tensor) -> Tensor:
         """Logits (B, V) of what follows `newest` (B, 1); overwritten by the next call."""
