@@ -75,7 +75,6 @@ class TrainConfig:
     save_interval: int = option(0, "steps between checkpoints; 0: only at the end")
     keep_last: int = option(2, "newest checkpoints to keep")
     keep_every: int = option(0, "checkpoints at multiples of this step stay; 0: none")
-    tracker: str = option("none", "gets the numbers", "none", "swanlab", "tensorboard", "wandb")
 
     def __post_init__(self) -> None:
         problems = []
@@ -95,7 +94,8 @@ class TrainConfig:
     def load(cls, path: str | Path) -> Self:
         """The config in a JSON file of options, as a run's is; a TypeError for what is none."""
         saved = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        return cls(**{k: v for k, v in saved.items() if k not in ("resolved", "made_from")})
+        no_options = ("resolved", "made_from", "tracker")  # the last is of older runs
+        return cls(**{k: v for k, v in saved.items() if k not in no_options})
 
 
 # What may change when a run goes on, for it changes no weight, but for rounding. Of files it is

@@ -22,7 +22,6 @@ from tinyllm_lib.model import ModelConfig, Transformer, load_state
 from tinyllm_lib.tokenizer import check_size
 from tinyllm_lib.train.config import TrainConfig
 from tinyllm_lib.train.devices import Processes, compile_pays
-from tinyllm_lib.train.log import tracked
 from tinyllm_lib.train.memory import is_out_of_memory, memory_advice
 from tinyllm_lib.train.optim import make_optimizers
 from tinyllm_lib.train.run_folder import Run, claimed, prepare_run
@@ -39,8 +38,8 @@ def train(config: TrainConfig) -> Path:
         run = prepare_run(config, processes)
     with claimed(folder, processes):
         trainer = build(run)
-        with tracked(run.config, run.log) as send, _stopped_by_signals(trainer):
-            trainer.fit(send)
+        with _stopped_by_signals(trainer):
+            trainer.fit()
     if processes.world_size > 1:
         dist.barrier()  # nobody leaves while another still needs it
     return folder

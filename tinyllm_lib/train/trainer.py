@@ -46,8 +46,8 @@ class Trainer:
     saved_step: int
     stop: bool = False  # after the current step
 
-    def fit(self, send: Callable[[int, dict], object] = lambda step, row: None) -> None:
-        """Runs to the last step, or until asked to stop; `send` gets the rows of metrics, too."""
+    def fit(self) -> None:
+        """Runs to the last step, or until asked to stop."""
         run, config, processes = self.run, self.run.config, self.run.processes
         if self.step == config.steps:
             return self._say_how_it_ended()
@@ -81,7 +81,6 @@ class Trainer:
                 row |= self.evaluate()
             if len(row) > 1:
                 run.log.write_metrics(self.step, config.steps, row)
-                send(self.step, row)
             if evaluated:
                 self.sample()
             if last or self.step % (config.save_interval or config.steps) == 0:
