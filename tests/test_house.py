@@ -27,8 +27,6 @@ EXTRAS = {
     "modelscope": "data share",
     "openai": "share",
     "rapidgzip": "data",
-    "swanlab": "train",
-    "wandb": "train",
 }
 
 

@@ -176,7 +176,7 @@ def main(argv=None):
         "--venv", default=str(REPOSITORY / ".venv"), help="default: .venv in the repository"
     )
     parser.add_argument(
-        "--extras", default="", help="more groups of pyproject.toml: hub,trackers,serve,llama"
+        "--extras", default="", help="more groups of pyproject.toml: hub,serve,llama"
     )
     parser.add_argument(
         "--torch-index", default="", help=f"where torch comes from, e.g. {CPU_TORCH_INDEX}"

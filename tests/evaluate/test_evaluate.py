@@ -26,7 +26,6 @@ from tinyllm_lib.evaluate.exam import kind_of_run
 from tinyllm_lib.evaluate.results import text_width
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import ModelConfig, Transformer, score
-from tinyllm_lib.model.out_of_memory import OutOfMemory
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths, token_bytes, train_tokenizer
 
 TEXTS = [
@@ -506,19 +505,3 @@ def test_what_has_no_bytes_counts_on_neither_side_of_bits_per_byte(generator, to
     assert found.bits_per_byte == pytest.approx(
         nats[text].sum().item() / math.log(2) / size, rel=1e-5
     )
-
-
-def test_no_memory_left_while_evaluating_says_what_to_change(generator, tokenizer, monkeypatch):
-    monkeypatch.setattr(Transformer, "hidden_states", no_memory)
-    with pytest.raises(
-        OutOfMemory,
-        match=(
-            "Out of memory while evaluating: give a smaller batch_size than 16, or .*CUDA out of"
-            " memory"
-        ),
-    ):
-        bits_per_byte(generator.model, tokenizer, TEXTS)
-
-
-def no_memory(*_, **__):
-    raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -44,7 +44,7 @@ def test_a_config_survives_the_command_line(tiny_config, tmp_path):
 def test_machines_need_a_place_to_meet(tiny_config, tmp_path, endpoint):
     with pytest.raises(
         ValueError,
-        match=r"nnodes=4 needs rdzv_endpoint='host:port'.*for example '.+:29400'; it is ",
+        match=r"rdzv_endpoint is .*, expected 'host:port', as '.+:29400'",
     ):
         launch(tiny_config(tmp_path / "run"), nnodes=4, rdzv_endpoint=endpoint)
 
@@ -58,7 +58,7 @@ def test_machines_that_never_come(tiny_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tinyllm_lib.launch.cluster.JOIN_SECONDS", 1)
     with pytest.raises(
         LaunchError,
-        match="The other machines did not come in time. Is the printed command running there",
+        match="The other machines did not come in time: does the command run there",
     ):
         launch(tiny_config(tmp_path / "run"), 1, nnodes=2, rdzv_endpoint=f"localhost:{free_port()}")
     command, said = capsys.readouterr().out.split("run this command", 1)

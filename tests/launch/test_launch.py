@@ -95,11 +95,9 @@ def test_a_run_can_be_watched_by_whoever_has_its_folder(two_runs, tmp_path, caps
     watch(two_runs[1][0])
     *steps, end = capsys.readouterr().out.splitlines()
     assert "Finished: with_1, 12 steps" in end and len(steps) == 12
-    with pytest.raises(FileNotFoundError, match="is no run folder .*workspace/<profile>/runs/"):
+    with pytest.raises(FileNotFoundError, match="is no run folder: no config.json"):
         watch(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match="metrics.jsonl does not exist: the run has not taken a step yet"
-    ):
+    with pytest.raises(FileNotFoundError, match="No such file or directory: .*metrics.jsonl"):
         read_metrics(tmp_path)
 
 

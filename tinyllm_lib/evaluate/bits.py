@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
-from tinyllm_lib.model import Batch, Transformer, explaining_out_of_memory, score
+from tinyllm_lib.model import Batch, Transformer, score
 from tinyllm_lib.tokenizer import encode_text, token_byte_lengths
 
 
@@ -29,7 +29,7 @@ def bits_per_byte(
         texts: documents, as `read_texts` gives them. (One text: pass [text].)
 
     Raises:
-        ValueError: nothing to score.  OutOfMemory: says what to change.
+        ValueError: nothing to score.
     """
     if isinstance(texts, str | Path):
         raise TypeError(
@@ -38,9 +38,7 @@ def bits_per_byte(
     context = model.config.max_seq_len
     windows = (w for text in texts for w in _windows(encode_text(tokenizer, text), context))
     lengths = torch.tensor(token_byte_lengths(tokenizer))
-    advice = f"give a smaller batch_size than {batch_size}, or load the model with device='cpu'."
-    with explaining_out_of_memory("while evaluating", advice):
-        found = score(model, _batches(windows, batch_size), lengths)
+    found = score(model, _batches(windows, batch_size), lengths)
     if not found.text_bytes:
         raise ValueError("no text of two tokens or more to score: are there any texts?")
     return found.bits_per_byte

@@ -1,7 +1,6 @@
 """Notebook 07: a run becomes text.
 
-Read `generator.py` (messages to a reply), `decoding.py` (the loop over tokens), `sampling.py` (the
-choice of one).
+Read `generator.py` (messages to a reply), `decoding.py` (the loop), `sampling.py` (one token).
 
     TextGenerator: a model with its tokenizer, ready to chat and to go on with a text
     Sampling: how a text is written: temperature, filters, seed, stop strings

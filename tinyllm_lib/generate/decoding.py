@@ -15,8 +15,7 @@ from tinyllm_lib.generate.sampling import Sampling
 from tinyllm_lib.model import KVCache, Transformer
 from tinyllm_lib.tokenizer import EOS_TEXT_ID, IM_END_ID
 
-# Of this library's own tokenizers; `tokenizer.stop_ids` knows those of any.
-STOP_IDS = (IM_END_ID, EOS_TEXT_ID)
+STOP_IDS = (IM_END_ID, EOS_TEXT_ID)  # of our tokenizers; `tokenizer.stop_ids` knows those of any
 PLAIN = Sampling()
 
 
@@ -66,16 +65,11 @@ def generate(
     static_cache: bool = False,
     **fields: Any,
 ) -> list[Generated]:
-    """Extends each prompt token by token, all of them at once.
+    """Extends each prompt of token ids, all of them at once; options as in `decode` and `Sampling`.
 
     A row's text depends on its prompt, the settings and the seed alone, not on what else is in the
-    batch; the n-th copy of a prompt is its n-th sample.
-
-    Args:
-        prompts: token ids, each at least one and at most `max_seq_len` long.
-        limits: how many tokens may follow each; default: `sampling.max_new_tokens`.
-        fields: those of `Sampling` that differ: temperature=0, seed=1, max_new_tokens=20. All else
-            is as for `decode`.
+    batch; the n-th copy of a prompt is its n-th sample. `limits` says how many tokens may follow
+    each prompt, if not `max_new_tokens`.
     """
     sampling = replace(sampling, **fields)
     limits = limits or [sampling.max_new_tokens] * len(prompts)
@@ -102,9 +96,6 @@ def decode(
         stop_ids: a row ends before any of these.
         use_cache: False computes keys and values of earlier positions anew (same text, slower).
         static_cache: steps of one shape, which a GPU records as a CUDA graph and replays.
-
-    Raises:
-        ValueError: an empty prompt, or one longer than the context.
     """
     context = model.config.max_seq_len
     for number, length in enumerate((len(row.prompt) for row in rows), 1):
@@ -142,14 +133,10 @@ def window_start(length: int, context: int) -> int:
 class _Reader:
     """Shows growing texts to the model, each position once as long as the cache has room.
 
-    Texts are padded on the left, so that the newest token of every row stands in the last column;
-    padding is masked out and positions count from each text's first token in view. Rows that ended
-    leave the batch.
-
-    Unless the step is `static`: then all its tensors keep their shapes and places, and a GPU can
-    record it as a CUDA graph, because starting the some hundred short kernels of a token one by one
-    from Python takes longer than they run. The cache is read at its full capacity, and `seen` masks
-    what is not filled yet.
+    Texts are padded on the left, so that the newest tokens stand in one column; positions count
+    from each text's first token in view. Rows that ended leave the batch, unless it is `static`:
+    then all tensors keep their shapes and places for a CUDA graph (kernels are short, and starting
+    each from Python takes longer), and `seen` masks what the cache does not hold yet.
     """
 
     rows: list[Generated]
@@ -200,9 +187,8 @@ class _Reader:
         return self._logits(ids, positions[:, :T].clamp(min=0), mask)
 
     def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.model.hidden_states(
-            ids, position_ids=positions, key_mask=mask, kv_cache=self.cache
-        )
+        hidden_states, cache = self.model.hidden_states, self.cache
+        x = hidden_states(ids, position_ids=positions, key_mask=mask, kv_cache=cache)
         return self.model.lm_head(x[:, -1])
 
     def _static_logits(self, cache: KVCache, newest: Tensor) -> Tensor:

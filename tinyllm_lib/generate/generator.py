@@ -28,7 +28,6 @@ CHAT = Sampling(temperature=0.7, top_k=50, max_new_tokens=256)
 EXAM = Sampling(temperature=0, max_new_tokens=64)
 TEXT = Sampling(top_k=300, max_new_tokens=256)
 GREEDY = Sampling(temperature=0)
-EMPTY = "the prompt is empty: give the first word of a text at least, for example 从前."
 
 
 class ContextWarning(UserWarning):
@@ -36,10 +35,8 @@ class ContextWarning(UserWarning):
 
 
 class TextGenerator:
-    """A model with its tokenizer, ready to write.
-
-    Every method that writes takes a `Sampling`, or fields of one as keywords, which replace those
-    of its default: `chat("你好", temperature=0, max_new_tokens=20)`.
+    """A model with its tokenizer, ready to write. Every method that writes takes a `Sampling`, or
+    fields of one in the place of its default's: `chat("你好", temperature=0, max_new_tokens=20)`.
 
     Args:
         folder: a run folder (its newest checkpoint is taken), a step folder, or any Hugging Face
@@ -76,12 +73,9 @@ class TextGenerator:
     def chat(self, messages: Messages | str, sampling: Sampling = CHAT, **fields: Any) -> str:
         """The reply to a conversation, or to one message given as text.
 
-        If the conversation outgrows the context, its oldest turns are left out whole and a
-        `ContextWarning` says so.
-
-        Args:
-            messages: [{"role": "system" | "user" | "assistant", "content": text}, …]. Without a
-                system message at its beginning, the one that the training data has is put there.
+        Messages are [{"role": "system" | "user" | "assistant", "content": text}, …]; without a
+        system message at the beginning, that of the training data is put there. Where they outgrow
+        the context, the oldest turns are left out whole and a `ContextWarning` says so.
         """
         return self.replies([messages], sampling, **fields)[0]
 
@@ -131,10 +125,8 @@ class TextGenerator:
     ) -> tuple[list[int], int, str]:
         """(ids of the prompt, how many tokens the reply may have, note on turns left out).
 
-        A quarter of the context is kept free for the reply, less if fewer tokens are asked for.
-
-        Raises:
-            ValueError: an empty or unknown message, or a last message that does not fit by itself.
+        A quarter of the context is kept free for the reply, less if fewer tokens are asked for. A
+        ValueError names an empty or unknown message, or a last one that does not fit by itself.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -146,7 +138,7 @@ class TextGenerator:
         chat = encode_chat(self.tokenizer, messages, max_length=room, add_generation_prompt=True)
         if chat.cut_tokens:
             found = f"with the system prompt it is {chat.cut_tokens} tokens too long"
-            raise ValueError(f"the last message does not fit: {found} for {room}. Shorten it.")
+            raise ValueError(f"the last message does not fit: {found}. Shorten it.")
         note = f"the conversation outgrew the context of {self.context} tokens: the oldest"
         note = f"{note} {chat.dropped_turns} messages were left out." if chat.dropped_turns else ""
         return chat.ids, min(max_new_tokens, self.context - len(chat.ids)), note
@@ -157,11 +149,11 @@ class TextGenerator:
 
     def _text_prompt(self, prompt: str, max_new_tokens: int) -> tuple[list[int], int, str]:
         if not prompt:
-            raise ValueError(EMPTY)
+            advice = "give the first word of a text at least, for example 从前"
+            raise ValueError(f"the prompt is empty: {advice}.")
         ids = [*text_start(self.tokenizer), *encode_text(self.tokenizer, prompt)]
         if len(ids) > self.context:
-            found = f"the prompt has {len(ids)} tokens, the context holds {self.context}"
-            raise ValueError(f"{found}: shorten it.")
+            raise ValueError(f"the prompt has {len(ids)} tokens, the context holds {self.context}.")
         return ids, max_new_tokens, ""
 
     def _write(
@@ -198,6 +190,5 @@ class TextGenerator:
 
 
 def _warn(notes: Iterable[str]) -> None:
-    """A `ContextWarning` for each different note."""
     for note in filter(None, dict.fromkeys(notes)):
         warnings.warn(note, ContextWarning, stacklevel=4)

@@ -1,7 +1,5 @@
-"""From logits to a token: the filters, and `Sampling`, which applies them and draws.
-
-Each filter takes logits (B, V) and gives logits (B, V) where what it forbids is -inf. They are
-applied in the order in which they stand in this file, which is also that of transformers.
+"""From logits to a token: filters, applied in the order of this file and of transformers, and
+`Sampling`, which draws. Each takes logits (B, V) and gives some where what it forbids is -inf.
 """
 
 import math
@@ -55,10 +53,8 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a text is written. The defaults draw from the model's own distribution.
-
-    Raises:
-        ValueError: a number outside its range.
+    """How a text is written. The defaults draw from the model's own distribution; a ValueError
+    names a number outside its range.
     """
 
     temperature: float = 1.0  # 0: always the likeliest token (greedy)
@@ -105,13 +101,11 @@ class Sampling:
         """One token for each row of logits (B, V); row i draws from rngs[i] alone.
 
         Every token waits for a random time, exponentially distributed with its probability as the
-        rate, and the first is chosen: token i with probability p_i. Where rounding differs (another
-        batch, no cache), a token at the edge of a filter that comes or goes disturbs no other; if a
-        number were looked up among summed probabilities, it would shift all tokens behind it.
+        rate, and the first is chosen: token i with probability p_i. A token that rounding puts in
+        or out of a filter disturbs no other, as it would in a look-up among summed probabilities.
         """
-        if self.temperature == 0:
-            logits = penalise_repetition(logits, texts, self.repetition_penalty)
-            return logits.argmax(-1).tolist()
         rates = self.probabilities(logits, texts)  # (B, V)
+        if self.temperature == 0:
+            return rates.argmax(-1).tolist()
         uniform = torch.from_numpy(np.stack([rng.random(logits.shape[-1]) for rng in rngs]))
         return (rates / -uniform.log()).argmax(-1).tolist()

@@ -11,9 +11,8 @@ from tinyllm_lib.tokenizer import token_bytes
 class TextStream:
     """Tokens in, text out, as soon as it is certain: no half character, no part of a stop string.
 
-    A Chinese character has three bytes, which may lie in three tokens: bytes wait here until their
-    character is whole. Bytes that never form a character, special tokens, and ids of the model that
-    no token has, give no text.
+    The three bytes of a Chinese character may lie in three tokens. Bytes that never form one,
+    special tokens, and ids of the model that no token has, give no text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = ()):

@@ -1,9 +1,6 @@
-"""What torchrun is called with: on one machine, and on each of many that train one run together.
-
-Code, data and run folder lie on a file system that all machines share. torchrun's agents, one per
-machine, meet at `rdzv_endpoint` and start the trainer's processes. When a machine is lost, the
-others wait until the same command is given there again, ten minutes at most, and all go on from the
-last checkpoint. When that of `rdzv_endpoint` is lost, the run ends everywhere: launch it again.
+"""What torchrun is called with, on one machine or many that share a file system. When one is lost,
+the others wait ten minutes for the same command there and all go on from the last checkpoint; when
+it is that of `rdzv_endpoint`, the run ends everywhere: launch it again.
 """
 
 import json
@@ -22,18 +19,12 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]  # holds tinyllm_lib
 
 
 def meet(nproc: int, nnodes: int = 1, endpoint: str = ITSELF) -> list[str]:
-    """Torchrun's arguments for `nproc` processes on each of `nnodes` machines, this one the host.
-
-    Raises:
-        ValueError: no process, or machines that do not know where to meet.
-    """
+    """Torchrun's arguments for `nproc` processes on each of `nnodes` machines; this one is host."""
     if nproc < 1:
         raise ValueError(f"nproc_per_node must be at least 1, is {nproc}.")
     if not re.fullmatch(r"[^\s:]+:\d+|\[[^\s\]]+\]:\d+", endpoint):
-        raise ValueError(
-            f"nnodes={nnodes} needs rdzv_endpoint='host:port': this machine as the others call it"
-            f" and a free port, for example '{socket.gethostname()}:29400'; it is {endpoint!r}."
-        )
+        example = f"'{socket.gethostname()}:29400'"
+        raise ValueError(f"rdzv_endpoint is {endpoint!r}, expected 'host:port', as {example}.")
     seconds = 60 if nnodes == 1 else JOIN_SECONDS
     place = ["--rdzv_endpoint", endpoint, "--rdzv_conf", f"is_host=true,join_timeout={seconds}"]
     numbers = ["--nnodes", str(nnodes), "--nproc_per_node", str(nproc)]
@@ -43,11 +34,7 @@ def meet(nproc: int, nnodes: int = 1, endpoint: str = ITSELF) -> list[str]:
 def torchrun_arguments(
     config: TrainConfig, file: Path, nproc: int, nnodes: int, endpoint: str | None
 ) -> list[str]:
-    """What torchrun is called with to train as `config` says, which is written to `file`.
-
-    Raises:
-        ValueError: no place to meet (one machine needs none), or a run that cannot go on.
-    """
+    """What torchrun is called with to train as `config` says, which is written to `file`."""
     meeting = meet(nproc, nnodes, endpoint or (ITSELF if nnodes == 1 else ""))
     if config.resume == "never" and nnodes > 1:
         raise ValueError("A machine that comes back must go on: use resume='auto' with many nodes.")

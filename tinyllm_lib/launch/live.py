@@ -15,53 +15,31 @@ from tinyllm_lib.train import run_config
 
 ENDS = ("Finished", "Stopped", "Failed")  # how a last line of train.log begins
 REFRESH_SECONDS = 1.0
-SILENCE_SECONDS = 120.0  # without a line, after which `watch` says so
-SILENT = (
-    "Nothing new for two minutes: a long step, or the run was killed. Stop this cell; launching the"
-    " run again goes on from its last checkpoint, if no process works on it."
-)
 
 
 def watch(run: str | Path, *, follow: bool = True) -> None:
     """Shows a run from its files until it ends or the cell is stopped, which does not stop the run.
 
-    A run that was killed leaves no last line: after two minutes without news, the view says so and
-    follows on.
-
     Args:
-        run: the run folder, `ws.run(name)`.
-        follow: False shows the present state and returns.
-
-    Raises:
-        FileNotFoundError: no such run.
+        run: the run folder, `ws.run(name)`. A FileNotFoundError says that there is none.
+        follow: False shows the present state and returns. (True waits for a run that was killed.)
     """
     if not run_config(run).get("steps"):
-        raise FileNotFoundError(
-            f"{run} is no run folder (no config.json in it says how many steps the run has). Runs"
-            " lie in workspace/<profile>/runs/."
-        )
+        raise FileNotFoundError(f"{run} is no run folder: no config.json in it says its steps.")
     view = View(Path(run))
     view.update()
     with suppress(KeyboardInterrupt):
         while follow and not view.ended:
             time.sleep(REFRESH_SECONDS)
             view.update()
-            if time.monotonic() - view.heard > SILENCE_SECONDS:
-                view.update([SILENT])
 
 
 def read_metrics(run: str | Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`, oldest first; a half-written last line is left out.
-
-    Raises:
-        FileNotFoundError: the run has written none.
+    """The lines of a run's `metrics.jsonl`, oldest first; a half-written last line is left out. A
+    FileNotFoundError says that the run has written none.
     """
-    path = Path(run) / "metrics.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} does not exist: the run has not taken a step yet, or the name is wrong."
-        )
-    return [json.loads(line) for line in GrowingFile(path).news()[0]]
+    text = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 class View:
@@ -75,7 +53,6 @@ class View:
     def __init__(self, run: Path, handle: Any = None, *, skip: bool = False):
         self.run, self.ended = run, False
         self.plain = handle is None and not has_notebook_front_end()
-        self.heard = time.monotonic()  # when there was something to show
         self._handle, self._skip = handle, skip
         self._log_file = GrowingFile(run / "train.log", skip=skip)
         self._metrics_file = GrowingFile(run / "metrics.jsonl")
@@ -88,8 +65,6 @@ class View:
         lines = [line[21:] for line in (lines[-30:] if anew and not self._skip else lines)]
         if lines:
             self.ended = lines[-1].startswith(ENDS)
-        if lines or said:
-            self.heard = time.monotonic()
         if self.plain:
             for line in (*(line for line in lines if line.startswith(("step ", *ENDS))), *said):
                 print(line, flush=True)

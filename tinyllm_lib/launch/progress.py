@@ -30,12 +30,8 @@ def progress_text(metrics: list[dict], steps: int) -> list[str]:
 
 
 def progress_html(metrics: list[dict], steps: int, log: list[str]) -> str:
-    """A run as HTML: a bar, the numbers, loss and learning rate as curves, the end of the log.
-
-    Args:
-        metrics: the rows of `metrics.jsonl`.
-        steps: the length of the whole run.
-        log: lines, the last four of which are shown.
+    """A run as HTML, from the rows of `metrics.jsonl`: a bar, numbers, loss and learning rate as
+    curves over the `steps` of the whole run, the last four lines of its log.
     """
     done = (metrics[-1]["step"] if metrics else 0) / max(steps, 1)
     bar = f'<progress role="progressbar" aria-valuenow="{done:.0%}" value="{done}"'

@@ -1,7 +1,5 @@
-"""Our torchrun: `python -m tinyllm_lib.launch.torchrun agent …`.
-
-It is `python -m torch.distributed.run` that obeys its arguments alone, ends when its starter is
-gone, and leaves in the folder of `--log_dir` what failed first.
+"""`python -m tinyllm_lib.launch.torchrun agent …` is torchrun that obeys its arguments alone, ends
+when its starter is gone, and leaves in the folder of `--log_dir` what failed first.
 """
 
 import itertools
@@ -74,10 +72,7 @@ def _explain(error: Exception, who: str) -> tuple[float, str]:
             said = f"{who} {rank} failed:\n{headline}\n\n{report['py_callstack'].rstrip()}"
         return _when(failure), said
     if type(error).__name__ == "RendezvousTimeoutError":
-        return time.time(), (
-            "The other machines did not come in time. Is the printed command running there, and"
-            " can they reach this one's port?"
-        )
+        return time.time(), "The other machines did not come in time: does the command run there?"
     cause: BaseException = error
     while earlier := cause.__cause__ or cause.__context__:
         cause = earlier

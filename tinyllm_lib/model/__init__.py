@@ -2,7 +2,6 @@
 
 Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` is the folder.
 
-    STEP_FOLDER: how the folder of a checkpoint is named
     Batch: what `score` reads: X, Y, loss_mask and where the documents of a packed row lie
     INDEX: the file that lists the parts of weights in several files
     KVCache: keys and values of the positions seen so far, written in place
@@ -10,8 +9,6 @@ Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` i
     Transformer: the language model: logits, and the loss that trains it (`weighted_nll`)
     apply_rope: turns pairs of coordinates by the angles of their positions
     attention_mask: which keys each new query may see, or None for plain causality
-    explaining_out_of_memory: an error for want of memory says where it came and what to change
-    is_out_of_memory: whether a GPU or the CPU had no memory left
     latest_checkpoint: the newest checkpoint of a run that is undamaged
     load_state: the trainer's state of a checkpoint
     model_folder: the folder itself if it holds a model, else the newest checkpoint of that run
@@ -29,7 +26,6 @@ Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` i
 """
 
 from tinyllm_lib.model.checkpoint import (
-    STEP_FOLDER,
     latest_checkpoint,
     load_state,
     model_folder,
@@ -49,6 +45,5 @@ from tinyllm_lib.model.layers import (
     rope_angles,
     rope_frequencies,
 )
-from tinyllm_lib.model.out_of_memory import explaining_out_of_memory, is_out_of_memory
 from tinyllm_lib.model.scoring import Batch, score
 from tinyllm_lib.model.transformer import INDEX, Transformer, weight_files

@@ -1,15 +1,8 @@
-"""Checkpoints: a Hugging Face Llama folder with the trainer's own state beside it.
-
-    runs/<name>/checkpoints/step_000500/
-        config.json  model.safetensors  tokenizer.json …    what any program reads
-        trainer_state.pt                                    optimiser and random state, to go on
-        checkpoint.json                                     step, checksums of all other files
-
-One is written under a temporary name and renamed, so a folder called step_… is whole or damaged
-from outside, and the checksums tell.
+"""A checkpoint, step_000500/, is a Hugging Face Llama folder that also holds `trainer_state.pt`
+(optimiser, random numbers) and `checkpoint.json` (step, checksums of all other files). It is
+written under a temporary name and renamed: whole, or damaged from outside.
 """
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -23,13 +16,11 @@ from tinyllm_lib.data import atomic_path, content_fingerprint, read_json, sha256
 from tinyllm_lib.model.transformer import Transformer, weight_files
 from tinyllm_lib.tokenizer import save_tokenizer, stop_ids, token_ids
 
-STEP_FOLDER = re.compile(r"step_(\d{6,})$")
-
 
 def step_folders(run: str | Path) -> list[Path]:
     """The finished checkpoint folders of a run, oldest first."""
     found = [path.parent for path in Path(run).glob("checkpoints/step_*/checkpoint.json")]
-    return sorted((path for path in found if STEP_FOLDER.match(path.name)), key=step_of)
+    return sorted((path for path in found if re.fullmatch(r"step_\d{6,}", path.name)), key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -43,10 +34,9 @@ def latest_checkpoint(run: str | Path) -> Path:
         if not (problem := find_damage(folder)):
             return folder
         print(f"{folder.name} is damaged ({problem}) and is passed over.", flush=True)
-    what = "has no finished checkpoint" if Path(run).is_dir() else "does not exist"
     raise FileNotFoundError(
-        f"The run {run} {what}, or only damaged ones: train it (notebooks 05 and 06; with"
-        " resume='never' what is damaged is set aside), or name another run."
+        f"The run {run} does not exist, has no finished checkpoint, or only damaged ones: train it"
+        " (resume='never' sets aside what is damaged), or name another run."
     )
 
 
@@ -70,14 +60,11 @@ def weights_fingerprint(folder: str | Path) -> str:
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, in words, or None."""
     try:
-        checksums = read_json(folder / "checkpoint.json")["sha256"]
+        for name, expected in read_json(folder / "checkpoint.json")["sha256"].items():
+            if sha256(folder / name) != expected:
+                return f"{name} does not match its checksum"
     except (OSError, ValueError, KeyError) as error:
-        return f"checkpoint.json: {error}"
-    for name, expected in checksums.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if sha256(folder / name) != expected:
-            return f"{name} does not match its checksum"
+        return str(error)
     return None
 
 
@@ -97,9 +84,6 @@ def save_checkpoint(
         state: what the trainer needs to go on: tensors, numbers, strings, lists and dicts only.
         keep_last: how many of the newest to keep.
         keep_every: keep those at multiples of this step for good (0: none).
-
-    Raises:
-        OSError: it cannot be written, for example on a full disk; older checkpoints stay.
     """
     folder = Path(run) / "checkpoints" / f"step_{step:06d}"
     for stray in folder.parent.glob(".tmp-*"):  # a run killed in the middle of this left it
@@ -110,8 +94,7 @@ def save_checkpoint(
             torch.save(state, temporary / "trainer_state.pt")
             seal(temporary, step)
     except (OSError, SafetensorError, RuntimeError) as error:  # the last is torch.save's
-        advice = "Where the disk is full, make room; older checkpoints stay"
-        raise OSError(f"The checkpoint {folder} cannot be written: {error}. {advice}.") from error
+        raise OSError(f"{folder} cannot be written: {error}. Is the disk full?") from error
     # Later ones are damaged: the run went on from before them.
     for old in [p for p in step_folders(run) if step_of(p) <= step][: -max(keep_last, 1)]:
         if not keep_every or step_of(old) % keep_every:
@@ -125,8 +108,8 @@ def write_model(folder: Path, model: Transformer, tokenizer: PreTrainedTokenizer
     model.save_pretrained(folder, ids)
     save_tokenizer(tokenizer, folder)
     sampling = {"do_sample": True, "temperature": 0.7, "top_k": 50}
-    generation = json.dumps({**ids, "eos_token_id": stop_ids(tokenizer), **sampling}, indent=2)
-    (folder / "generation_config.json").write_text(generation + "\n", encoding="utf-8")
+    generation = {**ids, "eos_token_id": stop_ids(tokenizer), **sampling}
+    write_json(folder / "generation_config.json", generation)
 
 
 def seal(folder: Path, step: int) -> None:

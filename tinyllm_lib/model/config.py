@@ -42,11 +42,11 @@ class ModelConfig:
     rope_scaling: dict[str, Any] | None = None  # Llama 3's, as `rope_frequencies` reads it
 
     def __post_init__(self) -> None:
-        heads, advice = f"n_heads={self.n_heads}", "choose dim = heads x head size"
         if not self.head_dim and self.dim % self.n_heads:
-            raise ValueError(f"dim={self.dim} is not a multiple of {heads}: {advice}.")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"{heads} is not a multiple of n_kv_heads={self.n_kv_heads}.")
+            found = f"dim={self.dim} is not a multiple of n_heads={self.n_heads}"
+            raise ValueError(f"{found}: choose dim = heads x head size.")
+        if self.n_heads % (kv := self.n_kv_heads):
+            raise ValueError(f"n_heads={self.n_heads} is not a multiple of n_kv_heads={kv}.")
         head_dim = self.head_dim or self.dim // self.n_heads
         if head_dim % 2:
             raise ValueError(f"head_dim={head_dim} is odd: RoPE turns pairs, so it must be even.")
@@ -76,9 +76,7 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> Self:
-        """Reads a Llama `config.json`; what it leaves out is as transformers has it. A ValueError
-        names what this model does not have, and sizes that are missing.
-        """
+        """Reads a Llama `config.json` as transformers does; a ValueError names what it lacks."""
         rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         scaling = {name: rope.get(name) for name in LLAMA3_ROPE if kind == "llama3"}
@@ -90,7 +88,7 @@ class ModelConfig:
             "hidden_act": "silu",
             **{name: value for name, value in hf.items() if value is not None},
         }
-        missing = [name for name in HF_NAMES.values() if given.get(name) is None]
+        missing = ", ".join(name for name in HF_NAMES.values() if given.get(name) is None)
         family, activation = hf.get("model_type"), given["hidden_act"]
         refused = {
             f"model_type {family!r} (only 'llama')": family != "llama",
@@ -99,7 +97,7 @@ class ModelConfig:
             f"rope scaling {rope} (only 'llama3')": kind not in ("default", "llama3"),
             f"rope scaling {rope}, which lacks one of {LLAMA3_ROPE}": None in scaling.values(),
             "quantized weights (only fp32, fp16 and bf16)": hf.get("quantization_config"),
-            f"no {', '.join(missing)}": missing,
+            f"no {missing}": missing,
         }
         if reasons := [text for text, bad in refused.items() if bad]:
             raise ValueError(f"{where}: cannot be loaded into Transformer: {'; '.join(reasons)}.")

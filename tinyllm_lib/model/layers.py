@@ -1,7 +1,5 @@
-"""The parts of the model: norm, rotary positions, attention with its cache and mask, MLP, loss.
-
-Shapes in comments: B batch, T new positions, S keys (cached + new), D dim, H heads, K key/value
-heads, d numbers a head, V vocab. Modules and weights have the names of transformers' Llama.
+"""The parts of the model, named as in transformers' Llama. Shapes in comments: B batch, T new
+positions, S keys (cached + new), D dim, H heads, K key/value heads, d numbers a head, V vocab.
 """
 
 import math
@@ -31,9 +29,8 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """How far each pair turns from one position to the next, base^(-2i/d), and the share of it that
     remains; each (d/2,).
 
-    Llama 3 reaches further than it was pretrained: pairs that turn less than `low_freq_factor`
-    times within the original context are slowed by `factor`, those that turn more than
-    `high_freq_factor` times stay, and between the two the one passes into the other.
+    Llama 3 slows pairs that turn less than `low_freq_factor` times within the original context by
+    `factor`; those that turn more than `high_freq_factor` times stay, with a ramp between the two.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / config.rope_base**exponents
@@ -61,9 +58,8 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class KVCache:
     """Keys and values of the positions seen so far, (layers, B, K, capacity, d), written in place.
 
-    The first `length` of `capacity` positions (default: the context) are filled. With a `slot`
-    (1,) the next one goes there and attention reads the whole capacity, so that shapes stay the
-    same from step to step; `key_mask` then says what is filled. Options: device and dtype.
+    The first `length` of `capacity` positions (default: the context) are filled. With a `slot` (1,)
+    the next one goes there, and attention reads all: `key_mask` says what is filled.
     """
 
     def __init__(self, config: ModelConfig, batch_size: int, capacity: int = 0, **options: Any):
@@ -192,8 +188,7 @@ class HeadLoss(torch.autograd.Function):
     """`F.cross_entropy(x @ weight.T, targets, reduction="none") @ weights`, a chunk of rows at a
     time: the (N, V) logits never exist at once.
 
-    The gradient of softmax cross-entropy is `softmax - onehot`, known as soon as the loss is, so
-    each chunk's logits turn into their own gradient in place and are used up.
+    The gradient of softmax cross-entropy is `softmax - onehot`: each chunk's logits turn into it.
     """
 
     ROWS, ROWS_CPU = 512, 128  # on a CPU a chunk of logits should stay in the cache
@@ -203,7 +198,6 @@ class HeadLoss(torch.autograd.Function):
         """A scalar in fp32 from x (N, D), weight (V, D), targets (N,) and weights (N,)."""
         matrix = weight.to(x.dtype)
         total = torch.zeros((), device=x.device, dtype=torch.float32)
-        learning = any(ctx.needs_input_grad)
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
         step = HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
         for start in range(0, x.shape[0], step):
@@ -211,7 +205,9 @@ class HeadLoss(torch.autograd.Function):
             target, w = targets[rows, None], weights[rows, None].float()
             log_p = (x[rows] @ matrix.T).float().log_softmax(-1)  # (rows, V)
             total -= (log_p.gather(1, target) * w).sum()
-            if learning:  # the weights multiply (rows, D), not the larger (rows, V)
+            if any(
+                ctx.needs_input_grad
+            ):  # the weights multiply (rows, D), not the larger (rows, V)
                 grad = log_p.exp_().scatter_add_(1, target, torch.full_like(w, -1.0)).to(x.dtype)
                 dx[rows] = (grad @ matrix) * w.to(x.dtype)
                 dweight += grad.T @ (x[rows] * w.to(x.dtype))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,20 +28,16 @@ def score(
     batches: Iterable[Batch],
     byte_lengths: Tensor,
     *,
-    autocast: AbstractContextManager | None = None,
     all_reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> Score:
     """The loss per token, and how many bits the model needs for a byte of text.
 
-    Nats per token are no measure between tokenizers: one that cuts text finer has more tokens, each
-    easier to guess. Bytes are the same for all. So that nats and bytes count the same text, a token
-    without bytes of its own (`<|im_end|>`, which says where a text ends and not what stands in it)
-    counts on neither side, and neither do targets that the mask leaves out.
+    A tokenizer that cuts text finer has more tokens, each easier to guess; bytes are the same for
+    all. A token without any (`<|im_end|>`) counts neither as bits nor as bytes.
 
     Args:
         batches: X, Y, loss_mask (B, T) each, and how to tell the documents of packed rows apart.
         byte_lengths: (V,) bytes of each token, 0 for special ones, from `token_byte_lengths`.
-        autocast: the number format to compute in.
         all_reduce: sums a tensor over all processes, where several share the batches.
     """
     device = model.lm_head.weight.device
@@ -52,10 +47,9 @@ def score(
         size = byte_lengths[Y] * mask
         counts += torch.stack([mask.sum(), size.sum()])
         documents = {name: tensor.to(device) for name, tensor in documents.items()}
-        with autocast or nullcontext():
-            x = model.hidden_states(X.to(device), **documents)
-            weights = [size > 0, (size == 0) & (mask > 0)]
-            parts = [model.head_nll(x, Y.to(device), w.float().to(device)) for w in weights]
+        x = model.hidden_states(X.to(device), **documents)
+        weights = [size > 0, (size == 0) & (mask > 0)]
+        parts = [model.head_nll(x, Y.to(device), w.float().to(device)) for w in weights]
         nats.append(torch.stack(parts))
     sums = torch.stack(nats).double().sum(0).cpu()  # read at the end: no batch waits
     text, special, targets, text_bytes = all_reduce(torch.cat([sums, counts])).tolist()

@@ -1,10 +1,7 @@
-"""The model: a LLaMA-2-shaped decoder that a student reads in one sitting, after `layers.py`.
-
-ids (B, T) -> embedding -> n_layers x [x + attention(norm(x)); x + swiglu(norm(x))] -> norm ->
-logits (B, T, V). A saved folder is an ordinary Hugging Face Llama.
+"""The model, LLaMA-2-shaped: ids (B, T) -> embedding -> n_layers x [x + attention(norm(x));
+x + swiglu(norm(x))] -> norm -> logits (B, T, V). A saved folder is an ordinary Hugging Face Llama.
 """
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -16,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.types import Device
 
-from tinyllm_lib.data import read_json
+from tinyllm_lib.data import read_json, write_json
 from tinyllm_lib.model.config import ModelConfig, TokenIds
 from tinyllm_lib.model.layers import Block, HeadLoss, KVCache, RMSNorm, attention_mask, rope_angles
 
@@ -35,10 +32,8 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The language model.
-
-    Weights start at std 0.02; the two projections that write into the residual stream (`o_proj`,
-    `down_proj`) start at 0.02/sqrt(2*layers), so that the sum of all layers has the same size
+    """The language model. Weights start at std 0.02, those that write into the residual stream
+    (`o_proj`, `down_proj`) at 0.02/sqrt(2*layers), so that the sum of all layers has the same size
     whatever the depth (GPT-2).
     """
 
@@ -133,11 +128,11 @@ class Transformer(nn.Module):
         state = {n: t.detach().float().cpu().contiguous() for n, t in self.state_dict().items()}
         if self.config.tie_embeddings:
             del state["lm_head.weight"]
-        config, weights = folder / "config.json", folder / WEIGHTS
-        shape = json.dumps(self.config.to_hf(token_ids), indent=2)
-        config.write_text(shape + "\n", encoding="utf-8")
-        save_file(state, weights, metadata={"format": "pt"})
-        shutil.copymode(config, weights)  # safetensors makes files that only their owner may read
+        write_json(folder / "config.json", self.config.to_hf(token_ids))
+        save_file(
+            state, folder / WEIGHTS, metadata={"format": "pt"}
+        )  # which only its owner may read
+        shutil.copymode(folder / "config.json", folder / WEIGHTS)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Device = None) -> Self:

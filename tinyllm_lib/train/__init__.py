@@ -7,6 +7,7 @@ Read `start.py` (`train` and `build`), `run_folder.py` (`prepare_run`), `trainer
     train: trains as a config says, in this process and its torchrun siblings
     get_lr: the learning rate of a step
     run_config: what the config.json of a run says
+    is_out_of_memory: whether a GPU or the CPU had no memory left
     train_memory: the gigabytes that each GPU needs, by part
     prepare_run: finds a run's checkpoint to go on from, or makes its folder
     build: the model and optimisers of a prepared run, as a Trainer
@@ -18,7 +19,7 @@ Read `start.py` (`train` and `build`), `run_folder.py` (`prepare_run`), `trainer
 
 from tinyllm_lib.train.config import TrainConfig, get_lr, run_config
 from tinyllm_lib.train.devices import Processes, peak_flops
-from tinyllm_lib.train.memory import train_memory
+from tinyllm_lib.train.memory import is_out_of_memory, train_memory
 from tinyllm_lib.train.run_folder import prepare_run
 from tinyllm_lib.train.start import build, end_with_starter, train
 from tinyllm_lib.train.trainer import Trainer

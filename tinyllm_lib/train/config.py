@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import os
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self
@@ -22,20 +22,16 @@ GROUPS = {  # by their first options, as --help shows them
 
 
 def option(default: Any, text: str, *choices: Any, positive: bool = False) -> Any:
-    """A field whose declaration is all that validation and the command line go by: the type of its
-    default; the `choices`, of a number the words that may stand instead; a number is not negative,
-    or `positive`.
+    """A field whose declaration is all that validation and the command line go by: its type is the
+    default's; of a number `choices` are the words that may stand instead.
     """
-    metadata = {"help": text, "choices": choices, "positive": positive}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=dict(help=text, choices=choices, positive=positive))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every option of a training run, in five groups; saved as the run's `config.json`.
-
-    Raises:
-        ValueError: values that options cannot have, all of them named at once.
+    """Every option of a training run, in five groups; saved as the run's `config.json`. A
+    ValueError names all values that options cannot have.
     """
 
     data_path: str = option("", "folder with train/ and val/ token shards")
@@ -64,10 +60,7 @@ class TrainConfig:
     seed: int = option(0, "decides weights and data order")
 
     grad_accumulation_steps: int | str = option(
-        1,
-        "micro-batches of a process's rows; auto: as few as fit on the GPU",
-        "auto",
-        positive=True,
+        1, "micro-batches of a process's rows; auto: as few as fit", "auto", positive=True
     )
     device: str = option("auto", "auto: a GPU where there is one", "auto", "cpu", "cuda", "mps")
     dtype: str = option("auto", "auto: bf16 where it is faster", "auto", "fp32", "bf16")
@@ -82,9 +75,6 @@ class TrainConfig:
     save_interval: int = option(0, "steps between checkpoints; 0: only at the end")
     keep_last: int = option(2, "newest checkpoints to keep")
     keep_every: int = option(0, "checkpoints at multiples of this step stay; 0: none")
-    tracker: str = option(
-        "none", "gets the numbers, too", "none", "swanlab", "tensorboard", "wandb"
-    )
 
     def __post_init__(self) -> None:
         problems = []
@@ -102,11 +92,10 @@ class TrainConfig:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The config in a JSON file of options, such as a run's config.json; a TypeError for what
-        is no option, a ValueError for values that they cannot have.
-        """
+        """The config in a JSON file of options, as a run's is; a TypeError for what is none."""
         saved = dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        return cls(**{k: v for k, v in saved.items() if k not in ("resolved", "made_from")})
+        no_options = ("resolved", "made_from", "tracker")  # the last is of older runs
+        return cls(**{k: v for k, v in saved.items() if k not in no_options})
 
 
 # What may change when a run goes on, for it changes no weight, but for rounding. Of files it is
@@ -117,25 +106,22 @@ FREE_OPTIONS |= {*NAMES[NAMES.index("grad_accumulation_steps") :]}  # machine an
 
 
 def _checked(f: Field, value: Any) -> tuple[Any, str]:
-    """The value as its option holds it, a Path as text and 1e9 as an int; and what the option's
-    declaration asks of it in vain, in words, else "".
-    """
+    """The value, a Path as text and 1e9 as an int; and what its option asks of it in vain."""
     kind: Any = type(f.default)
     choices, positive = f.metadata["choices"], f.metadata["positive"]
     if kind is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
     if kind is int and isinstance(value, Real) and value % 1 == 0:
         value = math.floor(value)
-    demand = ""
     if value in choices:
-        pass
-    elif choices and kind not in NUMBERS:
-        demand = f"be one of {', '.join(map(str, choices))}"
-    elif not isinstance(value, NUMBERS if kind is float else kind):
-        demand = f"be of type {' or '.join([kind.__name__, *map(repr, choices)])}"
-    elif kind in NUMBERS and not (value > 0 or (value == 0 and not positive)):
-        demand = "be positive" if positive else "not be negative"
-    return value, demand
+        return value, ""
+    if choices and kind not in NUMBERS:
+        return value, f"be one of {', '.join(map(str, choices))}"
+    if not isinstance(value, NUMBERS if kind is float else kind):
+        return value, f"be of type {' or '.join([kind.__name__, *map(repr, choices)])}"
+    if kind in NUMBERS and not (value > 0 or (value == 0 and not positive)):
+        return value, "be positive" if positive else "not be negative"
+    return value, ""
 
 
 def get_lr(step: int, config: TrainConfig) -> float:
@@ -155,19 +141,16 @@ def run_config(run: str | Path) -> dict:
 
 
 def parse_args(argv: list[str] | None = None) -> TrainConfig:
-    """A TrainConfig from the command line: `--config FILE` first, then every option by its name.
-
-    Raises:
-        SystemExit: no such option, or a value that it cannot have.
+    """A TrainConfig from the command line, `--config FILE` and options that replace what it says;
+    SystemExit where one is unknown, or has a value that it cannot have.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tinyllm_lib.train",
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
-        description="Trains on token shards, in as many processes as torchrun starts.",
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
-    about = "a JSON file with any of these options, such as a run's config.json"
-    parser.add_argument("--config", metavar="FILE", help=about)
+    parser.add_argument("--config", metavar="FILE", help="JSON of options, as a run's config.json")
     for f in fields(TrainConfig):
         if f.name in GROUPS:
             section = parser.add_argument_group(GROUPS[f.name])
@@ -176,15 +159,13 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
         said["metavar"] = "|".join(map(str, choices)) or kind.__name__.upper()
         alone: dict[str, Any] = {"nargs": "?", "const": True} if True in choices else {}
         read = str if kind is str and not alone else _number_or_word
-        section.add_argument(f"--{f.name}", type=read, default=f.default, **said, **alone)
-    given = parser.parse_args(argv)
+        section.add_argument(f"--{f.name}", type=read, **said, **alone)
+    given = vars(parser.parse_args(argv))
+    file = given.pop("config", None)
     try:
-        if given.config:
-            parser.set_defaults(**asdict(TrainConfig.load(given.config)))
-            given = parser.parse_args(argv)
-        return TrainConfig(**{name: getattr(given, name) for name in NAMES})
+        return replace(TrainConfig.load(file) if file else TrainConfig(), **given)
     except (OSError, TypeError, ValueError) as error:
-        parser.error(f"--config {given.config}: {error}" if given.config else str(error))
+        parser.error(f"--config {file}: {error}" if file else str(error))
 
 
 def _number_or_word(text: str) -> Any:

@@ -1,6 +1,4 @@
-"""The processes that train together, and what their devices are good for: the number format, the
-speed that they could reach, whether compiling pays.
-"""
+"""The processes that train together, and what their devices are good for."""
 
 import math
 import os
@@ -28,9 +26,7 @@ class Processes:
 
     @classmethod
     def join(cls, config: TrainConfig) -> Self:
-        """Takes its place among the processes that torchrun, or another launcher, has started; a
-        ValueError where there is no such device.
-        """
+        """Takes its place among the processes that torchrun, or another launcher, has started."""
         place = os.environ if "MASTER_ADDR" in os.environ else {}  # else nobody to meet
         rank, world_size = int(place.get("RANK", 0)), int(place.get("WORLD_SIZE", 1))
         local_rank, local = int(place.get("LOCAL_RANK", 0)), int(place.get("LOCAL_WORLD_SIZE", 1))
@@ -69,8 +65,8 @@ BF16_PAYS = 1.3  # times the speed of fp32, measured on a CPU, from which bf16 i
 
 
 def choose_dtype(wanted: str, device: torch.device, shape: ModelConfig) -> tuple[str, str]:
-    """Whether to compute in fp32 or bf16, and why. "auto" takes bf16 where it is faster: on GPUs
-    that multiply it natively, and on CPUs where a layer of the model, tried, trains faster.
+    """fp32 or bf16, and why. "auto" takes bf16 on GPUs that multiply it natively, and on CPUs where
+    a layer of the model, tried, trains faster.
     """
     if wanted != "auto":
         return wanted, "asked for"
@@ -109,11 +105,10 @@ PEAK_TFLOPS = (
 )
 
 
-def data_sheet_flops(card: str) -> float | None:
-    """bf16 FLOP/s of a known GPU, else None."""
+def data_sheet_flops(card: str) -> float:
+    """bf16 FLOP/s of a known GPU, else 0."""
     peaks = dict(line.split(": ") for line in PEAK_TFLOPS.split(", "))
-    tera = peaks.get(card.removeprefix("NVIDIA "))
-    return float(tera) * 1e12 if tera else None
+    return float(peaks.get(card.removeprefix("NVIDIA "), 0)) * 1e12
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -134,8 +129,8 @@ COMPILE_PAYS = 1e17  # FLOPs: by estimate ten minutes of a GPU, of which compili
 
 
 def compile_pays(wanted: bool | str, flops: float, device: torch.device) -> tuple[bool, str]:
-    """Whether to use `torch.compile`, and why. `flops` are those of the whole run in one process,
-    not of what is left of it: so a run that goes on decides as it did at its start.
+    """Whether to use `torch.compile`, and why; `flops` are a process's in the whole run, so that a
+    run that goes on decides as it did at its start.
     """
     if wanted != "auto":
         return bool(wanted), "asked for" if wanted else "not asked for"

@@ -1,18 +1,13 @@
-"""What a run says: to people in train.log, to programs in metrics.jsonl and samples.jsonl, and, if
-asked, the same numbers to an experiment tracker.
-"""
+"""What a run says, to people (train.log) and to programs (metrics.jsonl, samples.jsonl)."""
 
-import importlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinyllm_lib.data import atomic_path
 from tinyllm_lib.model import step_folders
-from tinyllm_lib.train.config import TrainConfig
 
 # What train.log shows of metrics.jsonl, and how it calls it.
 SHOWN = {"loss": "loss", "lr": "lr", "tokens_per_second": "tokens/s", "val_loss": "val_loss"}
@@ -62,25 +57,3 @@ class RunLog:
         """For an error: the checkpoint from which the run can go on."""
         folders = step_folders(self.folder)
         return f"Last good checkpoint: {folders[-1].name if folders else 'none'}."
-
-
-@contextmanager
-def tracked(config: TrainConfig, log: RunLog) -> Iterator[Callable[[int, dict], object]]:
-    """`send(step, row)` to SwanLab, TensorBoard or Weights & Biases, or to nobody. Their keys
-    and modes come from the environment (SWANLAB_API_KEY, WANDB_MODE=offline).
-    """
-    if config.tracker == "none" or not log.speaks:
-        yield lambda step, row: None
-    elif config.tracker == "tensorboard":
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(log.folder)) as writer:
-            yield lambda step, row: [writer.add_scalar(name, row[name], step) for name in row]
-    else:  # swanlab and wandb have the same interface
-        about = {"project": "tinyllm", "name": log.folder.name, "config": asdict(config)}
-        folder = {"swanlab": "log_dir", "wandb": "dir"}[config.tracker]
-        run = importlib.import_module(config.tracker).init(**about, **{folder: str(log.folder)})
-        try:
-            yield lambda step, row: run.log(row, step=step)
-        finally:
-            run.finish()

@@ -16,11 +16,10 @@ USABLE_SHARE = 0.9  # of a GPU; the rest is for PyTorch's own buffers and for fr
 
 
 def train_memory(config: TrainConfig, vocab_size: int, gpus: int = 1) -> dict[str, float]:
-    """Gigabytes (1e9 bytes) that each of `gpus` needs, by part; the activations come last.
+    """Gigabytes (1e9 bytes) that each of `gpus` needs, by part; "auto" micro-batches count as 1.
 
-    They are what autograd keeps of every token and layer: the inputs of norms and matrices,
-    queries, keys, values, the halves of SwiGLU. The logits are not among them, `HeadLoss` never has
-    all of them at once. grad_accumulation_steps="auto" counts as 1.
+    Activations, which come last, are what autograd keeps of every token and layer: the inputs of
+    norms and matrices, queries, keys, values, the halves of SwiGLU; no logits (see `HeadLoss`).
     """
     shape = ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads, vocab_size)
     with torch.device("meta"):
@@ -56,13 +55,19 @@ def micro_batches_that_fit(config: TrainConfig, vocab_size: int, processes: Proc
     return number
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU or the CPU had no memory left."""
+    said = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 def memory_advice(config: TrainConfig, vocab_size: int, processes: Processes) -> str:
     """What a run needs by the estimate, and what to change where it does not fit."""
     need = sum(train_memory(config, vocab_size, processes.world_size).values())
     return (
-        f"by estimate this run needs {need:.3g} of {device_gigabytes(processes):.3g} GB."
-        f" Double grad_accumulation_steps (now {config.grad_accumulation_steps}), the result is the"
-        " same; or take a smaller model or max_seq_len."
+        f"By estimate this run needs {need:.3g} of {device_gigabytes(processes):.3g} GB: double"
+        f" grad_accumulation_steps (now {config.grad_accumulation_steps}; the result is the same),"
+        " or take a smaller model or max_seq_len."
     )
 
 

@@ -1,8 +1,7 @@
 """Muon for the hidden matrices, AdamW for the rest.
 
-The update is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")` (a test holds them
-together). Torch's orthogonalises in bfloat16, which on a CPU is about 50 times slower than fp32,
-and one matrix after the other in every process; ours takes all of one shape at once, shared out.
+The update is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, which on a CPU takes 50
+times as long, in bf16, and does all matrices in every process; ours are batched and shared out.
 """
 
 from typing import Any
@@ -75,9 +74,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """`adamw`: one AdamW (0.9/0.95, decay on matrices only). `muon`: Muon for the matrices inside
-    the blocks, AdamW for embedding, head and norms.
-    """
+    """`adamw`: one AdamW, decay on matrices only. `muon`: Muon for hidden matrices, AdamW else."""
     lr, weight_decay = config.learning_rate, config.weight_decay
     muon = hidden_matrices(model) if config.optimizer == "muon" else []
     taken = {id(p) for p in muon}

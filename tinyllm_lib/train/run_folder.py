@@ -1,17 +1,11 @@
-"""A run folder before its first step: `prepare_run` is what touches the disk.
-
-It opens what a run is made from, settles the numbers that follow from it, and finds the checkpoint
-to go on from, or else makes the folder anew.
-"""
+"""A run folder before its first step: `prepare_run` is what touches the disk."""
 
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager as ContextManager
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +15,6 @@ from tinyllm_lib.data import differences, read_json
 from tinyllm_lib.dataset import PackedDataset, shards_fingerprint
 from tinyllm_lib.model import (
     ModelConfig,
-    explaining_out_of_memory,
     latest_checkpoint,
     model_folder,
     step_folders,
@@ -33,10 +26,12 @@ from tinyllm_lib.tokenizer import load_tokenizer
 from tinyllm_lib.train.config import FREE_OPTIONS, TrainConfig, run_config
 from tinyllm_lib.train.devices import DTYPE_NAMES, Processes, choose_dtype
 from tinyllm_lib.train.log import RunLog
-from tinyllm_lib.train.memory import memory_advice, micro_batches_that_fit
+from tinyllm_lib.train.memory import micro_batches_that_fit
 
 if sys.platform != "win32":
     import fcntl
+
+SIZE = ("dim", "n_layers", "n_heads", "n_kv_heads")  # what a model to start from brings along
 
 
 @dataclass(frozen=True)
@@ -62,21 +57,13 @@ class Run:
         """Into which a process cuts its rows of a step."""
         return int(self.config.grad_accumulation_steps)
 
-    def explaining_out_of_memory(self, where: str) -> ContextManager:
-        """An error for want of memory says where it came, what to change and what is saved."""
-        about = self.config, len(self.tokenizer), self.processes
-        return explaining_out_of_memory(
-            where, lambda: f"{memory_advice(*about)} {self.log.last_good()}"
-        )
-
 
 def prepare_run(config: TrainConfig, processes: Processes) -> Run:
-    """Makes the run folder, or finds in it the checkpoint to go on from.
+    """Opens what a run is made from; makes its folder, or finds there the checkpoint to go on from.
 
     Raises:
-        ValueError: options, data, tokenizer and start that do not go together; resume='must', and
-            the folder holds another run; a folder that holds what no run wrote.
-        FileNotFoundError: data or start are missing; resume='must', and there is no checkpoint.
+        ValueError: what does not go together; another run, with resume='must'; another's folder.
+        FileNotFoundError: data or start are missing, or with resume='must' a checkpoint.
     """
     folder = Path(config.out_dir)
     log = RunLog(folder, speaks=processes.rank == 0)
@@ -85,19 +72,22 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
         raise ValueError("TrainConfig: tokenizer_path is empty, and so is init_from: set one.")
     tokenizer = load_tokenizer(tokenizer_folder)
     train_data, val_data = _open_data(config, tokenizer)
-    config = replace(config, steps=_count_steps(config, train_data), **_size_of(start))
+    config = replace(config, steps=_count_steps(config, train_data))
+    if start:
+        shape = ModelConfig.from_hf(read_json(start / "config.json"), str(start / "config.json"))
+        config = replace(config, **{name: getattr(shape, name) for name in SIZE})
     made_from = {
         "shards": shards_fingerprint(train_data.manifest),
         "tokenizer": train_data.manifest["tokenizer"],
         "init_from": weights_fingerprint(start) if start else None,
     }
-    settled: list = [None, {}, ""]  # checkpoint, what `auto` became, why: the same in all processes
+    settled: list = [None, {}, ""]  # checkpoint, what `auto` became, why: rank 0 says it to all
     if processes.rank == 0:
         other = _how_it_differs(config, made_from)
         if other is None:
             settled = [latest_checkpoint(folder), run_config(folder)["resolved"], "so it began"]
         else:
-            shape = ModelConfig(config.dim, config.n_layers, config.n_heads, config.n_kv_heads)
+            shape = ModelConfig(**{name: getattr(config, name) for name in SIZE})
             dtype, why = choose_dtype(config.dtype, processes.device, shape)
             settled = [None, {"dtype": DTYPE_NAMES[dtype], "device": processes.device.type}, why]
             _set_aside(config, log, other)
@@ -126,8 +116,7 @@ def _open_data(
     train = folder if (folder / "manifest.json").is_file() else folder / "train"
     train_data = PackedDataset(train, context, packing=config.packing, tokenizer=tokenizer)
     if not len(train_data):
-        without = f"{train_data.left_out:,} rows without a token to learn"
-        raise ValueError(f"{train} holds nothing to learn, but {without}.")
+        raise ValueError(f"{train}: none of {train_data.left_out:,} rows has a token to learn.")
     if train == folder or not any(folder.glob("val/*")):
         return train_data, None
     # Best fit, however training packs: a stream cuts documents and drops its end.
@@ -142,14 +131,6 @@ def _count_steps(config: TrainConfig, data: PackedDataset) -> int:
     if config.tokens:
         steps = config.tokens / (config.batch_size * config.max_seq_len * (1 - data.waste))
     return max(1, math.ceil(steps))
-
-
-def _size_of(start: Path | None) -> dict[str, Any]:
-    """The options of the model's size, where a model brings them along."""
-    if start is None:
-        return {}
-    shape = ModelConfig.from_hf(read_json(start / "config.json"), str(start / "config.json"))
-    return {name: getattr(shape, name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
 
 
 # ---- an older run in the folder
@@ -170,8 +151,8 @@ def _how_it_differs(config: TrainConfig, made_from: dict) -> list[str] | None:
     different = differences(saved, now) + differences(saved.get("resolved"), dtype) if found else []
     different += differences(found.get("made_from"), made_from)
     if different and config.resume == "must":
-        what = f"{folder} is another run; different: {', '.join(different)}"
-        raise ValueError(f"resume='must', but {what}.")
+        what = ", ".join(different)
+        raise ValueError(f"resume='must', but {folder} is another run; different: {what}.")
     return different or None
 
 
@@ -180,8 +161,7 @@ def _set_aside(config: TrainConfig, log: RunLog, other: list[str]) -> None:
     folder = Path(config.out_dir)
     source = config.init_from and Path(config.init_from).resolve()
     if weight_files(folder) or (source and source.is_relative_to(folder.resolve())):
-        holds = f"out_dir {folder} holds the model to start from, or another one"
-        raise ValueError(f"{holds}, which a new run would move away: choose another out_dir.")
+        raise ValueError(f"out_dir {folder} holds a model that would be moved: choose another one.")
     if any(folder.glob("checkpoints/step_*")):
         number = 1
         while (old := folder.with_name(f"{folder.name}.old{number}")).exists():

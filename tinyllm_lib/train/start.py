@@ -1,8 +1,6 @@
 """A run from start to end: `prepare_run` touches the disk, `build` is pure, `Trainer.fit` loops.
 
-With one process as with many:
-
-    torchrun --standalone --nproc_per_node 8 -m tinyllm_lib.train --config config.json
+torchrun --standalone --nproc_per_node 8 -m tinyllm_lib.train --config config.json
 """
 
 import os
@@ -24,7 +22,7 @@ from tinyllm_lib.model import ModelConfig, Transformer, load_state
 from tinyllm_lib.tokenizer import check_size
 from tinyllm_lib.train.config import TrainConfig
 from tinyllm_lib.train.devices import Processes, compile_pays
-from tinyllm_lib.train.log import tracked
+from tinyllm_lib.train.memory import is_out_of_memory, memory_advice
 from tinyllm_lib.train.optim import make_optimizers
 from tinyllm_lib.train.run_folder import Run, claimed, prepare_run
 from tinyllm_lib.train.trainer import Trainer
@@ -40,8 +38,8 @@ def train(config: TrainConfig) -> Path:
         run = prepare_run(config, processes)
     with claimed(folder, processes):
         trainer = build(run)
-        with tracked(run.config, run.log) as send, _stopped_by_signals(trainer):
-            trainer.fit(send)
+        with _stopped_by_signals(trainer):
+            trainer.fit()
     if processes.world_size > 1:
         dist.barrier()  # nobody leaves while another still needs it
     return folder
@@ -52,15 +50,14 @@ def build(run: Run) -> Trainer:
     config, device = run.config, run.processes.device
     torch.manual_seed(config.seed)
     state: dict[str, Any] = {"step": 0, "tokens": 0}
-    with run.explaining_out_of_memory("while building the model"):
-        model = _build_model(run).to(device)
-        gradients = flatten_gradients(model)
-        optimizers = make_optimizers(model, config)
-        if run.checkpoint:
-            state = load_state(run.checkpoint)
-            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            torch.set_rng_state(state["torch_rng"])
+    model = _build_model(run).to(device)
+    gradients = flatten_gradients(model)
+    optimizers = make_optimizers(model, config)
+    if run.checkpoint:
+        state = load_state(run.checkpoint)
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        torch.set_rng_state(state["torch_rng"])
     tokens = config.steps * config.batch_size * config.max_seq_len / run.processes.world_size
     flops = tokens * model.flops_per_token(config.max_seq_len)
     pays, why = compile_pays(config.compile, flops, device)
@@ -113,8 +110,12 @@ def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        trainer.run.log.say(f"Failed after step {trainer.step}: {what}")
+        run, what = trainer.run, (str(error).splitlines() or [type(error).__name__])[0]
+        if is_out_of_memory(error):
+            advice = memory_advice(run.config, len(run.tokenizer), run.processes)
+            error.add_note(f"{advice} {run.log.last_good()}")
+            what = f"{what} {advice}"
+        run.log.say(f"Failed after step {trainer.step}: {what}")
         raise
     finally:
         for n, handler in before.items():
@@ -122,11 +123,8 @@ def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
 
 
 def end_with_starter() -> None:
-    """Ends a worker that is asked to stop, or whose starter is gone, so that none is left behind.
-
-    Asked by a file `stop` in TINYLLM_SCRATCH, or the notebook kernel gone: SIGTERM. The torchrun
-    agent gone: the process leaves at once, so that on many machines the others notice and start
-    again from the last checkpoint as soon as this machine is back.
+    """Leaves no worker behind: SIGTERM once a file `stop` lies in TINYLLM_SCRATCH or the notebook's
+    kernel is gone; without the torchrun agent it leaves at once, so that other machines notice.
     """
     if scratch := os.environ.get("TINYLLM_SCRATCH"):
         with suppress(OSError):

@@ -1,7 +1,6 @@
 """The trainer: pretraining and SFT are the same loop with other numbers.
 
-Two rules make the result independent of how the work is cut up: a token weighs the same wherever it
-lies (a step minimises the sum over its supervised tokens, divided by their number over all
+However the work is cut up, a token weighs the same (a step divides by the supervised tokens of all
 micro-batches and processes), and the order of the data is a function of (seed, step).
 """
 
@@ -47,8 +46,8 @@ class Trainer:
     saved_step: int
     stop: bool = False  # after the current step
 
-    def fit(self, send: Callable[[int, dict], object] = lambda step, row: None) -> None:
-        """Runs to the last step, or until asked to stop; `send` gets the rows of metrics, too."""
+    def fit(self) -> None:
+        """Runs to the last step, or until asked to stop."""
         run, config, processes = self.run, self.run.config, self.run.processes
         if self.step == config.steps:
             return self._say_how_it_ended()
@@ -62,9 +61,8 @@ class Trainer:
             supervised, positions, stop = map(int, processes.all_reduce(counts).tolist())
             if stop:
                 break
-            with run.explaining_out_of_memory(f"in step {self.step + 1}"):
-                self.accumulate_gradients(batches, supervised)
-                norm = self.update()
+            self.accumulate_gradients(batches, supervised)
+            norm = self.update()
             self.step, self.tokens = self.step + 1, self.tokens + positions
             last, row = self.step == config.steps, dict[str, float](tokens=self.tokens)
             if last or self.step == 1 or self.step % config.log_interval == 0:
@@ -83,7 +81,6 @@ class Trainer:
                 row |= self.evaluate()
             if len(row) > 1:
                 run.log.write_metrics(self.step, config.steps, row)
-                send(self.step, row)
             if evaluated:
                 self.sample()
             if last or self.step % (config.save_interval or config.steps) == 0:
@@ -159,14 +156,10 @@ class Trainer:
         rows = self.eval_rows()[run.processes.rank :: run.processes.world_size]
         parts = (rows[start : start + size] for start in range(0, len(rows), size))
         batches = (collate([data[i] for i in part]) for part in parts)
-        with run.explaining_out_of_memory(f"in the evaluation after step {self.step}"):
-            found = score(
-                self.model,
-                ((b.X, b.Y, b.loss_mask, self._documents_of(b)) for b in batches),
-                torch.tensor(token_byte_lengths(run.tokenizer)),
-                autocast=self._autocast(),
-                all_reduce=run.processes.all_reduce,
-            )
+        scored = ((b.X, b.Y, b.loss_mask, self._documents_of(b)) for b in batches)
+        lengths = torch.tensor(token_byte_lengths(run.tokenizer))
+        with self._autocast():
+            found = score(self.model, scored, lengths, all_reduce=run.processes.all_reduce)
         numbers = {"val_loss": found.nats_per_token, "val_bits_per_byte": found.bits_per_byte}
         return {name: round(number, 5) for name, number in numbers.items()}
 
@@ -184,12 +177,11 @@ class Trainer:
         sampling = Sampling(max_new_tokens=length, temperature=0.7, top_k=50, seed=config.seed)
         prompts = filter(None, map(str.strip, config.sample_prompts.split("|")))
         for prompt in prompts if log.speaks else ():
-            with warnings.catch_warnings(), run.explaining_out_of_memory("in a sample"):
-                warnings.simplefilter("ignore")  # of a reply that fills the context
-                try:
+            try:
+                with warnings.catch_warnings(action="ignore"):  # of a reply that fills the context
                     text = write(prompt, sampling)
-                except ValueError as error:  # too long, for example
-                    text = f"({error})"
+            except ValueError as error:  # too long, for example
+                text = f"({error})"
             log.append("samples.jsonl", {"step": self.step, "prompt": prompt, "text": text})
             log.say(f"sample  {prompt} → {text}".replace("\n", "⏎"))
 

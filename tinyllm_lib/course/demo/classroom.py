@@ -31,8 +31,8 @@ from tinyllm_lib.course.views import html
 from tinyllm_lib.course.views.steps import CANDIDATES, SLIDERS, Steps, settings, steps_html
 from tinyllm_lib.data import find_run, utf8_output
 from tinyllm_lib.generate import Sampling, TextGenerator
-from tinyllm_lib.model import is_out_of_memory, step_folders, step_of, weight_files
-from tinyllm_lib.train import run_config
+from tinyllm_lib.model import step_folders, step_of, weight_files
+from tinyllm_lib.train import is_out_of_memory, run_config
 
 PAGE = Path(__file__).resolve().parent / "page"
 MOST_MESSAGES, MOST_CHARACTERS = 400, 60_000  # of one request; a context holds far less

@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from socketserver import TCPServer, ThreadingMixIn
 
-from tinyllm_lib.model import is_out_of_memory
+from tinyllm_lib.train import is_out_of_memory
 
 LARGEST_REQUEST = 256 * 1024  # bytes
 LARGEST_HEAD = 32 * 1024  # bytes of request line and headers
