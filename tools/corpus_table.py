@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tinyllm_lib.course.world import facts, stories
+from tinyllm_lib.data import utf8_output
 
 CHARACTERS = 600_000
 SKELETONS = 1000
