@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from tinyllm_lib.evaluate.plain import NUMBER, plain
 
 PARTICLES = "的了啊呀呢吧哦啦地"
-NOTHING = "does not give the answer"
 JOINED = "(?:或者?|还是|以及|[、和与跟及同/])"
 EITHER = re.compile("或(?!许)|还是|要么|也可能|也许.+也许|可能.+可能")
 NOT = "(?:不(?![过仅但丹])|没(?!错)|[并而]非|无法)"
@@ -17,7 +16,7 @@ ASKS = re.compile("[?]$|吗(?=$|,)|是不是")
 IDLE = re.compile("(?:好的?|嗯|哦|啊|[你您]好[呀啊]?|当然|是的|抱歉|对不起|,)+")
 CONCLUSION = re.compile(".*(?:所以|一共|的是|排(?=第))")
 # What may stand before an answer of one character, what not before a longer one; what may follow.
-BEFORE_SHORT = r"^|[(=是为叫在用的属称作写示]|[\d一][个种位座只条]?"
+BEFORE_SHORT = r"^|[(=是为叫在用的属称作写示]|代表|对应|等于|[\d一][个种位座只条]?"
 BEFORE_LONG = "(?<!赤道)(?<![非南北东西新内外白前比、和与跟及同/或])"
 FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就也都更最来先写建提所等简有属位里]"
 KIND = "[人族类省市州县国代]|元素|共和国|特区|时期|[东西南北中]部"
@@ -193,11 +192,12 @@ class Asked:
         """Of an answer that is a name or a word."""
         repeated = bool(self.rival)
         found = [c for c in clauses if any(self.names(f, c, repeated) for f in self.wanted)]
-        if not found:
-            within = any(re.search(self.forms, c) for c in clauses)
-            return "gives the answer only within other words" if within else NOTHING
-        if any(map(self.denies, found)):
+        within = found or [c for c in clauses if re.search(self.forms, c)]
+        if any(map(self.denies, within)):
             return "denies the answer"
+        if not found:
+            said = "gives the answer only within other words"
+            return said if within else "does not give the answer"
         affirmed = [c for c in clauses if not self.denies(c)]
         if repeated and re.match(f"((?!{self.forms}).)*{self.rival}", ",".join(affirmed)):
             return f"names {self.rival} first"
