@@ -45,7 +45,7 @@ def test_a_reason_for_each_verdict():
         (capital, "马赛。", "does not give the answer"),
         (capital, "巴黎圣母院。", "gives the answer only within other words"),
         (capital, "巴黎，里昂。", "names 里昂, another object of the relation"),
-        (capital, "不是巴黎。", "the answer stands after a denial"),
+        (capital, "不是巴黎。", "denies the answer"),
         (capital, "巴黎不是法国的首都。", "denies the answer"),
         (capital, "巴黎或马赛。", "names an alternative"),
         (capital, "巴黎？", "asks instead of answering"),
@@ -91,10 +91,10 @@ def test_what_a_caller_gives_to_is_right():
     [
         ("《Ａ b》！", "A b"),
         ("八十二", "82"),
-        ("负二点五", "-2.5"),
+        ("负二", "-2"),
         ("一千二百零三万", "12030000"),
         ("两千米", "2000米"),
-        ("1,000千克", "1000000克"),
+        ("1,000千克", "1000千克"),
         ("第十九", "第19"),
         ("二〇二六年", "2026年"),
         ("6月1号", "6月1日"),
@@ -131,4 +131,5 @@ def test_plain_text(text, same):
     ],
 )
 def test_going_on(text, answer, right):
-    assert goes_on_with(text, answer, ["几内亚比绍", "科威特城"], ["黔"]) == right
+    row = {"answer": answer, "answers": ["黔"], "others": ["几内亚比绍", "科威特城"]}
+    assert goes_on_with(text, row).right == right

@@ -32,9 +32,7 @@ def bits_per_byte(
         ValueError: nothing to score.
     """
     if isinstance(texts, str | Path):
-        raise TypeError(
-            f"expected texts, found {str(texts)!r:.80}: pass [text], or read_texts(path)."
-        )
+        raise TypeError(f"expected texts, found {str(texts)!r:.40}: pass [text].")
     context = model.config.max_seq_len
     windows = (w for text in texts for w in _windows(encode_text(tokenizer, text), context))
     lengths = torch.tensor(token_byte_lengths(tokenizer))

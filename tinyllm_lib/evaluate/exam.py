@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tinyllm_lib.data import content_fingerprint, differences, get_workspace, read_json, read_lines
-from tinyllm_lib.evaluate.grading import Verdict, goes_on_with, grade
+from tinyllm_lib.evaluate.grading import goes_on_with, grade
 from tinyllm_lib.evaluate.results import Answer, ExamResult
 from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import model_folder, run_folder, weights_fingerprint
-from tinyllm_lib.tokenizer import ROLES, why_no_bytes
+from tinyllm_lib.tokenizer import ROLES
 from tinyllm_lib.train import run_config
 
-BASE_TOKENS = 24  # enough for an answer; a base model does not stop by itself
+CHAT_TOKENS, BASE_TOKENS = 48, 24  # enough for an answer; a base model does not stop by itself
 MARKS = {"user": "问：", "assistant": "答："}  # as documents write questions and answers
 
 
@@ -51,8 +51,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """("file line N", value) for each line that is not blank."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing: an exam is written with the sample corpus (notebook 01), or by"
-            ' you, as lines of {"question": …, "answer": …, "class": …}.'
+            f"{path} is missing: an exam is written with the sample corpus (notebook 01)."
         )
     for line in read_lines(path):
         where = f"{line.source} line {line.number}"
@@ -60,8 +59,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             if line.problem:
                 raise line.problem
             if line.raw.strip():
-                yield where, json.loads(line.raw.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+                yield where, json.loads(line.raw)
+        except ValueError as error:
             raise ValueError(f"{where}: not a line of JSON in UTF-8 ({error}).") from error
 
 
@@ -69,16 +68,13 @@ def _problem(row: object) -> str | None:
     """What is wrong with a row, or None."""
     if not isinstance(row, dict):
         return f"expected an object {{…}}, found {type(row).__name__}."
-    needed = ("relation",) if "objects" in row else ("question", "answer")
-    for name in needed:
+    for name in ("relation",) if "objects" in row else ("question", "answer"):
         if name not in row:
             return f'no "{name}" field (found: {", ".join(row) or "nothing"}).'
     for name in ("question", "answer", "class", "completion", "relation", "pair"):
         value = row.get(name, "-")
         if not isinstance(value, str) or not value.strip():
             return f'"{name}" is {value!r}, expected some text (numbers in quotes, too).'
-        if reason := why_no_bytes(value):
-            return f'"{name}": {reason}'
     for name in ("answers", "others", "objects", "all_of", "none_of"):
         value = row.get(name, [])
         if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
@@ -89,10 +85,8 @@ def _problem(row: object) -> str | None:
     for form in (row.get("answer", "-1"), *row.get("answers", ())):
         if not any(map(str.isalnum, form)):
             return f'"answer" is {form!r}, expected a letter or a digit in it.'
-    history = row.get("history", [])
-    for m in history if isinstance(history, list) else [None]:
-        said = isinstance(m, dict) and m.get("role") in ROLES and m.get("content")
-        if not isinstance(said, str):
+    for m in row.get("history", []):
+        if not (isinstance(m, dict) and m.get("role") in ROLES and m.get("content")):
             return f'"history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.'
     return None
 
@@ -105,13 +99,11 @@ def run_exam(
     limit: int | None = None,
     print_table: bool = True,
     save: bool = True,
-    max_new_tokens: int = 48,
 ) -> ExamResult:
     """Asks all questions, greedily and in batches, and grades the replies with `grade`.
 
-    A chat model is asked in a dialogue. A base model goes on with the row's "completion", where
-    there is one, and is right if it goes on with the answer; other questions it gets as 问：… 答：…
-    after three answered ones of the class.
+    A chat model is asked in a dialogue. A base model goes on with the row's "completion"; other
+    questions it gets as 问：… 答：… after three answered ones of the class.
 
     Args:
         generator: a generator, or the folder of a run or checkpoint.
@@ -121,10 +113,8 @@ def run_exam(
         save: write `exam.json` into the run folder, if there is one and no `limit`.
 
     Raises:
-        ValueError: a row that is wrong or does not fit the context, no row, or a limit below 1.
+        ValueError: a row that is wrong or does not fit the context, or no row.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}, expected 1 or more; None asks every question.")
     if kind not in ("chat", "base", "auto"):
         raise ValueError(f"kind is {kind!r}, expected 'chat', 'base' or 'auto'.")
     if not isinstance(generator, TextGenerator):
@@ -138,26 +128,19 @@ def run_exam(
     asked, start = _spread(rows, limit), time.perf_counter()
     if kind == "chat":
         dialogues = [_dialogue(rows[i])[:-1] for i in asked]
-        replies = generator.replies(dialogues, max_new_tokens=max_new_tokens)
+        replies = generator.replies(dialogues, max_new_tokens=CHAT_TOKENS)
     else:
-        tokens = min(max_new_tokens, BASE_TOKENS)
-        room = generator.context - tokens
+        room = generator.context - BASE_TOKENS
         prompts = [rows[i].get("completion") or _few_shot(rows, i, generator, room) for i in asked]
-        written = generator.completions(prompts, max_new_tokens=tokens, stop=["\n"])
+        written = generator.completions(prompts, max_new_tokens=BASE_TOKENS, stop=["\n"])
         replies = [reply.text for reply in written]
     seconds = time.perf_counter() - start
     answers = []
     for i, reply in zip(asked, replies, strict=True):
         row = rows[i]
-        if kind == "base" and "completion" in row:
-            right = goes_on_with(
-                reply, row["answer"], row.get("others", ()), row.get("answers", ())
-            )
-            verdict = Verdict(right, "goes on with " + ("the answer" if right else "another text"))
-        else:
-            verdict = grade(reply, row)
+        judge = goes_on_with if kind == "base" and "completion" in row else grade
         asked_for = (row["class"], row["question"], row["answer"])
-        answers.append(Answer(*asked_for, reply, *verdict, row.get("pair")))
+        answers.append(Answer(*asked_for, reply, *judge(reply, row), row.get("pair")))
     result = ExamResult(kind, folder.name if folder else "", name, seconds, answers)
     if folder:
         weights = weights_fingerprint(folder)
@@ -182,10 +165,8 @@ def exam_of(folder: str | Path, exam: str | Path | None = None) -> ExamResult:
     if exam:
         now["exam"] = content_fingerprint(load_exam(exam))
     if changed := ", ".join(differences(result.made_from, now)):
-        raise ValueError(
-            f"{run.name}/exam.json is not the exam of these weights, {changed}: run_exam takes it"
-            " again."
-        )
+        what = f"{run.name}/exam.json is not the exam of these weights"
+        raise ValueError(f"{what}, {changed}: run_exam takes it again.")
     return result
 
 
@@ -203,9 +184,9 @@ def _spread(rows: Sequence[dict], limit: int | None) -> list[int]:
     for i, row in enumerate(rows):
         classes.setdefault(row["class"], {}).setdefault(row.get("pair", i), []).append(i)
     kept = []
-    for items in map(list, map(dict.values, classes.values())):
+    for items in classes.values():
         n = min(limit or len(items), len(items))
-        kept += [i for k in range(n) for i in items[k * len(items) // n]]
+        kept += [i for k in range(n) for i in list(items.values())[k * len(items) // n]]
     return sorted(kept)
 
 
@@ -218,15 +199,12 @@ def _few_shot(rows: list[dict], i: int, generator: TextGenerator, room: int) -> 
     """Question i after answered ones of its class, the next in the file: three, or as many as
     leave the prompt within `room` tokens.
     """
-    others = [
-        row
-        for row in rows[i + 1 :] + rows[:i]
-        if row["class"] == rows[i]["class"] and row["answer"] != rows[i]["answer"]
-    ]
+    name, answer = rows[i]["class"], rows[i]["answer"]
+    others = [r for r in rows[i + 1 :] + rows[:i] if r["class"] == name and r["answer"] != answer]
     for shots in (3, 2, 1, 0):
         messages = [m for row in (*others[:shots], rows[i]) for m in _dialogue(row)]
         text = "\n".join(MARKS.get(m["role"], "") + m["content"] for m in messages)
-        prompt = text.removesuffix(rows[i]["answer"])
+        prompt = text.removesuffix(answer)
         if generator.length(prompt) <= room:
             break
     return prompt

@@ -1,18 +1,30 @@
-"""Does a reply give the answer? `grade` says so of what a chat model says, and why;
-`goes_on_with` of a base model's text.
-"""
+"""Does a reply give the answer? The rules stand in `grade`."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tinyllm_lib.evaluate.clauses import DENIAL, JOINED, PARTICLES, UNKNOWN, Clauses
 from tinyllm_lib.evaluate.plain import NUMBER, plain
 
-YES = re.compile(f"(?:当然|确实|应该|就|嗯|哦)*(?:是|对|没错|正确)(?:这样)?[{PARTICLES}]*")
-NO = re.compile(f"(?:当然|应该|并|才|嗯|哦)*(?:不[是对会能行]?|没有?|错|并非)[{PARTICLES}]*")
-OPENING = re.compile("^(?:请问|想问一下|你知道|我觉得|我记得|我想|听说|有人说),?|[吗吧?]")
-GUESS = re.compile("(?:但|不过|可是|可能|也许|应该|大概|猜)[^,]*[是在叫为]")
+PARTICLES = "的了啊呀呢吧哦啦地"
+JOINED = "(?:或者?|还是|以及|[、和与跟及同/])"
+EITHER = re.compile("或(?!许)|还是|要么|也可能|也许.+也许|可能.+可能")
+NOT = "(?:不(?![过仅但丹])|没(?!错)|[并而]非|无法)"
+UNKNOWN = re.compile("(?:不|没有?|无法)太?(?:知道|清楚|确定|认识|了解|听说|听过|告诉|会$)")
+TAKEN_BACK = re.compile("(?:^|(?<=,))[哦噢啊]?不(?:对?[了啊]?(?:,|$))|不对|(?<!没)错[了的]|更正")
+ASKS = re.compile("[?]$|吗(?=$|,)|是不是")
+IDLE = re.compile("(?:好的?|嗯|哦|啊|[你您]好[呀啊]?|当然|是的|抱歉|对不起|,)+")
+CONCLUSION = re.compile(".*(?:所以|一共|的是|排(?=第))")
+# What may stand before an answer of one character, what not before a longer one; what may follow.
+BEFORE_SHORT = r"^|[(=是为叫在用的属称作写示]|代表|对应|等于|[\d一][个种位座只条]?"
+BEFORE_LONG = "(?<!赤道)(?<![非南北东西新内外白前比、和与跟及同/或])"
+FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就也都更最来先写建提所等简有属位里]"
+KIND = "[人族类省市州县国代]|元素|共和国|特区|时期|[东西南北中]部"
+YES = re.compile(f"(?:当然)?(?:是|对|没错|正确)[{PARTICLES}]*")
+NO = re.compile(f"(?:当然|才)?(?:不[是对会]?|没有?|错)[{PARTICLES}]*")
+
+
+Texts = Iterable[str]
 
 
 class Verdict(NamedTuple):
@@ -25,25 +37,21 @@ class Verdict(NamedTuple):
 def grade(reply: str, row: Mapping[str, Any]) -> Verdict:
     """Whether a reply, usually a sentence, gives the answer that a row of an exam expects.
 
-    Width, spaces, quotes and emoji do not matter, nor whether a number is written in figures
-    (八十二 is 82, 一千米 is 1000米, 6月1号 is 6月1日). Then:
+    Width, spaces, quotes and emoji do not matter, nor Chinese numerals for figures (八十二 is 82).
 
-    * **The first sentence decides**; interjections and a question of its own come before it.
-      What follows does not matter, unless it corrects (82。不，83。): the correction counts.
+    * **The first sentence decides**; interjections and a question of its own come before it. What
+      follows does not matter, unless it corrects (82。不，83。): the correction counts.
     * **The answer ends a clause** of it, or is followed by a particle (的, 了), by 是, 在 and the
-      like, by words of the question, or by a word for its kind (人, 市, 元素, 共和国): 大小 does
-      not give 小, 日本 not 本, 几内亚比绍 not 几内亚. Words merely repeated from the question are
-      no answer, unless the question offers it (立春和清明哪个在前): there the first named counts.
-    * **A denied answer is wrong** (不是巴黎; two denials cancel), and so is one of several
-      (巴黎或里昂), a question (是巴黎吗？), and 不知道.
-    * **Another object of the relation**, one of `others`, makes it wrong, unless it stands in the
-      question or is denied.
+      like, by words of the question, or by a word for its kind (人, 市, 元素): 大小 does not give
+      小, nor 几内亚比绍 几内亚. Words merely repeated from the question are no answer, unless the
+      question offers it (立春和清明哪个在前): there the first named counts.
+    * **Wrong are** a denied answer (不是巴黎; two denials cancel), one of several (巴黎或里昂), a
+      question (是巴黎吗？), 不知道, and another object of the relation, one of `others`, unless it
+      stands in the question or is denied.
     * **A number** is the last one of the sentence; asked without figures (第几颗行星), of the first
-      clause that has one. **Latin answers** are whole words, and capitals matter where the answer
-      has one: Ir and i are not I.
-    * **Yes and no** (answer 是的 or 不是): the first clause decides; what follows must not
-      contradict it. **Not knowing** (answer 没有听说过, 不知道): every way to say so is right, and
-      an answer all the same is wrong.
+      clause that has one. **Latin answers** are whole words, with capitals as the answer has them.
+    * **Yes and no** (answer 是的 or 不是): the first clause decides, and what follows must not
+      contradict it. **Not knowing** (answer 没有听说过, 不知道): said in any way, and no answer.
 
     Args:
         row: `question`, `answer`, and if you like `answers` (other right forms), `others`,
@@ -63,51 +71,35 @@ def grade(reply: str, row: Mapping[str, Any]) -> Verdict:
     for i, form in enumerate(wanted):  # a line of a poem is one piece
         wanted[i] = re.sub("[,。?]", "", form)
         said = said.replace(form, wanted[i])
-    clauses = Clauses(wanted, plain(row.get("question", "")))
-    others = [plain(other) for other in row.get("others", ())]
+    asked = Asked(wanted, plain(row.get("question", "")), [*map(plain, row.get("others", ()))])
     if not any(map(str.isalnum, said)):
         why = "says nothing"
     elif wanted[0] in ("是的", "不是"):
-        why = _says_otherwise(said, clauses, others)
+        why = asked.why_not_said(said)
     elif UNKNOWN.search(wanted[0]):
-        why = _claims_to_know(said, clauses, others)
-    elif all(map(NUMBER.fullmatch, wanted)):
-        why = _misses_number(plain(reply, count=True), clauses, others)
+        why = asked.why_not_unknown(said)
     else:
-        why = _misses(said, clauses, others)
+        clauses, why = asked.statement(said)
+        number = all(map(NUMBER.fullmatch, wanted))
+        why = why or (asked.why_no_number if number else asked.why_not_named)(clauses)
     return Verdict(not why, why or "gives the answer")
 
 
 def is_right(
-    reply: str,
-    answer: str,
-    question: str = "",
-    *,
-    answers: Iterable[str] = (),
-    others: Iterable[str] = (),
+    reply: str, answer: str, question: str = "", *, answers: Texts = (), others: Texts = ()
 ) -> bool:
     """Whether a reply gives the answer, or one of its other forms: the rules of `grade`."""
     row = {"question": question, "answer": answer, "answers": [*answers], "others": [*others]}
     return grade(reply, row).right
 
 
-def goes_on_with(
-    text: str, answer: str, others: Iterable[str] = (), answers: Iterable[str] = ()
-) -> bool:
-    """Whether a base model's text begins with the answer or another form of it, and not with a
-    longer one of `others`, a longer number or a longer word.
-    """
-    text = plain(text)
-    clause = re.split("[,。?]", text)[0]
-    for form in map(plain, (answer, *answers)):
-        if NUMBER.fullmatch(form):
-            number = NUMBER.match(text)
-            if number and float(number[0]) == float(form):
-                return True
-        elif clause.startswith(form) and Clauses([form], "").names(form, clause):
-            longer = (plain(o) for o in others if len(plain(o)) > len(form))
-            return not any(o != form and text.startswith(o) for o in longer)
-    return False
+def goes_on_with(text: str, row: Mapping[str, Any]) -> Verdict:
+    """Whether a base model's text begins with an answer of a row, and not with a longer word."""
+    clause = re.split("[,。?]", plain(text))[0]
+    forms = [row["answer"], *row.get("answers", ())]
+    right = clause.startswith(tuple(map(plain, forms)))
+    right = right and grade(clause, {**row, "question": ""}).right
+    return Verdict(right, f"goes on with {'the answer' if right else 'another text'}")
 
 
 def _broken(reply: str, row: Mapping[str, Any]) -> str:
@@ -124,93 +116,144 @@ def _broken(reply: str, row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _misses(said: str, of: Clauses, others: Iterable[str]) -> str:
-    """Why a reply does not give a text that is wanted; "" if it does."""
-    clauses, why = of.statement(said)
-    if why:
-        return why
-    if rival := of.rival:  # 立春和清明中，立春在前  长江比黄河长
-        both = f"{of.forms}{JOINED}{rival}|{rival}{JOINED}{of.forms}|(?<=.)比{rival}.*"
-        clauses = [re.sub(both, "", clause) for clause in clauses]
-    named = [c for c in clauses if any(of.names(form, c, bool(rival)) for form in of.wanted)]
-    if not named:
-        within = any(form in clause for form in of.wanted for clause in clauses)
-        return "gives the answer only within other words" if within else "does not give the answer"
-    if any(of.denies(c) for c in clauses if any(of.names(form, c, True) for form in of.wanted)):
-        return "the answer stands after a denial"
-    affirmed = [c for c in clauses if not of.denies(c)]
-    if rival and re.search(f"{rival}.*{of.forms}", ",".join(affirmed)):
-        return f"names {rival} first"
-    return _other(affirmed, of, others)
+class Asked:
+    """A question and the answers wanted; each `why_…` says what is wrong with a reply, or ""."""
+
+    def __init__(self, wanted: list[str], question: str, others: list[str]) -> None:
+        self.wanted, self.question, self.others = wanted, question, others
+        self.forms = f"(?:{'|'.join(map(pattern, sorted(wanted, key=len, reverse=True)))})"
+        pairs = {question[i : i + 2] for i in range(len(question) - 1)}
+        words = sorted(p for p in pairs if re.fullmatch(r"[^\W\d是的在有叫为和用]{2}", p))
+        self.words = f"(?:{'|'.join(words) or '(?!)'})"
+        # How begins what the question offers beside the answer: 清明 in 立春和清明哪个在前.
+        two, joined = r"([^\W在]{1,2})", f"(?:在.)?{JOINED}"
+        offered = re.search(f"{two}{joined}{self.forms}|{self.forms}{joined}{two}", question)
+        self.rival = offered[1] or offered[2] if offered else ""
+
+    def sentence(self, said: str) -> str:
+        """The sentence that decides: the first that states something, or what corrects it."""
+        chosen = ""
+        for sentence in re.findall(r"[^。?]+\??", said):
+            if chosen and not TAKEN_BACK.match(sentence):
+                continue
+            asks = sentence.endswith("?") or sentence.startswith("不是")
+            idle = sentence == self.question or asks or IDLE.fullmatch(sentence)
+            chosen = "" if idle and not re.search(self.forms, sentence) else sentence
+        return TAKEN_BACK.split(chosen or sentence)[-1]
+
+    def statement(self, said: str) -> tuple[list[str], str]:
+        """The clauses of the sentence that decides, and why it states nothing, or ""."""
+        sentence = re.sub(f"{self.forms}(?:{JOINED}|,)(?={self.forms})", "", self.sentence(said))
+        bare = re.sub(self.forms, "_", sentence.replace(self.question, ""))
+        bare = re.sub(",[^,_]*[你您我][^,_]*\\?$", "", bare)  # …，你呢？
+        if ASKS.search(bare):
+            return [], "asks instead of answering"
+        if any(UNKNOWN.search(c) and self.denies(c) for c in sentence.split(",")):
+            return [], "says that it does not know"
+        if EITHER.search(bare) or (not self.rival and re.search(f"_{JOINED}|{JOINED}_", bare)):
+            return [], "names an alternative"
+        return re.split(",|而(?=是|非|不)", CONCLUSION.sub("", sentence)), ""
+
+    def denies(self, clause: str) -> bool:
+        """Whether a clause denies what it names; two denials cancel, the question's are none."""
+        clause = re.sub(self.forms, "_", clause)
+        found = (clause[m.start() : m.start() + 3] for m in re.finditer(NOT, clause))
+        return sum(part not in self.question for part in found) % 2 == 1
+
+    def names(self, form: str, clause: str, repeated: bool = False) -> bool:
+        """Whether a clause names something by itself (`repeated`: or in words of the question)."""
+        start, end = BEFORE_LONG, f"(?:{KIND})*(?:{FOLLOWS})|比?{self.words}"
+        if form.isascii():
+            start, end = "", "(?! )"
+        elif re.match(NOT, form):
+            start = "^|[我你它也还]"
+        elif len(form) == 1:
+            start = BEFORE_SHORT
+        for m in re.finditer(pattern(form), clause):
+            before, after = clause[: m.start()], clause[m.end() :]
+            again = before[-1:] not in "是为叫在" and before[-1:] + form in self.question
+            again |= after[:1] not in PARTICLES[1:] and form + after[:1] in self.question
+            counted = before[-1:] == "一" and after[:1] in self.question  # 一本书
+            starts = re.search(f"(?:{start}|{self.words})$", before)
+            if starts and (counted or re.match(end, after)) and (repeated or not again):
+                return True
+        return False
+
+    def names_other(self, clauses: Texts) -> str:
+        """Says which of the others a reply affirms."""
+        bare = [re.sub(self.forms, "_", clause) for clause in clauses if not self.denies(clause)]
+        for other in self.others:
+            known = other in self.question or other in self.wanted or NUMBER.fullmatch(other)
+            if not known and any(other in c and self.names(other, c, True) for c in bare):
+                return f"names {other}, another object of the relation"
+        return ""
+
+    def why_not_named(self, clauses: list[str]) -> str:
+        """Of an answer that is a name or a word."""
+        repeated = bool(self.rival)
+        found = [c for c in clauses if any(self.names(f, c, repeated) for f in self.wanted)]
+        within = found or [c for c in clauses if re.search(self.forms, c)]
+        if any(map(self.denies, within)):
+            return "denies the answer"
+        if not found:
+            said = "gives the answer only within other words"
+            return said if within else "does not give the answer"
+        affirmed = [c for c in clauses if not self.denies(c)]
+        if repeated and re.match(f"((?!{self.forms}).)*{self.rival}", ",".join(affirmed)):
+            return f"names {self.rival} first"
+        return self.names_other(affirmed)
+
+    def why_no_number(self, clauses: list[str]) -> str:
+        """Of an answer that is a number alone."""
+        asked = NUMBER.findall(self.question)
+        known = [] if set(asked) & set(self.wanted) else asked
+        clauses = [c for c in clauses if not self.denies(c)]
+        numbers = ([n for n in NUMBER.findall(c) if n not in known] for c in clauses)
+        if not (found := [of for of in numbers if of]):
+            return "no number"
+        number = found[0][0] if self.rival else found[-1 if asked else 0][-1]
+        if float(number) not in map(float, self.wanted):
+            return f"says {number} at its end"
+        return self.names_other(clauses)
+
+    def why_not_said(self, said: str) -> str:
+        """Of yes and no."""
+        sentence = re.split("。|(?<=[?])", re.sub("^(?:(?:嗯|抱歉|对不起)[,。])+", "", said))[0]
+        first, *rest = sentence.replace("的", "").split(",")
+        if ASKS.search(sentence) or UNKNOWN.search(first) or first == "对不起":
+            return "does not say yes or no"
+        claim = self.question.replace("是不是", "是").split(",")[0]
+        claim = re.sub("^(?:请问|我觉得|我记得|听说|有人说)|[吗吧?的]", "", claim)
+        denied = [len(re.findall(NOT, c)) % 2 == 1 for c in (first, *rest)]
+        yes = YES.fullmatch(first) or ((first in claim or claim in first) and not denied[0])
+        no = NO.fullmatch(first) or denied[0]
+        if not (yes or no or first in self.wanted):
+            return "begins with neither yes nor no"
+        if yes if self.wanted[0] == "不是" else no and not yes:
+            return f"begins with {first}"
+        if yes and any(denied[1:]):
+            return "says yes, and then denies it"
+        if not yes and claim and any(claim in c for c in rest):
+            return "says no, and then what it denies"
+        return self.names_other([first, *rest]) if yes else ""
+
+    def why_not_unknown(self, said: str) -> str:
+        """Of an answer that says that something is not known."""
+        sentence = self.sentence(said)
+        found = re.search(f"[^,]*(?:{UNKNOWN.pattern}|{self.forms})[^,]*", sentence)
+        if not found or sentence.endswith("?"):
+            return "does not say that it does not know"
+        if re.search(NOT, re.sub(self.forms, "", UNKNOWN.sub("", found[0]))):
+            return "denies that it does not know"
+        after = sentence[found.end() :]
+        if re.search("[是在叫为]", after):
+            return "answers all the same"
+        return self.names_other([found[0], *after.split(",")])
 
 
-def _misses_number(said: str, of: Clauses, others: Iterable[str]) -> str:
-    """Why a reply does not give a number that is wanted; "" if it does."""
-    clauses, why = of.statement(said)
-    if why:
-        return why
-    asked = NUMBER.findall(of.question)
-    clauses = [re.sub(r"比\d+", "", c) for c in clauses if not of.denies(c)]
-    found = [numbers for c in clauses if (numbers := NUMBER.findall(c))]
-    if not found:
-        return "denies its number" if NUMBER.search(said) else "no number"
-    if offered := set(of.wanted) & set(asked):  # 37和45哪个大？
-        number = next((n for numbers in found for n in numbers if n in asked), found[-1][-1])
-    else:
-        new = [kept for numbers in found if (kept := [n for n in numbers if n not in asked])]
-        number = (new or found)[-1 if asked or not of.question else 0][-1]
-    if "第几" in of.question:  # 八颗行星里，水星排第一
-        number = (re.findall(r"(?<=第)\d+", ",".join(clauses)) or [number])[0]
-    if not offered and any(re.search(rf"\d(?:{JOINED}|[到至]){number}(?!\d)", c) for c in clauses):
-        return "names several numbers"
-    if float(number) not in map(float, of.wanted):
-        return f"says {number} at its end"
-    return _other(clauses, of, others)
-
-
-def _says_otherwise(said: str, of: Clauses, others: Iterable[str]) -> str:
-    """Why a reply does not say the yes or no that is wanted; "" if it does."""
-    says = Clauses(["是的"], "")  # here a denial is not part of the answer
-    said = re.sub("^(?:(?:[嗯哦啊]+|抱歉|对不起|不好意思)[,。])+", "", said)
-    sentence = re.split("。|(?<=[?])", said)[0]
-    first, *rest = sentence.split(",")
-    if sentence.endswith("?") or UNKNOWN.search(first) or re.search("吗|是不是|对不[对起]", first):
-        return "does not say yes or no"
-    claim = OPENING.sub("", of.question.replace("是不是", "是").split(",")[0]).replace("的", "")
-    bare = re.sub("确实|的确|当然|的", "", first)
-    repeats = claim and (claim in bare or (bare.startswith("是") and bare[1:] and bare in claim))
-    yes = YES.fullmatch(first) or (repeats and not says.denies(first))
-    no = NO.fullmatch(first) or says.denies(first)
-    if not (yes or no or first in of.wanted):
-        return "begins with neither yes nor no"
-    if yes if of.wanted[0] == "不是" else no and not yes:
-        return f"begins with {first}"
-    if yes and any(map(says.denies, rest)):
-        return "says yes, and then denies it"
-    if not yes and any(claim in c.replace("的", "") and not says.denies(c) for c in rest):
-        return "says no, and then what it denies"
-    return _other([first, *rest], of, others) if yes else ""
-
-
-def _claims_to_know(said: str, of: Clauses, others: Iterable[str]) -> str:
-    """Why a reply does not say that it does not know; "" if it does."""
-    clauses = of.sentence(said).split(",")
-    while clauses and not (UNKNOWN.search(clauses[0]) or re.search(of.forms, clauses[0])):
-        del clauses[0]
-    if not clauses or clauses[-1].endswith("?"):
-        return "does not say that it does not know"
-    if re.search(DENIAL, re.sub(of.forms, "", UNKNOWN.sub("", clauses[0]))):
-        return "denies that it does not know"
-    if any(map(GUESS.search, clauses)):
-        return "answers all the same"
-    return _other(clauses, of, others)
-
-
-def _other(clauses: Iterable[str], of: Clauses, others: Iterable[str]) -> str:
-    """Says which of `others` a reply affirms, outside the answer and the question's words."""
-    bare = [re.sub(of.forms, "_", clause) for clause in clauses if not of.denies(clause)]
-    for other in others:
-        known = other in of.question or other in of.wanted or NUMBER.fullmatch(other)
-        if not known and any(other in c and of.names(other, c, True) for c in bare):
-            return f"names {other}, another object of the relation"
-    return ""
+def pattern(form: str) -> str:
+    """A pattern for a text: Latin words and figures whole, capitals as it has them."""
+    start = r"(?<![A-Za-z\d.-])" if form[0].isascii() else ""
+    end = r"(?![A-Za-z\d])" if form[-1].isascii() else ""
+    capitals = form.isascii() and form != form.lower()
+    return f"{start}(?{'-' * capitals}i:{re.escape(form)}){end}"

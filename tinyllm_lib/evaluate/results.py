@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -34,12 +34,6 @@ class ClassScore(NamedTuple):
     low: float
     high: float
 
-    @property
-    def cells(self) -> tuple[str, str, str]:
-        """What a table shows as "right", "share" and "95% interval"."""
-        interval = f"{self.low:.0%} to {self.high:.0%}"
-        return f"{self.right}/{self.total}", f"{self.share:.0%}", interval
-
 
 @dataclass
 class ExamResult:
@@ -55,21 +49,12 @@ class ExamResult:
     @cached_property
     def classes(self) -> list[ClassScore]:
         """One score for each class, in the order of the exam file."""
-        classes: dict[str, list[bool]] = {}
-        for item in self.items:
-            classes.setdefault(item[0].class_name, []).append(all(a.right for a in item))
-        return [
-            ClassScore(name, sum(of), len(of), sum(of) / len(of), *wilson(sum(of), len(of)))
-            for name, of in classes.items()
-        ]
-
-    @property
-    def items(self) -> list[list[Answer]]:
-        """What counts as one: an answer, or the answers of a pair, right if all of them are."""
-        items: dict[tuple, list[Answer]] = {}
-        for i, a in enumerate(self.answers):
-            items.setdefault((a.class_name, a.pair or i), []).append(a)
-        return list(items.values())
+        classes: dict[str, dict[object, bool]] = {}
+        for i, a in enumerate(self.answers):  # an item is an answer, or a pair: right if all are
+            items, item = classes.setdefault(a.class_name, {}), a.pair or i
+            items[item] = items.get(item, True) and a.right
+        counts = ((name, sum(of.values()), len(of)) for name, of in classes.items())
+        return [ClassScore(name, n, of, n / of, *wilson(n, of)) for name, n, of in counts]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -84,7 +69,8 @@ class ExamResult:
     def table(self, meaning: Mapping[str, str] | None = None) -> str:
         """The result as text; `meaning` adds a column: what each class shows."""
         rows: list[tuple[str, ...]] = [("class", "right", "share", "95% interval")]
-        rows += [(s.class_name, *s.cells) for s in self.classes]
+        for name, right, total, share, low, high in self.classes:
+            rows.append((name, f"{right}/{total}", f"{share:.0%}", f"{low:.0%} to {high:.0%}"))
         if meaning:
             shown = {**meaning, "class": "what it shows"}
             rows = [(*row, shown.get(row[0], "")) for row in rows]
@@ -109,8 +95,8 @@ class ExamResult:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: run_exam writes it after a whole exam.")
         content = read_json(path)
-        known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        return cls(**known | {"answers": [Answer(**a) for a in content["answers"]]})
+        del content["classes"]  # they follow from the answers
+        return cls(**content | {"answers": [Answer(**a) for a in content["answers"]]})
 
 
 class ExamComparison(NamedTuple):
@@ -123,39 +109,24 @@ class ExamComparison(NamedTuple):
 
 def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> ExamComparison:
     """Two results side by side, class by class and answer by answer."""
-    sides: list[dict[tuple, list[list[Answer]]]] = [{}, {}]
-    for result, side in zip((a, b), sides, strict=True):
-        for item in result.items:
-            key = tuple((x.class_name, x.question, x.expected) for x in item)
-            side.setdefault(key, []).append(item)
-    unpaired = sides[1]
-    found = ((item, unpaired.get(key)) for key in sides[0] for item in sides[0][key])
-    both = [(item, same.pop(0)) for item, same in found if same]
-    changed = [pair for items in both for pair in _change(*items)]
+    sides = [{(x.class_name, x.question, x.expected): x for x in r.answers} for r in (a, b)]
+    both = [(x, sides[1][key]) for key, x in sides[0].items() if key in sides[1]]
+    changed = [(x, y) for x, y in both if x.right != y.right]
     gained = [(x, y) for x, y in changed if y.right]
     lost = [(x, y) for x, y in changed if x.right]
     rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost")]
     scores = [{s.class_name: s for s in r.classes} for r in (a, b)]
     for name in scores[0] | scores[1]:
-        found_in = (of.get(name) for of in scores)
-        shares = (f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found_in)
+        found = (of.get(name) for of in scores)
+        shares = (f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found)
         counts = (sum(x.class_name == name for x, _ in of) for of in (gained, lost))
         rows.append((name, *shares, *map(str, counts)))
     table = format_table(rows, align="<>>>>")
-    if apart := len(a.items) + len(b.items) - 2 * len(both):
-        table += (
-            f"\n{apart} questions stand in only one of the two exams: only the shares count them"
-        )
+    if apart := len(sides[0].keys() ^ sides[1].keys()):
+        table += f"\n{apart} questions stand in only one of the two exams: shares alone count them"
     if print_table:
         print(table, flush=True)
     return ExamComparison(gained, lost, table)
-
-
-def _change(x: list[Answer], y: list[Answer]) -> list[tuple[Answer, Answer]]:
-    """The first two answers that differ, if one of the items is right and the other is not."""
-    if all(a.right for a in x) == all(a.right for a in y):
-        return []
-    return [(a, b) for a, b in zip(x, y, strict=True) if a.right != b.right][:1]
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -1,7 +1,4 @@
-"""A run -> a model card: `card.md`, filled in with what the run left.
-
-What is not there is said to be missing; paths of this machine stay out.
-"""
+"""A run -> a model card: `card.md`, filled in with what the run left."""
 
 from pathlib import Path
 

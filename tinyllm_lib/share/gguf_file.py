@@ -1,9 +1,6 @@
-"""A checkpoint -> one GGUF file for llama.cpp and what is built on it (Ollama, LM Studio, …), with
-Ollama's Modelfile beside it.
-
-Two things need care. llama.cpp rotates adjacent pairs (`old_layout`). And it cuts text into words
-by rules of its own, which have names: ours is the one called `gpt-2`. A tokenizer that no name fits
-is refused, for with other ids the model would read another text than the one written.
+"""A checkpoint -> a GGUF file for llama.cpp and what is built on it, and Ollama's Modelfile.
+llama.cpp rotates adjacent pairs (`old_layout`), and cuts text into words by rules that have names:
+ours is `gpt-2`.
 """
 
 import json

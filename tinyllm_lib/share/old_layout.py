@@ -1,9 +1,6 @@
-"""Old checkpoints in: a `.pth` state dict of the earlier scripts -> a checkpoint folder.
-
-Names differ, those are llama2.c's, and so does RoPE. transformers, and so this library, rotates
-number i of a head with number i + d/2 (half-split). The old scripts, and llama.cpp, rotate adjacent
-pairs (0, 1), (2, 3), …. The model is the same: rows of the query and key matrices change places,
-and no number changes.
+"""Old checkpoints in: a `.pth` state dict with llama2.c's names -> a checkpoint folder.
+transformers, and so this library, rotates number i of a head with number i + d/2 (half-split), old
+scripts and llama.cpp adjacent pairs (0, 1), (2, 3), …: rows of q and k change places.
 """
 
 import pickle

@@ -1,9 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: an existing server, started, waited for, stopped.
-
-with serve("workspace/laptop/runs/chat") as server:      # transformers serve
-    client = server.client()                              # the openai package's
-    client.chat.completions.create(model=server.model, messages=[…], temperature=0)
-"""
+"""A model behind an OpenAI-compatible endpoint: an existing server, started and stopped."""
 
 import importlib.util
 import os
