@@ -42,8 +42,7 @@ def line_counts():
     }
 
 
-# The design wants 6,500 and 700: whoever deletes lowers these, and nobody raises them.
-MOST_LINES = {"core": 8718, "launch": 830}
+MOST_LINES = {"core": 6500, "launch": 700}  # as the design has it
 
 
 def test_the_core_is_thin(capsys):
