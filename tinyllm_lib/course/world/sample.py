@@ -48,7 +48,7 @@ SAMPLE_FILES = ("pretrain.jsonl", "sft.jsonl", "exam.jsonl")
 FOREIGN_EXAM = """\
 exam.jsonl asks about the sample corpus's world, which a model of your own texts has not read: it
 will fail. An exam of your own is lines of {"question": …, "answer": …} in that file."""
-GENERATOR = 1  # raised whenever the same seed and sizes give another text (a test tells)
+GENERATOR = 2  # raised whenever the same seed and sizes give another text (a test tells)
 
 
 def write_sample_corpus(
