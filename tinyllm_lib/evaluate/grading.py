@@ -12,6 +12,7 @@ EITHER = re.compile("或(?!许)|还是|要么|也可能|也许.+也许|可能.+�
 NOT = "(?:不(?![过仅但丹])|没(?!错)|[并而]非|无法)"
 UNKNOWN = re.compile("(?:不|没有?|无法)太?(?:知道|清楚|确定|认识|了解|听说|听过|告诉|会$)")
 TAKEN_BACK = re.compile("(?:^|(?<=,))[哦噢啊]?不(?:对?[了啊]?(?:,|$))|不对|(?<!没)错[了的]|更正")
+ASKS_BACK = ",(?![对是不没还或真])[^,_]*(?:[你您我]|什么|怎|哪|了吗)[^,_]*[?]$"  # …，你呢？
 ASKS = re.compile("[?]$|吗(?=$|,)|是不是")
 IDLE = re.compile("(?:好的?|嗯|哦|啊|[你您]好[呀啊]?|当然|是的|抱歉|对不起|,)+")
 CONCLUSION = re.compile(".*(?:所以|一共|的是|排(?=第))")
@@ -22,8 +23,6 @@ FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就也都更最来先写建提所等�
 KIND = "[人族类省市州县国代]|元素|共和国|特区|时期|[东西南北中]部"
 YES = re.compile(f"(?:当然)?(?:是|对|没错|正确)[{PARTICLES}]*")
 NO = re.compile(f"(?:当然|才)?(?:不[是对会]?|没有?|错)[{PARTICLES}]*")
-
-
 Texts = Iterable[str]
 
 
@@ -145,7 +144,7 @@ class Asked:
         """The clauses of the sentence that decides, and why it states nothing, or ""."""
         sentence = re.sub(f"{self.forms}(?:{JOINED}|,)(?={self.forms})", "", self.sentence(said))
         bare = re.sub(self.forms, "_", sentence.replace(self.question, ""))
-        bare = re.sub(",[^,_]*[你您我][^,_]*\\?$", "", bare)  # …，你呢？
+        bare = re.sub(ASKS_BACK, "", bare)
         if ASKS.search(bare):
             return [], "asks instead of answering"
         if any(UNKNOWN.search(c) and self.denies(c) for c in sentence.split(",")):
