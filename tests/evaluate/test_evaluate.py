@@ -123,6 +123,12 @@ def test_an_exam_of_ones_own(tmp_path):
             '{"question": "x", "answer": "y", "history": [{"role": "human", "content": "z"}]}',
             '"history" is not a list',
         ),
+        ('{"question": "x", "answer": "y", "history": 5}', '"history" is not a list'),
+        ('{"question": "x", "answer": "y", "history": {}}', '"history" is not a list'),
+        (
+            '{"question": "x", "answer": "y", "history": [{"role": "user", "content": 5}]}',
+            '"history" is not a list',
+        ),
         ('{"question": "x", "answer": "y", "completion": 5}', '"completion" is 5'),
         ('{"question": "x", "answer": "y", "pair": 5}', '"pair" is 5, expected some text'),
         ('{"question": "x", "answer": "y", "relation": 5}', '"relation" is 5'),
@@ -158,6 +164,8 @@ def test_bad_rows_are_told_by_file_and_line(tmp_path, line, message):
         ([{"question": "x", "answer": 3}], {}, 'exam row 1: "answer" is 3'),
         (["x"], {}, "exam row 1: expected an object"),
         ([], {}, "the exam holds no question"),
+        ([EXAM[0]], {"limit": 0}, "limit is 0, expected 1 or more"),
+        ([EXAM[0]], {"limit": -1}, "limit is -1, expected 1 or more"),
         (
             [EXAM[0], {"question": "长" * 500, "answer": "x"}],
             {},
@@ -416,6 +424,17 @@ def test_comparing_two_exams(tmp_path, capsys):
     assert "only one" not in comparison.table
     with pytest.raises(FileNotFoundError, match="run_exam writes it"):
         ExamResult.load(tmp_path / "nothing")
+
+
+def test_questions_that_stand_in_an_exam_twice_are_compared_one_by_one():
+    def result(*right):  # 那加蓬呢？ after other turns
+        answers = [Answer("follow_up", "那加蓬呢？", "非洲", "x", r) for r in right]
+        return ExamResult("chat", "step_1", "exam.jsonl", 0.0, answers)
+
+    comparison = compare_exams(result(True, False), result(False, True), print_table=False)
+    assert len(comparison.gained) == len(comparison.lost) == 1
+    fewer = compare_exams(result(True, False), result(True), print_table=False)
+    assert "\n1 questions stand in only one of the two exams" in fewer.table
 
 
 def test_tables_stay_aligned_with_chinese_in_them():

@@ -286,6 +286,8 @@ def test_a_slid_window_reads_what_it_says():
     [
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": 1e-40}, "temperature is 1e-40"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty is 1e-40"),
         ({"top_k": 0}, "top_k is 0"),
         ({"top_k": -3}, "top_k is -3"),
         ({"top_p": 0.0}, "top_p is 0.0"),
@@ -442,6 +444,9 @@ def test_what_was_cut_at_the_contexts_end_is_said(generator):
             texts = [write("法" * n + "你好", **never_stops) for n in range(4)]
         told[name] = texts, ["context is full" in str(w.message) for w in caught]
     assert told["chat"] == told["stream"] and any(told["chat"][1]), "chat and stream say it, both"
+    room = generator.context - generator.length("你好")
+    told = [generator.completions(["你好"], max_new_tokens=room - n)[0] for n in range(-1, 4)]
+    assert not any("cut" in row.note for row in told), "it has as many tokens as were asked for"
     with pytest.warns(ContextWarning, match="written without its first"):
         generator.pretrain_sample("你好", num_samples=5, max_new_tokens=150)
 
@@ -454,6 +459,8 @@ def test_what_was_cut_at_the_contexts_end_is_said(generator):
         (lambda g: [*g.stream(" \n")], "the prompt is empty"),
         (lambda g: g.complete(""), "the prompt is empty"),
         (lambda g: g.complete("巴" * 500), "tokens, the context holds 96"),
+        (lambda g: g.chat(["x"]), "expected a text, or a list of .*'role'"),
+        (lambda g: g.chat({"role": "user", "content": "x"}), "expected a text, or a list of"),
         (lambda g: g.chat([{"role": "robot", "content": "x"}]), "'robot'"),
         (
             lambda g: g.chat(
@@ -478,6 +485,9 @@ def test_prompts_that_cannot_be_answered(generator, call, message):
 def test_folders_and_what_is_wrong_with_them(folder, generator, tokenizer, tmp_path):
     loaded = TextGenerator(folder, device="cpu")
     assert loaded.chat("你好", max_new_tokens=8) == generator.chat("你好", max_new_tokens=8)
+    for device in ("toaster", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device '{device}' cannot be used here"):
+            TextGenerator(folder, device=device)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         TextGenerator(tmp_path / "nothing")
     run = tmp_path / "run"

@@ -50,9 +50,7 @@ def load_exam(exam: str | Path | Sequence[dict]) -> list[dict]:
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """("file line N", value) for each line that is not blank."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: an exam is written with the sample corpus (notebook 01)."
-        )
+        raise FileNotFoundError(f"{path} is missing: an exam is written in notebook 01.")
     for line in read_lines(path):
         where = f"{line.source} line {line.number}"
         try:
@@ -85,8 +83,9 @@ def _problem(row: object) -> str | None:
     for form in (row.get("answer", "-1"), *row.get("answers", ())):
         if not any(map(str.isalnum, form)):
             return f'"answer" is {form!r}, expected a letter or a digit in it.'
-    for m in row.get("history", []):
-        if not (isinstance(m, dict) and m.get("role") in ROLES and m.get("content")):
+    history = row.get("history", [])
+    for m in history if isinstance(history, list) else [None]:
+        if not (isinstance(m, dict) and m.get("role") in ROLES and type(m.get("content")) is str):
             return f'"history" is not a list of {{"role": {" | ".join(ROLES)}, "content": text}}.'
     return None
 
@@ -117,6 +116,8 @@ def run_exam(
     """
     if kind not in ("chat", "base", "auto"):
         raise ValueError(f"kind is {kind!r}, expected 'chat', 'base' or 'auto'.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}, expected 1 or more.")
     if not isinstance(generator, TextGenerator):
         generator = TextGenerator(generator)
     if exam is None:

@@ -9,9 +9,9 @@ from tinyllm_lib.evaluate.plain import NUMBER, plain
 PARTICLES = "的了啊呀呢吧哦啦地"
 JOINED = "(?:或者?|还是|以及|[、和与跟及同/])"
 EITHER = re.compile("或(?!许)|还是|要么|也可能|也许.+也许|可能.+可能")
-NOT = "(?:不(?![过仅但丹])|没(?!错)|[并而]非|无法)"
+NOT = "(?:不(?![过仅但丹])|没(?!错)|[并而]非|无法|未必|误以为|怎么会)"
 UNKNOWN = re.compile("(?:不|没有?|无法)太?(?:知道|清楚|确定|认识|了解|听说|听过|告诉|会$)")
-TAKEN_BACK = re.compile("(?:^|(?<=,))[哦噢啊]?不(?:对?[了啊]?(?:,|$))|不对|(?<!没)错[了的]|更正")
+TAKEN_BACK = re.compile("(?:^|(?<=,))[哦噢啊]?不(?:对?[了啊]?(?:,|$))|不对|(?<!没)错误?[了的]|更正")
 ASKS_BACK = ",(?![对是不没还或真])[^,_]*(?:[你您我]|什么|怎|哪|了吗)[^,_]*[?]$"  # …，你呢？
 ASKS = re.compile("[?]$|吗(?=$|,)|是不是")
 IDLE = re.compile("(?:好的?|嗯|哦|啊|[你您]好[呀啊]?|当然|是的|抱歉|对不起|,)+")
@@ -19,7 +19,7 @@ CONCLUSION = re.compile(".*(?:所以|一共|的是|排(?=第))")
 # What may stand before an answer of one character, what not before a longer one; what may follow.
 BEFORE_SHORT = r"^|[(=是为叫在用的属称作写示]|代表|对应|等于|[\d一][个种位座只条]?"
 BEFORE_LONG = "(?<!赤道)(?<![非南北东西新内外白前比、和与跟及同/或])"
-FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就也都更最来先写建提所等简有属位里]"
+FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就才也都更最来先写建提所简有属位里]|等(?!.*[城国人])"
 KIND = "[人族类省市州县国代]|元素|共和国|特区|时期|[东西南北中]部"
 YES = re.compile(f"(?:当然)?(?:是|对|没错|正确)[{PARTICLES}]*")
 NO = re.compile(f"(?:当然|才)?(?:不[是对会]?|没有?|错)[{PARTICLES}]*")

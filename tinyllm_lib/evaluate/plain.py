@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?(?!\d|\.\d|[多几余])")
+NUMBER = re.compile(r"(?<![\d.比])-?\d+(?:\.\d+)?(?!\d|\.\d|[多几余%]|以[上下])")
 DIGITS = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 UNITS = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 _ANY = "[零〇一二三四五六七八九十百千万亿]"

@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,8 +111,9 @@ class ExamComparison(NamedTuple):
 
 def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> ExamComparison:
     """Two results side by side, class by class and answer by answer."""
-    sides = [{(x.class_name, x.question, x.expected): x for x in r.answers} for r in (a, b)]
-    both = [(x, sides[1][key]) for key, x in sides[0].items() if key in sides[1]]
+    key = attrgetter("class_name", "question", "expected")  # several rows, after other turns
+    left = {name: list(same) for name, same in groupby(sorted(b.answers, key=key), key)}
+    both = [(x, left[key(x)].pop(0)) for x in a.answers if left.get(key(x))]
     changed = [(x, y) for x, y in both if x.right != y.right]
     gained = [(x, y) for x, y in changed if y.right]
     lost = [(x, y) for x, y in changed if x.right]
@@ -122,7 +125,7 @@ def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> 
         counts = (sum(x.class_name == name for x, _ in of) for of in (gained, lost))
         rows.append((name, *shares, *map(str, counts)))
     table = format_table(rows, align="<>>>>")
-    if apart := len(sides[0].keys() ^ sides[1].keys()):
+    if apart := len(a.answers) + len(b.answers) - 2 * len(both):
         table += f"\n{apart} questions stand in only one of the two exams: shares alone count them"
     if print_table:
         print(table, flush=True)

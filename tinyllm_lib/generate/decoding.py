@@ -120,7 +120,8 @@ def decode(
                 row.note = f"{outgrew}: its end was written without its first {start}."
             yield row
     for row in rows:
-        if row.finish == "length" and len(row.all_ids) == context:
+        full = len(row.all_ids) == context and row.limit != sampling.max_new_tokens
+        if full and row.finish == "length":
             row.note = "the text was cut: the context is full."
 
 

@@ -54,6 +54,10 @@ class TextGenerator:
     def __init__(self, folder: str | Path, device: str | torch.device | None = None):
         self.folder = model_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from None
         model = Transformer.from_pretrained(self.folder, device=device)
         self._use(model, load_tokenizer(self.folder))
 
@@ -130,6 +134,8 @@ class TextGenerator:
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
+        if not all(isinstance(message, dict) for message in messages):
+            raise ValueError("expected a text, or a list of {'role': …, 'content': …}.")
         if not messages or not str(messages[-1].get("content", "")).strip():
             raise ValueError("the prompt is empty: expected a message with some text in it.")
         if messages[0].get("role") != "system":

@@ -70,11 +70,11 @@ class Sampling:
         temperature, penalty = self.temperature, self.repetition_penalty
         share = "more than 0 and at most 1; None turns it off"
         for name, fine, expected in (
-            ("temperature", 0 <= temperature < math.inf, "0 (greedy) or more, for example 0.7"),
+            ("temperature", 1e-12 <= (temperature or 1) < math.inf, "0 (greedy), or such as 0.7"),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more; None keeps every token"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, share),
             ("min_p", self.min_p is None or 0 < self.min_p <= 1, share),
-            ("repetition_penalty", 0 < penalty < math.inf, "more than 0; 1 is none"),
+            ("repetition_penalty", 1e-12 <= penalty < math.inf, "1e-12 or more; 1 is none"),
             ("max_new_tokens", self.max_new_tokens >= 0, "0 or more"),
         ):
             if not fine:

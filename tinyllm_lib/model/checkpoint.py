@@ -63,7 +63,7 @@ def find_damage(folder: Path) -> str | None:
         for name, expected in read_json(folder / "checkpoint.json")["sha256"].items():
             if sha256(folder / name) != expected:
                 return f"{name} does not match its checksum"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         return str(error)
     return None
 

@@ -205,9 +205,7 @@ class HeadLoss(torch.autograd.Function):
             target, w = targets[rows, None], weights[rows, None].float()
             log_p = (x[rows] @ matrix.T).float().log_softmax(-1)  # (rows, V)
             total -= (log_p.gather(1, target) * w).sum()
-            if any(
-                ctx.needs_input_grad
-            ):  # the weights multiply (rows, D), not the larger (rows, V)
+            if any(ctx.needs_input_grad):  # weights multiply (rows, D), not the larger (rows, V)
                 grad = log_p.exp_().scatter_add_(1, target, torch.full_like(w, -1.0)).to(x.dtype)
                 dx[rows] = (grad @ matrix) * w.to(x.dtype)
                 dweight += grad.T @ (x[rows] * w.to(x.dtype))

@@ -129,10 +129,8 @@ class Transformer(nn.Module):
         if self.config.tie_embeddings:
             del state["lm_head.weight"]
         write_json(folder / "config.json", self.config.to_hf(token_ids))
-        save_file(
-            state, folder / WEIGHTS, metadata={"format": "pt"}
-        )  # which only its owner may read
-        shutil.copymode(folder / "config.json", folder / WEIGHTS)
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / WEIGHTS)  # it is for its owner alone
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: Device = None) -> Self:

@@ -112,7 +112,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     for name, tensor in content.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(f"{path.name}: {name} is not floating point, or not finite.")
-    return {PREFIX.sub("", name): tensor.float() for name, tensor in content.items()}
+    tensors = {PREFIX.sub("", name): tensor.float() for name, tensor in content.items()}
+    if len(tensors) < len(content):
+        raise ValueError(f"{path.name} holds a name twice, with and without a prefix.")
+    return tensors
 
 
 def _filled(config: ModelConfig, old: dict[str, Tensor], where: str) -> Transformer:
@@ -124,7 +127,7 @@ def _filled(config: ModelConfig, old: dict[str, Tensor], where: str) -> Transfor
     with torch.device("meta"):
         model = Transformer(config)
     try:
-        model.load_state_dict({names.get(n, n): old[n] for n in old}, assign=True)
+        model.load_state_dict({names.get(n, f"?{n}"): old[n] for n in old}, assign=True)
     except RuntimeError as error:
         advice = "Shapes cannot tell n_heads and n_kv_heads: pass those it was trained with."
         raise ValueError(f"{where} does not fit. {advice} {error}") from None
