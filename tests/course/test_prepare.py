@@ -17,7 +17,7 @@ from tinyllm_lib.course import get_profile, prepare
 from tinyllm_lib.course.made import file_fingerprint
 from tinyllm_lib.course.profiles import PROFILES
 from tinyllm_lib.course.world import write_sample_corpus
-from tinyllm_lib.data import Workspace, get_workspace, write_json
+from tinyllm_lib.data import Workspace, get_workspace, read_texts, write_json
 from tinyllm_lib.dataset import read_manifest, write_pretrain_tokens
 from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.model import latest_checkpoint
@@ -402,6 +402,12 @@ def test_where_the_shards_of_the_real_corpora_hang_on_a_tokenizer_it_is_not_repl
     ):
         prepare.tokenizer(ws, replace(real, vocab_size=420))
     assert times(ws.tokenizer) == written
+
+
+def test_a_part_of_the_real_corpus_is_read_whole_by_the_tokenizer(ws, real, tmp_path):
+    ours = tokenizer_hash(prepare.tokenizer(ws, real))
+    texts = read_texts(ws.raw / "pretrain.jsonl")
+    assert ours == tokenizer_hash(train_tokenizer(texts, tmp_path / "all", vocab_size=400))
 
 
 @pytest.mark.parametrize("lost", ["tokenizer_config.json", "tokenizer.json"])

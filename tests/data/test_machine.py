@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,20 @@ def test_redirected_output_is_utf_8(env):
         **env,
     )
     assert printed.decode("utf-8").strip() == "北京🙂"
+
+
+@pytest.mark.skipif(not shutil.which("script"), reason="needs script, which plays a terminal")
+def test_a_terminal_keeps_its_encoding():
+    code = "from tinyllm_lib.data import utf8_output; utf8_output(); print('\\u5317\\u4eac')"
+    command = shlex.join([sys.executable, "-c", code])
+    printed = subprocess.run(
+        ["script", "-qec", command, os.devnull],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "gbk"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+    assert printed.decode("gbk").strip() == "北京"
 
 
 def test_every_command_sees_to_its_output_first():

@@ -294,6 +294,22 @@ def test_an_archive_cut_off_between_its_files_is_noticed(tmp_path, cut):
         assert list(read_texts(path)) == TEXTS
 
 
+@pytest.mark.parametrize("zeros", [1, 512], ids=["a byte", "all of it"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_damaged_header_within_an_archive_is_noticed(tmp_path, zeros, pack):
+    data = bytearray(tar_of(a_jsonl=jsonl(TEXTS), b_jsonl=jsonl(["more"])))
+    header = data.index(b"b.jsonl")
+    data[header : header + zeros] = bytes(zeros)
+    with pytest.warns(UserWarning, match="data after the last readable member"):
+        assert list(read_texts(write(tmp_path / "a.tar", pack(bytes(data))))) == TEXTS
+
+
+def test_a_few_lines_before_a_break_are_kept_too(tmp_path):
+    path = write(tmp_path / "a.gz", gzip.compress(jsonl(TEXTS[:2]))[:-8])
+    with pytest.warns(UserWarning, match="damaged or cut off"):
+        assert list(read_texts(path, max_rejected_share=1)) == TEXTS[:2]
+
+
 def test_a_damaged_checksum_is_noticed_after_the_last_line(tmp_path):
     packed = bytearray(gzip.compress(tar_of(a_jsonl=jsonl(TEXTS))))
     packed[-8] ^= 1  # the CRC at the end of the stream

@@ -93,6 +93,15 @@ def test_atomic_path_that_nothing_was_written_to(tmp_path):
 # ---- other people's disks
 
 
+def test_a_temporary_folder_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def busy(path, **options):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))  # NFS, where a file is open
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    with pytest.raises(RuntimeError, match="cut"), atomic_path(tmp_path / "file"):
+        raise RuntimeError("cut")
+
+
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
 def test_a_file_system_that_cannot_sync_is_written_to(tmp_path, monkeypatch, code):
     def sync(descriptor):
@@ -105,7 +114,7 @@ def test_a_file_system_that_cannot_sync_is_written_to(tmp_path, monkeypatch, cod
     assert (tmp_path / "folder" / "file").is_file()
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_is_broken_or_full_is_an_error(tmp_path, monkeypatch, code):
     def sync(descriptor):
         raise OSError(code, os.strerror(code))

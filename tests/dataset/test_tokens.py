@@ -129,6 +129,12 @@ def test_dialogues_carry_the_masks_of_encode_chat(tokenizer, tmp_path):
     assert 0 < manifest["counts"]["shortened_dialogues"] < len(DIALOGUES)
 
 
+def test_dialogues_may_be_tuples_of_messages(tokenizer, tmp_path):
+    lists = write_sft_tokens(DIALOGUES, tokenizer, tmp_path / "lists")
+    tuples = write_sft_tokens(map(tuple, DIALOGUES), tokenizer, tmp_path / "tuples")
+    assert tuples == lists
+
+
 def test_a_dialogue_with_nothing_to_learn_is_left_out_and_counted(tokenizer, tmp_path):
     no_room = dialogue("为" * 100, "好。")
     given = [
@@ -216,6 +222,11 @@ def test_a_run_killed_at_any_moment_leaves_no_manifest_and_the_next_ends_with_th
     write_tokens.write(kind, tokenizer, folder)
     write_tokens.write(kind, tokenizer, tmp_path / "undisturbed")
     assert contents(folder) == contents(tmp_path / "undisturbed")
+
+
+def test_a_file_that_an_earlier_version_left_half_written_is_no_obstacle(tokenizer, tmp_path):
+    (tmp_path / ".tmp-0123abcd-shard_00002.bin").write_bytes(b"half a shard")
+    assert write_pretrain_tokens(TEXTS, tokenizer, tmp_path) == read_manifest(tmp_path)
 
 
 class Stopped(Exception):

@@ -27,7 +27,7 @@ Read `streams.py` (files to lines), `documents.py` (a line to messages), `reader
     sha256: the checksum of a file
     split_text: cuts a text into chunks, at sentence ends where it can
     SYSTEM_PROMPT: what the system says where a dialogue does not
-    utf8_output: makes what a command prints UTF-8 whatever the locale
+    utf8_output: makes what a command prints to a file or a pipe UTF-8, whatever the locale
     Workspace: the paths in the folder of a profile
     write_json: writes a JSON file whole or not at all
 """

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-BROKEN_OR_FULL = (errno.EIO, errno.ENOSPC)  # network disks that cannot flush say something else
+BROKEN_OR_FULL = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # else: a network disk that cannot flush
 
 
 def require_writable(path: str | os.PathLike) -> None:
@@ -41,7 +41,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     require_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
+    with tempfile.TemporaryDirectory(
+        prefix=".tmp-", dir=path.parent, ignore_cleanup_errors=True
+    ) as scratch:
         temporary, old = Path(scratch, path.name), Path(scratch, f"{path.name}.old")
         yield temporary
         if not temporary.exists():

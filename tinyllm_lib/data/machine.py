@@ -62,10 +62,11 @@ def _limits(controller: str, *files: str) -> Iterator[list[int]]:
 
 
 def utf8_output() -> None:
-    """For a `main()`: what is printed is UTF-8, whatever the locale."""
+    """For a `main()`: what is printed is UTF-8, whatever the locale; a terminal keeps its own."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not one that a test or a notebook has put there
-            stream.reconfigure(encoding="utf-8", errors="replace")
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="replace")
 
 
 def is_running(pid: int) -> bool:

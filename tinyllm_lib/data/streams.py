@@ -56,7 +56,7 @@ def read_lines(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Lin
     source, number = path.name, 0
     try:
         with _unpacked(path) as stream:
-            is_tar = ".tar" in path.suffixes or tarfile.is_tarfile(path)
+            is_tar = ".tar" in path.suffixes or stream.peek(512)[257:262] == b"ustar"
             files = _members(path.name, stream) if is_tar else [(path.name, stream)]
             for source, lines in files:
                 number = 0
@@ -106,8 +106,9 @@ def _members(archive: str, stream: Any) -> Iterator[tuple[str, IO[bytes]]]:
                 skipped.append(name)
         if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:  # neither header nor zeros
             raise tarfile.ReadError("the archive has no end mark, so files may be missing")
-        while stream.read(CHUNK):  # on to the end, where a checksum may be
-            pass
+        while rest := tar.fileobj.read(CHUNK):  # on to the end, where a checksum may be
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("data after the last readable member")
     if not found:
         names = ", ".join(skipped[:5]) or "nothing"
         raise CorpusError(f"{archive}: no .jsonl or .json file inside, found {names}.")

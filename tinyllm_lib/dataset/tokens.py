@@ -111,7 +111,7 @@ def write_sft_tokens(
 
     settings = {"max_length": max_length, "learn_all": learn_all}
     fresh = _manifest("sft", tokenizer, source, settings, shard_tokens)
-    return _write(chain(dialogues, zip(replay)), encode, Path(out_dir), fresh, replace)
+    return _write(chain(map(list, dialogues), zip(replay)), encode, Path(out_dir), fresh, replace)
 
 
 def read_manifest(folder: str | Path) -> dict:
@@ -164,7 +164,7 @@ def _write(items: Iterable, encode: Callable, folder: Path, manifest: dict, repl
     for left in folder.glob("shard_*"):
         left.unlink()
     for half_written in folder.glob(".tmp-*"):  # by a run that was killed
-        shutil.rmtree(half_written)
+        shutil.rmtree(half_written, ignore_errors=True)
     stream, counts, read = iter(items), Counter[str](), 0
     shard: _Shard | None = None
     with ExitStack() as files:  # an error removes the unfinished ones

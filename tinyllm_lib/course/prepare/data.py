@@ -107,8 +107,9 @@ def tokenizer(
         say(f"No tokenizer yet: training one with {profile.vocab_size:,} entries.")
     elif not remake:
         return load_tokenizer(folder)
-    size = SEQ_MONKEY.text_bytes if profile.real_corpora else corpus.stat().st_size
-    sample = islice(read_texts(corpus), 0, None, max(1, size // SAMPLE_BYTES))
+    grows = SEQ_MONKEY.text_bytes / SEQ_MONKEY.packed_bytes if profile.real_corpora else 1
+    every = max(1, round(grows * corpus.stat().st_size / SAMPLE_BYTES))
+    sample = islice(read_texts(corpus), 0, None, every)
     with atomic_path(folder) as temporary:
         train_tokenizer(sample, temporary, vocab_size=profile.vocab_size)
         sign(list(temporary.iterdir()), recipe)
