@@ -516,6 +516,8 @@ def meet(start, *, wait_for):
     dist.all_reduce(number)
     print("the sum", end=" "); print("is\\n", number.item())
     print("[rank0] *****")
+    print("[rank0]: [World] of torch.distributed.elastic")
+    print("[Warmup]", "done"); print("W1234 is a name")
     return Answer(times_scale(number))
 
 answer = launch_function(meet, 3, wait_for="go", nproc_per_node=2)
@@ -530,6 +532,17 @@ def first_rank_waits():
     dist.barrier()
 
 launch_function(first_rank_waits)
+"""
+
+LEAVING_CELL = """
+import sys
+
+def one_leaves():
+    if dist.get_rank() == 1:
+        sys.exit()
+    dist.barrier()
+
+launch_function(one_leaves)
 """
 
 UNSENDABLE_CELL = """
@@ -566,7 +579,10 @@ def after_meeting(kernel):
     return kernel, before, kernel.text
 
 
-SAID = ("begun, one of 2", "the sum is", " 7", "[rank0] *****")
+SAID = (
+    *("begun, one of 2", "the sum is", " 7", "[rank0] *****"),
+    *("[rank0]: [World] of torch.distributed.elastic", "[Warmup] done", "W1234 is a name"),
+)
 
 
 def test_prints_of_a_function_come_at_once_and_labelled(after_meeting):
@@ -594,6 +610,13 @@ def test_a_function_that_fails_on_a_rank(after_meeting):
     )
     assert traceback[0] == "Traceback (most recent call last):"
     assert any("line 3, in first_rank_waits" in line for line in traceback)
+
+
+def test_a_function_that_leaves_on_a_rank_is_told_to_return(after_meeting):
+    kernel, *_ = after_meeting
+    kernel.run(LEAVING_CELL)
+    assert kernel.error.startswith("LaunchError: rank 1 failed:")
+    assert "the function called sys.exit(): use return" in kernel.error
 
 
 def test_what_cannot_be_sent_is_said_so(after_meeting):

@@ -1363,6 +1363,13 @@ def test_a_device_that_is_not_there_is_named(tiny_config, tmp_path, device, monk
         train(tiny_config(tmp_path / "run", device=device))
 
 
+def test_a_gpu_whose_driver_is_too_old_leaves_the_cpu(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # the driver counts it
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert Processes.join(tiny_config(tmp_path / "run", device="auto")).device.type == "cpu"
+
+
 def test_a_start_that_is_not_there_or_too_short(tiny_config, pretrained, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         train(tiny_config(tmp_path / "run", init_from=str(tmp_path / "nowhere")))
@@ -1494,6 +1501,10 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
     assert (config.dim, config.learning_rate, config.out_dir) == (32, 1e-2, saved["out_dir"])
     assert (config.seed, config.compile, config.epochs) == (9, True, 0.5)
     assert parse_args([]) == TrainConfig()
+    written = ["--learning_rate", ".003", "--batch_size", "1_024", "--seed", str(2**60 + 1)]
+    config = parse_args([*written, "--steps", "1e6", "--compile", "False"])
+    assert (config.learning_rate, config.batch_size, config.seed) == (0.003, 1024, 2**60 + 1)
+    assert (config.steps, config.compile) == (1_000_000, False)
     assert [
         parse_args(["--grad_accumulation_steps", word]).grad_accumulation_steps
         for word in ("auto", "4")
@@ -1504,7 +1515,7 @@ def test_options_come_from_a_file_and_the_command_line_wins(pretrained, tmp_path
     ("content", "args", "message"),
     [
         ('{"seeds": 1, "dim": 8}', ["--config", "FILE"], "unexpected keyword argument 'seeds'"),
-        ("[1]", ["--config", "FILE"], "config.json: cannot convert"),
+        ("[]", ["--config", "FILE"], "a list, expected an object"),
         ('{"dim": null}', ["--config", "FILE"], "dim must be of type int, is None"),
         ("{}", ["--dim", "wide"], "dim must be of type int, is 'wide'"),
         (

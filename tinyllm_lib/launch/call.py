@@ -21,7 +21,10 @@ def call(call: str, result: str) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     fn, args, kwargs = torch.load(call, map_location="cpu", weights_only=False)
-    returned = fn(*args, **kwargs)
+    try:
+        returned = fn(*args, **kwargs)
+    except SystemExit as leaving:
+        raise RuntimeError("the function called sys.exit(): use return") from leaving
     if on_gpus:
         torch.cuda.synchronize()  # another rank may still wait for this one's share
     if dist.get_rank() == 0:

@@ -27,7 +27,8 @@ STOP_PATIENCE = 120.0  # seconds for a step and a checkpoint
 # How lines begin that the log lacks; the last is of a damaged checkpoint.
 NOT_IN_THE_LOG = ("An older run", "step_")
 NOISE = re.compile(  # of torchrun and of torch's libraries, also in a rank
-    r"(\[rank \d+] )?(\s*$|\[?[WIE]\d{4} |\[W|\[Gloo]|\[rank\d+]:)|\*{5}|.*distributed\.elastic"
+    r"(\[rank \d+] )?(\s*$|(\[rank\d+]:)?\[?[WIE]\d{4} \d\d:|\[Gloo] Rank )"
+    r"|\[rank\d+]:|\*{5}|torch\.distributed\.elastic"
 )
 # By its path: with `-m` it would read all of the trainer before it starts one.
 AGENT = str(Path(__file__).with_name("torchrun.py"))

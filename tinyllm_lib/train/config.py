@@ -1,9 +1,9 @@
 """Every option of a training run: `TrainConfig`, its learning rate and its command line."""
 
 import argparse
-import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from numbers import Real
 from pathlib import Path
@@ -93,9 +93,8 @@ class TrainConfig:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The config in a JSON file of options, as a run's is; a TypeError for what is none."""
-        saved = dict(json.loads(Path(path).read_text(encoding="utf-8")))
         no_options = ("resolved", "made_from", "tracker")  # the last is of older runs
-        return cls(**{k: v for k, v in saved.items() if k not in no_options})
+        return cls(**{k: v for k, v in read_json(path).items() if k not in no_options})
 
 
 # What may change when a run goes on, for it changes no weight, but for rounding. Of files it is
@@ -169,8 +168,8 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
 
 
 def _number_or_word(text: str) -> Any:
-    """9, 0.5, true or a word; `TrainConfig` says what an option cannot be."""
-    try:
-        return json.loads(text.lower())
-    except ValueError:
-        return text
+    """9, .5, true or a word; `TrainConfig` says what an option cannot be."""
+    for number in NUMBERS:
+        with suppress(ValueError):
+            return number(text)
+    return {"true": True, "false": False}.get(text.lower(), text)

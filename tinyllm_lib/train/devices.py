@@ -48,7 +48,8 @@ class Processes:
 
 
 def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
-    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0  # 0: too old a driver
+    there = {"cuda": gpus, "mps": int(torch.backends.mps.is_available())}
     kind = wanted
     if wanted == "auto":
         kind = "cuda" if there["cuda"] else "mps" if there["mps"] and world_size == 1 else "cpu"
