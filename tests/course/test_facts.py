@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tinyllm_lib.course.world.exam import distance
 from tinyllm_lib.course.world.facts import (
     Relation,
     aliases,
@@ -16,6 +17,7 @@ from tinyllm_lib.course.world.facts import (
     read_table,
     relations,
 )
+from tinyllm_lib.course.world.grammar import bare
 from tinyllm_lib.course.world.world import Question
 
 BY_NAME = {relation.name: relation for relation in relations()}
@@ -376,25 +378,9 @@ def test_no_unseen_question_is_a_seen_one():
     assert not seen & unseen
 
 
-_AROUND = re.compile(
-    "^(请问|想问一下，|我想知道，|你知道|请告诉我|能告诉我|考考你[，：]?)|(呢|吗)?[？。]$"
-)
-
-
-def bare(question: str) -> str:
+def core(question: str) -> str:
     """The template without what people put around a question; a slot counts as one character."""
-    return _AROUND.sub("", question.replace("{s}", "X").replace("{o}", "X"))
-
-
-def edits(a: str, b: str) -> int:
-    """How many characters to insert, delete or replace to make one text of the other."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, start=1):
-        left = [i]
-        for j, y in enumerate(b, start=1):
-            left.append(min(left[-1] + 1, row[j] + 1, row[j - 1] + (x != y)))
-        row = left
-    return row[-1]
+    return bare(question.replace("{s}", "X").replace("{o}", "X"))
 
 
 @each_relation
@@ -403,10 +389,10 @@ def test_unseen_questions_are_really_rephrased(relation, reverse):
     """Not a seen question with a word put in: five characters apart from each, or a third."""
     fact = next(fact for fact in facts() if fact.relation is relation)
     question = Question(fact, reverse)
-    seen = [bare(text) for text in (*question.phrasings, *question.asked_statements)]
-    for unseen in map(bare, question.unseen_phrasings):
-        nearest = min(seen, key=lambda text: edits(unseen, text))
-        assert edits(unseen, nearest) >= min(5, len(unseen) / 3), (unseen, nearest)
+    seen = [core(text) for text in (*question.phrasings, *question.asked_statements)]
+    for unseen in map(core, question.unseen_phrasings):
+        nearest = min(seen, key=lambda text: distance(unseen, text))
+        assert distance(unseen, nearest) >= min(5, len(unseen) / 3), (unseen, nearest)
 
 
 def test_the_same_question_never_has_two_answers():

@@ -13,12 +13,7 @@ from huggingface_hub import constants
 
 from tinyllm_lib.dataset import read_manifest
 from tinyllm_lib.evaluate import Answer, ExamResult
-from tinyllm_lib.model import (
-    Transformer,
-    latest_checkpoint,
-    step_folders,
-    weights_fingerprint,
-)
+from tinyllm_lib.model import Transformer, latest_checkpoint, step_folders, weights_fingerprint
 from tinyllm_lib.share import export_gguf, model_card, publish
 from tinyllm_lib.share.card import read_stages
 from tinyllm_lib.share.hub import FILES

@@ -21,13 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyllm_lib.data import (
-    Workspace,
-    atomic_path,
-    get_workspace,
-    require_writable,
-    utf8_output,
-)
+from tinyllm_lib.data import Workspace, atomic_path, get_workspace, require_writable, utf8_output
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUESTIONS = ("你好呀", "中国的首都是哪里？", "1+1等于多少？")

@@ -19,10 +19,4 @@ From a terminal: `python -m tinyllm_lib.evaluate RUN`.
 from tinyllm_lib.evaluate.bits import bits_per_byte
 from tinyllm_lib.evaluate.exam import exam_of, load_exam, run_exam
 from tinyllm_lib.evaluate.grading import Verdict, grade, is_right
-from tinyllm_lib.evaluate.results import (
-    Answer,
-    ExamResult,
-    compare_exams,
-    format_table,
-    wilson,
-)
+from tinyllm_lib.evaluate.results import Answer, ExamResult, compare_exams, format_table, wilson

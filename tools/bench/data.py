@@ -22,12 +22,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from tinyllm_lib.course.world import write_sample_corpus
 from tinyllm_lib.data import allowed_cpus, read_dialogues, read_texts
 from tinyllm_lib.dataset import write_pretrain_tokens, write_sft_tokens
-from tinyllm_lib.tokenizer import (
-    SPECIAL_TOKENS,
-    WORDS,
-    load_tokenizer,
-    train_tokenizer,
-)
+from tinyllm_lib.tokenizer import SPECIAL_TOKENS, WORDS, load_tokenizer, train_tokenizer
 from tools.bench.harness import Case, bench_folder, main
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -37,14 +37,7 @@ from tinyllm_lib.dataset import (
 from tinyllm_lib.launch import launch
 from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.tokenizer import load_tokenizer, token_byte_lengths, train_tokenizer
-from tinyllm_lib.train import (
-    Processes,
-    TrainConfig,
-    Trainer,
-    build,
-    get_lr,
-    prepare_run,
-)
+from tinyllm_lib.train import Processes, TrainConfig, Trainer, build, get_lr, prepare_run
 from tools.bench.data import Work, corpora, texts_of
 from tools.bench.harness import Case, bench_folder, main
 

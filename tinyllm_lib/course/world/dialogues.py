@@ -19,13 +19,7 @@ from tinyllm_lib.course.world.mix import CorpusMix
 from tinyllm_lib.course.world.naming import Naming
 from tinyllm_lib.course.world.skills import Skills, Turns, is_short
 from tinyllm_lib.course.world.sums import Sums, working
-from tinyllm_lib.course.world.world import (
-    COMPARABLE_KINDS,
-    Deck,
-    Question,
-    Rotation,
-    World,
-)
+from tinyllm_lib.course.world.world import COMPARABLE_KINDS, Deck, Question, Rotation, World
 
 # The question that every learner tries first.
 _FIRST_QUESTION = ("country.capital", "中国", "{s}的首都是哪里？")

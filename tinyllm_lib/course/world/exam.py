@@ -24,16 +24,11 @@ from typing import Any
 from tinyllm_lib.course.world import talk
 from tinyllm_lib.course.world.dialogues import DialogueWriter, more
 from tinyllm_lib.course.world.facts import aliases
-from tinyllm_lib.course.world.grammar import rewordings
+from tinyllm_lib.course.world.grammar import bare, rewordings
 from tinyllm_lib.course.world.skills import Skills
+from tinyllm_lib.course.world.skills.base import interleave, messages
 from tinyllm_lib.course.world.sums import SUM_QUESTIONS, Sums, ask_sum, working
-from tinyllm_lib.course.world.world import (
-    HELD_OUT_RELATIONS,
-    KIND_WORDS,
-    Deck,
-    Question,
-    World,
-)
+from tinyllm_lib.course.world.world import HELD_OUT_RELATIONS, KIND_WORDS, Deck, Question, World
 
 CLASSES = {  # what it shows, and what chance would give
     "greeting": ("the format of a dialogue is learnt", "0%"),
@@ -129,10 +124,8 @@ def _fact_row(name: str, question: Question, text: str) -> dict[str, Any]:
 
 # ---- really other words
 
-_KINDS = "|".join(f"这{measure}{word}" for word, measure in KIND_WORDS.values()).replace("化学", "")
-_AROUND = re.compile(  # what stands around a question, or in it, and asks nothing
-    "^(你好，|请问|想问一下，|我想知道，|我忘了，|考考你：|题目：|请告诉我，?|跟我说说|说出|说一说|你知道|你知不知道)+"
-    f"|(你知道吗|请回答|谢谢|能告诉我吗|[呢吗啊呀？！。，])+$|{_KINDS}"
+_KINDS = re.compile(  # 这个国家
+    "|".join(f"这{measure}{word}" for word, measure in KIND_WORDS.values()).replace("化学", "")
 )
 
 
@@ -145,10 +138,14 @@ def is_far(unseen: str, question: Question) -> bool:
 
 @cache
 def _is_far(unseen: str, shown: tuple[str, ...]) -> bool:
-    core = _AROUND.sub("", unseen)
+    core = _core(unseen)
     edits = min(5, max(1, round(len(core) / 3)))
-    used = {_AROUND.sub("", text) for one in shown for text in (one, *rewordings(one))}
+    used = {_core(text) for one in shown for text in (one, *rewordings(one))}
     return all(distance(core, text) >= edits for text in used)
+
+
+def _core(question: str) -> str:
+    return _KINDS.sub("", bare(question))
 
 
 def distance(a: str, b: str) -> int:
@@ -205,21 +202,13 @@ def _spread(seen: Sequence[tuple[Question, str]], rng: random.Random) -> list[tu
         done.add((name, question.fact.subject, question.reverse))
         group = compared if name in HELD_OUT_RELATIONS.values() else others[name, question.reverse]
         group.append((question, text))
-    second = _interleave(list(others.values()))
+    second = interleave(list(others.values()))[::-1]  # a stack: the first is at the end
     order = []
     while compared or second:
         for source in (compared, compared, second):
             if source:
                 order.append(source.pop())
     return order
-
-
-def _interleave(groups: Sequence[list[Any]]) -> list[Any]:
-    """One from each group in turn, as a stack (the first is at the end)."""
-    queue = []
-    for position in range(max(map(len, groups), default=0)):
-        queue += [group[position] for group in groups if position < len(group)]
-    return queue[::-1]
 
 
 def _greeting_rows() -> list[dict[str, Any]]:
@@ -259,7 +248,7 @@ def _follow_up_facts(dialogues: DialogueWriter, rng: random.Random) -> list[dict
         told = asked + said + second.follow_up
         if not apart or any(form in told for form in (row["answer"], *row.get("answers", ()))):
             continue
-        rows.append({**row, "history": _turn(asked, said)})
+        rows.append({**row, "history": messages([(asked, said)])})
         if len(rows) == FOLLOW_UP_FACTS:
             break
     return rows
@@ -275,9 +264,6 @@ def _follow_up_sums(
             continue
         question, _ = more(a + b, d, rng)
         row = {"class": "follow_up", "question": question, "answer": str(a + b + d)}
-        rows.append({**row, "history": _turn(f"{a}+{b}等于多少？", working(a, b) + "。")})
+        history = messages([(f"{a}+{b}等于多少？", working(a, b) + "。")])
+        rows.append({**row, "history": history})
     return rows
-
-
-def _turn(question: str, reply: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]

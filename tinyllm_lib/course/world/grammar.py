@@ -22,6 +22,9 @@ _OPENINGS = (
     "我想知道， 请告诉我， 考考你， 我想请教一下， 你好， 帮我想想， 小苗， 我忘了，".split()
 )
 _ENDINGS = ("你知道吗？", "请回答。", "谢谢！", "能告诉我吗？")
+_POLITE = "请问 想问一下， 你知道 你知不知道 请告诉我 告诉我，? 跟我说说 说出 说一说".split()
+_BEFORE, _AFTER = "|".join([*_OPENINGS, *_POLITE]), "|".join(_ENDINGS)
+_AROUND = re.compile(f"^(?:{_BEFORE})+|(?:{_AFTER}|[呢吗啊呀？！。，])+$")
 # A question with one of these is dressed already.
 _DRESSED = re.compile("你知|请|想问|吗？")
 # Words of a question that mean the same; the text after the arrow may stand for the one before it.
@@ -86,6 +89,11 @@ def dress(question: str, rng: random.Random) -> str:
     if rng.random() < 0.75:
         return rng.choice(_OPENINGS) + question
     return question + rng.choice(_ENDINGS)
+
+
+def bare(question: str) -> str:
+    """The question without what stands around it and asks nothing."""
+    return _AROUND.sub("", question)
 
 
 def reword(question: str, rng: random.Random) -> str:

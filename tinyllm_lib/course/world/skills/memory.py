@@ -27,7 +27,6 @@ _TOPICS = {
     topic: tuple(parts) for topic, *parts in (line.split(" > ") for line in read_lines("memory"))
 }
 _UNTOLD = ["不知道", "没告诉", "没有告诉", "没说", "没有说"]
-_BOTH = "[好的，|好，|知道了，|嗯，][我都记住了|我记住了|两件事我都记下了]。"
 _CORRECTED = ("age", "home", "birthday")  # what a person may say wrongly first
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from tinyllm_lib.course.world.skills.base import (
-    EXAM_ROWS,
-    Row,
-    Turns,
-    held_out,
-    take,
-)
+from tinyllm_lib.course.world.skills.base import EXAM_ROWS, Row, Turns, held_out, take
 from tinyllm_lib.course.world.talk import VALUES, person
 from tinyllm_lib.course.world.world import Deck, World
 
