@@ -113,12 +113,13 @@ def test_yes_is_true_and_no_is_false(world, teller):
     for _ in range(4000):
         text = teller.yes_no()
         for line in re.findall(
-            r"(\S+?)的首都是(\S+?)(?:吗|，对吗|，对不对|，是这样吗)？\S+?：(是的|对|没错|不)", text
+            r"(\S+?)的首都是(\S+?)(?:吗|，对吗|，对不对|，是这样吗)？\S+?：(\S+?)的首都是(\S+?)，(不|没错)",
+            text,
         ):
-            country, city, word = line
-            country = re.split("：", country)[-1]
+            country, claimed, again, city, word = line
+            assert re.split("：", country)[-1] == again and capitals[again] == city, text
             said["no" if word == "不" else "yes"] += 1
-            assert (capitals[country] == city) == (word != "不"), text
+            assert (city == claimed) == (word != "不"), text
         for country, wrong, right in re.findall(
             r"(\S+?)的首都不是(\S+?)，(?:是|而是)(\S+?)。", text
         ):

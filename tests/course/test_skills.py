@@ -8,6 +8,7 @@ import pytest
 
 from tinyllm_lib.course.world import CorpusMix, World, facts, talk
 from tinyllm_lib.course.world.dialogues import DialogueWriter
+from tinyllm_lib.course.world.grammar import bare
 from tinyllm_lib.course.world.skills import Skills
 from tinyllm_lib.course.world.sums import Sums, held_out_pairs
 
@@ -84,23 +85,23 @@ def test_the_same_generator_gives_the_same_rows(world, rows):
 
 
 def test_claims_are_true_half_of_the_time_in_every_wording(shown):
-    verdicts = Counter(reply.split("，")[0] for _, reply in turns(shown["yes_no"]))
-    assert set(verdicts) == {"是的", "不是", "对", "不对"}
-    denied = verdicts["不是"] + verdicts["不对"]
+    verdicts = Counter(reply.split("，")[-1][:2] for _, reply in turns(shown["yes_no"]))
+    assert set(verdicts) == {"没错", "是的", "不是", "不在", "不属"}
+    denied = sum(count for verdict, count in verdicts.items() if verdict[0] == "不")
     assert abs(denied / sum(verdicts.values()) - 0.5) < 0.03
     for ending in ("吗？", "吧？", "，对吗？", "，是不是？", "，没错吧？"):
         of_this = [reply for asked, reply in turns(shown["yes_no"]) if asked.endswith(ending)]
-        share = sum(reply[0] == "不" for reply in of_this) / len(of_this)
+        share = sum("，不" in reply for reply in of_this) / len(of_this)
         assert 0.35 < share < 0.65, ending
 
 
-def test_a_claim_is_denied_by_saying_what_is_true(world, shown):
+def test_a_verdict_follows_the_fact_and_denies_what_was_claimed(world, shown):
     capitals = {f.subject: f.object for f in world.by_relation["country.capital"]}
     seen = 0
     for asked, reply in turns(shown["yes_no"]):
-        if match := re.fullmatch("(?:不是|不对)，(.*)的首都是(.*)。", reply):
-            country, capital = match.groups()
-            assert capitals[country] == capital and country in asked
+        if match := re.fullmatch("(.*)的首都是(.*)，不是(.*)。", reply):
+            country, capital, claimed = match.groups()
+            assert capitals[country] == capital and country in asked and claimed in asked
             assert capital not in asked.replace(country, "")
             seen += 1
     assert seen > 10
@@ -202,6 +203,15 @@ def test_a_false_refusal_is_wrong(rows):
         assert {"没有听说过", "不知道", "抱歉"} <= set(row["none_of"])
     kinds = Counter(row["relation"].split(".")[0] for row in rows["refusal_undue"])
     assert len(kinds) >= 8
+
+
+def test_invented_and_rare_real_names_are_asked_about_in_the_same_ways(rows):
+    """Else a model could tell them apart by the words around them."""
+    dressed = [
+        sum(row["question"] != bare(row["question"]) + "？" for row in rows[name]) / len(rows[name])
+        for name in ("refusal_due", "refusal_undue")
+    ]
+    assert abs(dressed[0] - dressed[1]) < 0.25, dressed
 
 
 def test_without_invented_names_nothing_is_unheard_of(world):

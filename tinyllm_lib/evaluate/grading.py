@@ -223,8 +223,17 @@ class Asked:
             return "does not say yes or no"
         claim = self.question.replace("是不是", "是").split(",")[0]
         claim = re.sub("^(?:请问|我觉得|我记得|听说|有人说)|[吗吧?的]", "", claim)
-        denied = [len(re.findall(NOT, c)) % 2 == 1 for c in (first, *rest)]
-        yes = YES.fullmatch(first) or ((first in claim or claim in first) and not denied[0])
+        denied = [
+            sum(c[m.start() : m.start() + 2] not in claim for m in re.finditer(NOT, c)) % 2 == 1
+            for c in (first, *rest)
+        ]
+        if not (claim.endswith(first) or denied[0] or YES.fullmatch(first)):
+            # The verdict follows the fact (首都是堪培拉，不是悉尼): the same, the other way round.
+            said = [re.sub("^所以", "", c) for c in rest]
+            at = next((i for i, c in enumerate(said, 1) if denied[i] or YES.fullmatch(c)), 0)
+            clauses = [said[at - 1], first, *rest[: at - 1], *rest[at:]] if at else [first, *rest]
+            (first, *rest), denied = clauses, [denied.pop(at), *denied]
+        yes = YES.fullmatch(first) or ((claim.endswith(first) or claim in first) and not denied[0])
         no = NO.fullmatch(first) or denied[0]
         if not (yes or no or first in self.wanted):
             return "begins with neither yes nor no"

@@ -14,6 +14,7 @@ from functools import cache
 from tinyllm_lib.course.world.facts import Fact
 from tinyllm_lib.course.world.grammar import expand, read_lines
 from tinyllm_lib.course.world.skills.base import held_out
+from tinyllm_lib.course.world.skills.yes_no import denied
 from tinyllm_lib.course.world.world import KIND_WORDS, Deck, World
 
 # A statement that goes on so after its subject can do without it, behind another clause.
@@ -148,8 +149,8 @@ class Joiner:
             right = rng.random() < 0.5
             question = (true if right else false).removesuffix("。")
             tail = rng.choice(("吗？", "吗？", "，对吗？", "，对不对？", "，是这样吗？"))
-            words = ("是的，", "对，", "没错，") if right else ("不是，", "不对，", "不，")
-            answer = rng.choice(words) + self._plainly(fact) + "。"
+            verdict = "没错" if right else denied(lead.removesuffix("。"), wrong)
+            answer = f"{true.removesuffix('。')}，{verdict}。"
             lines.append(f"{ask}{question}{tail}{reply}{answer}")
         return "\n".join(lines)
 

@@ -92,21 +92,21 @@ class Refusals:
                 question = question.replace("是什么", "是谁")
         else:
             made_up = Question(Fact(rng.choice(self._relations[kind.kind]), name, ""))
-            question = made_up.in_other_words(rng.choice(made_up.phrasings), rng)
+            question = _asked(made_up, rng)
         reply = rng.choice(_REPLIES).replace("{n}", shown).replace("{k}", kind.word)
         return question, reply
 
     def _known(self, rng: random.Random) -> tuple[str, str]:
-        question = self._rare[self._rare_names.deal()].deal()
+        question = take(
+            lambda: self._rare[self._rare_names.deal()].deal(),
+            lambda q: not held_out("rare", q.fact.subject),
+        )
         kind = _kind(question)
         if kind in KIND_WORDS and rng.random() < 0.2:
             word, measure = KIND_WORDS[kind]
             name = question.fact.subject
             return f"你听说过{name}吗？", f"听说过，{name}是一{measure}{word}。"
-        asked, reply = ask(question, rng)
-        if rng.random() < 0.5:
-            asked = question.in_other_words(rng.choice(question.phrasings), rng)
-        return asked, reply
+        return _asked(question, rng), ask(question, rng)[1]
 
     def _invent(self, kind: _Kind, rng: random.Random, *, for_exam: bool) -> str:
         """A name that is no part of a real one, nor has one as a part."""
@@ -134,13 +134,15 @@ class Refusals:
         return rows
 
     def undue_rows(self, rng: random.Random) -> list[Row]:
-        """Rare real names, asked about in words that no dialogue uses."""
+        """Rare real names that no dialogue sets beside invented ones, asked about in the same ways:
+        the control of ``due_rows``.
+        """
         decks = [deck for deck in self._rare.values() if _kind(deck.items[0]) not in _EVERYDAY]
-        groups = [rng.sample(deck.items, len(deck)) for deck in decks]
+        groups = [[q for q in deck.items if held_out("rare", q.fact.subject)] for deck in decks]
         rows: list[Row] = []
-        for question in interleave(groups):
+        for question in interleave([rng.sample(group, len(group)) for group in groups]):
             fact, relation = question.fact, question.fact.relation.name
-            asked = fact.fill(rng.choice(question.unseen_phrasings))
+            asked = _asked(question, rng)
             if question.answer in asked or "台湾" in (fact.subject, fact.object):
                 continue
             row: Row = {"question": asked, "answer": question.answer, "none_of": _FALSE_REFUSAL}
@@ -150,6 +152,10 @@ class Refusals:
             if len(rows) == EXAM_ROWS:
                 break
         return rows
+
+
+def _asked(question: Question, rng: random.Random) -> str:
+    return question.in_other_words(rng.choice(question.phrasings), rng)
 
 
 def _kind(question: Question) -> str:

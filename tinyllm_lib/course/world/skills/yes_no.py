@@ -1,4 +1,8 @@
-"""Is it so? True and false claims, half and half (悉尼是澳大利亚的首都吗？ → 不是，…)."""
+"""Is it so? True and false claims, half and half (悉尼是澳大利亚的首都吗？ → 澳大利亚的首都是堪培拉，不是悉尼。).
+
+The fact comes first and the verdict after it: a model that writes from left to right cannot judge
+a claim before it has written what is so.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ _QUESTIONS = (
     "{c}，对吗？", "{c}，对不对？", "我觉得{c}，对吗？", "有人说{c}，对吗？", "听说{c}，对不对？",
     "{c}，是不是？", "{c}，是这样吗？", "我记得{c}，是吗？", "{c}，没错吧？",
 )  # fmt: skip
-_YES, _NO = {"是": "是的", "对": "对"}, {"是": "不是", "对": "不对"}
+_YES = ("没错", "没错", "是的")
 # Large cities that many take for the capital.
 _NOT_CAPITALS = dict(
     pair.split(":")
@@ -95,7 +99,7 @@ class YesNo:
         claims, statement = _CLAIMS[fact.relation.name]
         said = fact.object if truth else self._wrong(fact, rng)
         claim = rng.choice(claims)
-        return _put(claim, {"{s}": fact.subject, "{o}": said}, fact.fill(statement), truth, rng)
+        return _put(claim, statement, (fact.subject, fact.object), said, truth, rng)
 
     def _wrong(self, fact: Fact, rng: random.Random) -> str:
         """Another object of the relation, which is surely wrong."""
@@ -124,7 +128,7 @@ class YesNo:
             claimed = rng.choice([other for other in self._kinds if other not in kin])
         said, told = (f"一{self._kinds[k][1]}{self._kinds[k][0]}" for k in (claimed, kind))
         said = rng.choice((said, self._kinds[claimed][0]))
-        return _put("{s}是{o}", {"{s}": name, "{o}": said}, f"{name}是{told}", truth, rng)
+        return _put("{s}是{o}", "{s}是{o}", (name, told), said, truth, rng)
 
     def exam_rows(self, rng: random.Random) -> list[Row]:
         """Pairs of rows about the same subject, one claim true and one false."""
@@ -154,13 +158,19 @@ class YesNo:
 
 
 def _put(
-    claim: str, slots: dict[str, str], statement: str, truth: bool, rng: random.Random
+    claim: str, statement: str, told: tuple[str, str], said: str, truth: bool, rng: random.Random
 ) -> tuple[str, str]:
-    """The claim as a question in one of the ways to put it, and the verdict."""
+    """The claim as a question in one of the ways to put it; what is so, and then the verdict."""
     question = rng.choice(_QUESTIONS)
-    asking = claim.replace("是", "是不是", 1)
-    question = question.replace("{c}", claim).replace("{w}", asking)
-    for slot, text in slots.items():
-        question = question.replace(slot, text)
-    word = (_YES if truth else _NO)["对" if "，对" in question else "是"]
-    return question, f"{word}，{statement}。"
+    question = question.replace("{c}", claim).replace("{w}", claim.replace("是", "是不是", 1))
+    subject, right = told
+    asked = question.replace("{s}", subject).replace("{o}", said)
+    verdict = rng.choice(_YES) if truth else denied(statement, said)
+    return asked, f"{statement.replace('{s}', subject).replace('{o}', right)}，{verdict}。"
+
+
+def denied(statement: str, said: str) -> str:
+    """What is not so, in the words of a statement: {s}在{o}, 亚洲 → 不在亚洲."""
+    before, after = statement.split("{o}")
+    verb = next((verb for verb in ("在", "属于") if before.endswith(verb)), "是")
+    return f"不{verb}{'第' * before.endswith('第')}{said}{after}"
