@@ -23,7 +23,7 @@ MENDED = {
     r"(问|题|问题)：(题目|考考你|我有个问题)：": "a heading under a heading",
     r"(题|：)计算：": "a heading under a heading",
     r"是一[种颗]什么？|这种元素是什么？": "哪类元素, 哪类行星, 哪一类",
-    r"就是(什么|谁|哪里|几)": "a definition as a question",
+    r"就是(什么|谁|哪里|几(?!内亚))": "a definition as a question",
     r"(简称|称呼|单质)为什么": "为什么 is why",
     r"颜色是什么颜色": "颜色是什么",
     r"学生答(多少|什么)？": "a scene as a question",

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 NAMES = ("ci", "laptop", "gpu", "full")
 SIZES = {
     "documents": (1500, 50_000, 600_000, 200_000),
-    "dialogues": (400, 17_000, 120_000, 60_000),
+    "dialogues": (400, 24_000, 120_000, 60_000),
     "vocab_size": (1024, 4096, 6144, 6144),
     "max_length": (128, 128, 512, 512),
-    "replay_share": (None, None, None, 0.0),
+    "replay_share": (None, 0.5, None, 0.0),
     "real_corpora": (None, None, None, True),
 }
 # And by option of `TrainConfig`.
@@ -26,7 +26,7 @@ PRETRAIN = {
     "n_kv_heads": (2, 2, 8, 8),
     "batch_size": (16, 16, 128, 1024),
     "grad_accumulation_steps": (None, None, None, "auto"),
-    "steps": (40, 2200, None, None),
+    "steps": (40, 1900, None, None),
     "epochs": (None, None, 3.0, 1.0),
     "warmup_steps": (5, 30, 200, 1000),
     "learning_rate": (1e-2, 1.2e-2, 2e-3, 1e-3),
@@ -43,7 +43,7 @@ SFT = {
     "steps": (30, None, None, None),
     "epochs": (None, 1.0, 1.0, 1.0),
     "warmup_steps": (3, 10, 50, 200),
-    "learning_rate": (5e-3, 4e-3, 3e-4, 2e-4),
+    "learning_rate": (5e-3, 3e-3, 3e-4, 2e-4),
     "log_interval": (5, 10, None, None),
 }
 PURPOSES = {

@@ -8,11 +8,11 @@ from tinyllm_lib.evaluate.plain import NUMBER, plain
 
 PARTICLES = "的了啊呀呢吧哦啦地"
 JOINED = "(?:或者?|还是|以及|[、和与跟及同/])"
-EITHER = re.compile("或(?!许)|还是|要么|也可能|也许.+也许|可能.+可能")
+EITHER = re.compile("或(?!许)|(?<!我)还是|要么|也可能|也许.+也许|可能.+可能")
 NOT = "(?:不(?![过仅但丹])|没(?!错)|[并而]非|无法|未必|误以为|怎么会)"
 UNKNOWN = re.compile("(?:不|没有?|无法)太?(?:知道|清楚|确定|认识|了解|听说|听过|告诉|会$)")
-TAKEN_BACK = re.compile("(?:^|(?<=,))[哦噢啊]?不(?:对?[了啊]?(?:,|$))|不对|(?<!没)错误?[了的]|更正")
-ASKS_BACK = ",(?![对是不没还或真])[^,_]*(?:[你您我]|什么|怎|哪|了吗)[^,_]*[?]$"  # …，你呢？
+TAKEN_BACK = re.compile("(?:^|(?<=,))[哦噢啊]?不对?[了啊]?(?:,|$)|不对|(?<![没出])错误?[了的]|更正")
+ASKS_BACK = ",(?![对是不没或真]|还[是有])[^,_]+[?]$"  # …，你呢？
 ASKS = re.compile("[?]$|吗(?=$|,)|是不是")
 IDLE = re.compile("(?:好的?|嗯|哦|啊|[你您]好[呀啊]?|当然|是的|抱歉|对不起|,)+")
 CONCLUSION = re.compile(".*(?:所以|一共|的是|排(?=第))")
@@ -23,6 +23,7 @@ FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就才也都更最来先写建提所�
 KIND = "[人族类省市州县国代]|元素|共和国|特区|时期|[东西南北中]部"
 YES = re.compile(f"(?:当然)?(?:是|对|没错|正确)[{PARTICLES}]*")
 NO = re.compile(f"(?:当然|才)?(?:不[是对会]?|没有?|错)[{PARTICLES}]*")
+DENIES = re.compile("^.*不(?:[是在对]|属于)?")  # what it is that a clause denies
 Texts = Iterable[str]
 
 
@@ -49,8 +50,9 @@ def grade(reply: str, row: Mapping[str, Any]) -> Verdict:
       stands in the question or is denied.
     * **A number** is the last one of the sentence; asked without figures (第几颗行星), of the first
       clause that has one. **Latin answers** are whole words, with capitals as the answer has them.
-    * **Yes and no** (answer 是的 or 不是): the first clause decides, and what follows must not
-      contradict it. **Not knowing** (answer 没有听说过, 不知道): said in any way, and no answer.
+    * **Yes and no** (answer 是的 or 不是): the first clause decides, or what follows the fact
+      (首都是堪培拉，不是悉尼); the rest must not contradict it.
+    * **Not knowing** (answer 没有听说过, 不知道): said in any way, and no answer.
 
     Args:
         row: `question`, `answer`, and if you like `answers` (other right forms), `others`,
@@ -223,26 +225,32 @@ class Asked:
             return "does not say yes or no"
         claim = self.question.replace("是不是", "是").split(",")[0]
         claim = re.sub("^(?:请问|我觉得|我记得|听说|有人说)|[吗吧?的]", "", claim)
-        denied = [
-            sum(c[m.start() : m.start() + 2] not in claim for m in re.finditer(NOT, c)) % 2 == 1
-            for c in (first, *rest)
-        ]
-        if not (claim.endswith(first) or denied[0] or YES.fullmatch(first)):
-            # The verdict follows the fact (首都是堪培拉，不是悉尼): the same, the other way round.
-            said = [re.sub("^所以", "", c) for c in rest]
-            at = next((i for i, c in enumerate(said, 1) if denied[i] or YES.fullmatch(c)), 0)
-            clauses = [said[at - 1], first, *rest[: at - 1], *rest[at:]] if at else [first, *rest]
-            (first, *rest), denied = clauses, [denied.pop(at), *denied]
-        yes = YES.fullmatch(first) or ((claim.endswith(first) or claim in first) and not denied[0])
-        no = NO.fullmatch(first) or denied[0]
+
+        def denied(c: str) -> bool:
+            parts = (c[m.start() : m.start() + 2] for m in re.finditer(NOT, c))
+            return sum(part not in claim for part in parts) % 2 == 1
+
+        if not (claim.endswith(first) or denied(first) or YES.fullmatch(first)):
+            for c in rest:  # the verdict may follow the fact (首都是堪培拉，不是悉尼)
+                if re.fullmatch(f"(?:所以)?(?:{YES.pattern}|{NO.pattern})", c) or (
+                    denied(c) and DENIES.sub("", c)[:2] in claim
+                ):
+                    first, rest = c.removeprefix("所以"), [first, *(r for r in rest if r != c)]
+                    break
+        yes = YES.fullmatch(first) or (
+            (claim.endswith(first) or claim in first) and not denied(first)
+        )
+        no = NO.fullmatch(first) or denied(first)
         if not (yes or no or first in self.wanted):
             return "begins with neither yes nor no"
         if yes if self.wanted[0] == "不是" else no and not yes:
             return f"begins with {first}"
-        if yes and any(denied[1:]):
+        if yes and any(map(denied, rest)):
             return "says yes, and then denies it"
-        if not yes and claim and any(claim in c for c in rest):
-            return "says no, and then what it denies"
+        if not yes and claim:
+            what = BEFORE_LONG + pattern(DENIES.sub("", first) or claim) + "$"
+            if any(claim in c or re.search(what, c) for c in rest):
+                return "says no, and then what it denies"
         return self.names_other([first, *rest]) if yes else ""
 
     def why_not_unknown(self, said: str) -> str:

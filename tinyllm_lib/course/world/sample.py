@@ -48,7 +48,7 @@ SAMPLE_FILES = ("pretrain.jsonl", "sft.jsonl", "exam.jsonl")
 FOREIGN_EXAM = """\
 exam.jsonl asks about the sample corpus's world, which a model of your own texts has not read: it
 will fail. An exam of your own is lines of {"question": …, "answer": …} in that file."""
-GENERATOR = 2  # raised whenever the same seed and sizes give another text (a test tells)
+GENERATOR = 3  # raised whenever the same seed and sizes give another text (a test tells)
 
 
 def write_sample_corpus(
@@ -56,7 +56,7 @@ def write_sample_corpus(
     *,
     seed: int = 0,
     documents: int = 50_000,
-    dialogues: int = 17_000,
+    dialogues: int = 24_000,
     mix: CorpusMix | None = None,
 ) -> dict[str, int]:
     """Write pretrain.jsonl, sft.jsonl and exam.jsonl into a folder, each whole or not at all.
@@ -123,7 +123,7 @@ def write_sample_corpus(
 
 
 def sample_recipe(
-    seed: int = 0, documents: int = 50_000, dialogues: int = 17_000, mix: CorpusMix | None = None
+    seed: int = 0, documents: int = 50_000, dialogues: int = 24_000, mix: CorpusMix | None = None
 ) -> dict:
     """What the sample files are made from, for their record."""
     made = {"generator": GENERATOR, "seed": seed, "documents": documents, "dialogues": dialogues}

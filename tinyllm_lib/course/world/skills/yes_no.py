@@ -1,5 +1,6 @@
-"""Is it so? True and false claims, half and half (悉尼是澳大利亚的首都吗？ → 澳大利亚的首都是堪培拉，不是悉尼。).
+"""Is it so? True and false claims, half and half (悉尼是澳大利亚的首都吗？).
 
+The reply to this one: 澳大利亚的首都是堪培拉，不是悉尼。
 The fact comes first and the verdict after it: a model that writes from left to right cannot judge
 a claim before it has written what is so.
 """
