@@ -13,10 +13,7 @@ BROKEN_OR_FULL = (errno.EIO, errno.ENOSPC, errno.EDQUOT)  # else: a network disk
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """A PermissionError that names the folder in the way, if `path` cannot be written.
-
-    Folders that are missing do not count: they can be made.
-    """
+    """A PermissionError that names the folder in the way, if `path` cannot be written."""
     path = Path(path).absolute()
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):

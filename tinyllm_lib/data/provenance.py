@@ -19,10 +19,7 @@ def content_fingerprint(content: object) -> str:
 
 
 def differences(was: Mapping | None, now: Mapping) -> list[str]:
-    """What differs between two records, as phrases: "weights (was 12ab, now 34cd)".
-
-    A name that only the older record has does not count: it says more than is asked.
-    """
+    """What of `now` is not as in an older record, as phrases: "weights (was 12ab, now 34cd)"."""
     if was is None:
         return ["there is no record of what it was made from"]
     changed = [name for name in now if was.get(name) != now[name]]

@@ -19,8 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("run", help="a run, checkpoint or Hugging Face folder, or a run's name in the workspace")
     add("exam", nargs="?", help="a file of your own; default: the workspace's, kept as exam.json")
-    kinds = ("auto", "chat", "base")
-    add("--kind", choices=kinds, default="auto", help="how to ask (default: %(default)s)")
+    add("--kind", choices=("auto", "chat", "base"), default="auto", help="default: %(default)s")
     add("--limit", type=int, help="at most so many questions of each class")
     add("--wrong", action="store_true", help="list the wrong answers too")
     o = parser.parse_args(argv)

@@ -50,9 +50,8 @@ def grade(reply: str, row: Mapping[str, Any]) -> Verdict:
       stands in the question or is denied.
     * **A number** is the last one of the sentence; asked without figures (第几颗行星), of the first
       clause that has one. **Latin answers** are whole words, with capitals as the answer has them.
-    * **Yes and no** (answer 是的 or 不是): the first clause decides, or what follows the fact
-      (首都是堪培拉，不是悉尼); the rest must not contradict it.
-    * **Not knowing** (answer 没有听说过, 不知道): said in any way, and no answer.
+    * **Yes and no** (answer 是的 or 不是): the clause that says it decides, also behind the fact;
+      no other may contradict it. **Not knowing** (answer 不知道): in any words, and no answer.
 
     Args:
         row: `question`, `answer`, and if you like `answers` (other right forms), `others`,
@@ -62,7 +61,7 @@ def grade(reply: str, row: Mapping[str, Any]) -> Verdict:
     Raises:
         ValueError: an answer without a letter or a digit.
     """
-    wanted = [plain(form) for form in (row["answer"], *row.get("answers", ()))]
+    wanted = [*map(plain, (row["answer"], *row.get("answers", ())))]
     if not all(any(map(str.isalnum, form)) for form in wanted):
         raise ValueError(f"the answer {row['answer']!r} holds neither a letter nor a digit.")
     why = _broken(reply, row)
@@ -220,23 +219,19 @@ class Asked:
     def why_not_said(self, said: str) -> str:
         """Of yes and no."""
         sentence = re.split("。|(?<=[?])", re.sub("^(?:(?:嗯|抱歉|对不起)[,。])+", "", said))[0]
-        first, *rest = sentence.replace("的", "").split(",")
-        if ASKS.search(sentence) or UNKNOWN.search(first) or first == "对不起":
+        clauses = sentence.replace("的", "").replace(",所以", ",").split(",")
+        if ASKS.search(sentence) or UNKNOWN.search(clauses[0]) or clauses[0] == "对不起":
             return "does not say yes or no"
         claim = self.question.replace("是不是", "是").split(",")[0]
         claim = re.sub("^(?:请问|我觉得|我记得|听说|有人说)|[吗吧?的]", "", claim)
 
-        def denied(c: str) -> bool:
+        def denied(c: str) -> bool:  # 不是悉尼, but of another name than the question's
             parts = (c[m.start() : m.start() + 2] for m in re.finditer(NOT, c))
-            return sum(part not in claim for part in parts) % 2 == 1
+            return sum(p not in claim for p in parts) % 2 and DENIES.sub("", c)[:2] in claim
 
-        if not (claim.endswith(first) or denied(first) or YES.fullmatch(first)):
-            for c in rest:  # the verdict may follow the fact (首都是堪培拉，不是悉尼)
-                if re.fullmatch(f"(?:所以)?(?:{YES.pattern}|{NO.pattern})", c) or (
-                    denied(c) and DENIES.sub("", c)[:2] in claim
-                ):
-                    first, rest = c.removeprefix("所以"), [first, *(r for r in rest if r != c)]
-                    break
+        # The verdict may follow the fact (首都是堪培拉，不是悉尼).
+        decides = re.compile(f"{YES.pattern}|{NO.pattern}|.*{re.escape(claim)}.*").fullmatch
+        first, *rest = sorted(clauses, key=lambda c: not (decides(c) or denied(c)))
         yes = YES.fullmatch(first) or (
             (claim.endswith(first) or claim in first) and not denied(first)
         )
