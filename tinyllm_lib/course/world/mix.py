@@ -34,16 +34,16 @@ class CorpusMix:
     # Dialogues.
     chat_greetings: float = 0.07
     chat_identity: float = 0.07
-    chat_facts: float = 0.42
-    chat_sums: float = 0.07
-    chat_follow_ups: float = 0.13
-    chat_naming: float = 0.03  # 你听说过蒙古吗？
+    chat_facts: float = 0.39
+    chat_sums: float = 0.06
+    chat_follow_ups: float = 0.17
+    chat_naming: float = 0.02  # 你听说过蒙古吗？
     chat_everyday: float = 0.02
-    chat_yes_no: float = 0.05  # 悉尼是澳大利亚的首都吗？
+    chat_yes_no: float = 0.03  # 悉尼是澳大利亚的首都吗？
     chat_memory: float = 0.06  # 我叫小红。 … 我叫什么？
     chat_two_hops: float = 0.03  # 合肥所在省份的简称是什么？
     chat_comparison: float = 0.0  # 37和45哪个大？
-    chat_refusals: float = 0.05
+    chat_refusals: float = 0.08
     chat_instructions: float = 0.0  # 用“苹果”造句。
     full_share: float = 0.88  # replies that repeat what was asked about: 法国的首都是巴黎。
     stated_share: float = 0.1  # and of these, in the words of a statement: 法国的首都叫巴黎。
@@ -51,7 +51,7 @@ class CorpusMix:
     blank_share: float = 0.1  # 填空：法国的首都是____。
     varied_share: float = 0.6  # 我想知道，法国的首都是哪儿？
     context_share: float = 0.1  # and of these, who asks or when: 小华问我，法国的首都是哪儿？
-    invented_share: float = 0.35  # refusals about names that do not exist, beside rare real ones
+    invented_share: float = 0.42  # refusals about names that do not exist, beside rare real ones
     again_share: float = 0.0  # dialogues that end with 再说一遍
     named_other_facts: bool = True  # "named" entities: dialogues ask for their other facts
     name_objects: bool = True  # and name, apart from them, the objects of their held-out facts
