@@ -39,10 +39,7 @@ def allowed_memory() -> int:
 
 
 def _limits(controller: str, *files: str) -> Iterator[list[int]]:
-    """The numbers in these files, for each cgroup of this process and all above, which hold, too.
-
-    Nothing for a cgroup without these files, or with a word ("max") in place of a number.
-    """
+    """The numbers in these files ("max" is none), for each cgroup of this process and all above."""
     try:
         lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

@@ -126,10 +126,7 @@ def _read(
     max_line_bytes: int = MAX_LINE_BYTES,
     report: ReadReport | None = None,
 ) -> Iterator[Document]:
-    """The documents that `parse` makes of lines; it also returns the bytes that copies share.
-
-    The arguments are checked at the call, not at the first document.
-    """
+    """The documents that `parse` makes of lines; it also returns the bytes that copies share."""
     paths = [Path(one) for one in ([path] if isinstance(path, str | os.PathLike) else path)]
     if not paths:
         raise ValueError("no corpus file given")

@@ -1,18 +1,20 @@
 """Does a reply give the answer? The rules stand in `grade`."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tinyllm_lib.evaluate.plain import NUMBER, plain
 
 PARTICLES = "的了啊呀呢吧哦啦地"
 JOINED = "(?:或者?|还是|以及|[、和与跟及同/])"
-EITHER = re.compile("或(?!许)|(?<!我)还是|要么|也可能|也许.+也许|可能.+可能")
+EITHER = re.compile("或(?!许)|(?<![我它也])还是|要么|也可能|也许.+也许|可能.+可能")
 NOT = "(?:不(?![过仅但丹])|没(?!错)|[并而]非|无法|未必|误以为|怎么会)"
 UNKNOWN = re.compile("(?:不|没有?|无法)太?(?:知道|清楚|确定|认识|了解|听说|听过|告诉|会$)")
-TAKEN_BACK = re.compile("(?:^|(?<=,))[哦噢啊]?不对?[了啊]?(?:,|$)|不对|(?<![没出])错误?[了的]|更正")
-ASKS_BACK = ",(?![对是不没或真]|还[是有])[^,_]+[?]$"  # …，你呢？
+TAKEN_BACK = re.compile(
+    "(?<![^,])(?:[哦啊,]|抱歉)*不对?[了啊]?(?![^,])|不对|(?<![没出])错误?[了的]|更正"
+)
+ASKS_BACK = ",(?![对是不没或真难会]|要么|还是|也?可能|我(?!们)|应该|这样|[你您](?:说|确))[^,_]+[?]$"
 ASKS = re.compile("[?]$|吗(?=$|,)|是不是")
 IDLE = re.compile("(?:好的?|嗯|哦|啊|[你您]好[呀啊]?|当然|是的|抱歉|对不起|,)+")
 CONCLUSION = re.compile(".*(?:所以|一共|的是|排(?=第))")
@@ -21,10 +23,11 @@ BEFORE_SHORT = r"^|[(=是为叫在用的属称作写示]|代表|对应|等于|[\
 BEFORE_LONG = "(?<!赤道)(?<![非南北东西新内外白前比、和与跟及同/或])"
 FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就才也都更最来先写建提所简有属位里]|等(?!.*[城国人])"
 KIND = "[人族类省市州县国代]|元素|共和国|特区|时期|[东西南北中]部"
-YES = re.compile(f"(?:当然)?(?:是|对|没错|正确)[{PARTICLES}]*")
-NO = re.compile(f"(?:当然|才)?(?:不[是对会]?|没有?|错)[{PARTICLES}]*")
+YES = (
+    "(?:当然|完全|一点|确实|正|应该|我觉得|[你您]说得)*(?:是|对|没错|正确|如此|(?<=当然)|(?<=确实))"
+)
+NO = "(?:当然|[才并]|[你您]?[记说弄])?(?:不(?:是这样|[是会]|太?对|正确)?|没有?|错误?|否|并非如此)"
 DENIES = re.compile("^.*不(?:[是在对]|属于)?")  # what it is that a clause denies
-Texts = Iterable[str]
 
 
 class Verdict(NamedTuple):
@@ -85,12 +88,9 @@ def grade(reply: str, row: Mapping[str, Any]) -> Verdict:
     return Verdict(not why, why or "gives the answer")
 
 
-def is_right(
-    reply: str, answer: str, question: str = "", *, answers: Texts = (), others: Texts = ()
-) -> bool:
+def is_right(reply: str, answer: str, question: str = "", **row: Any) -> bool:
     """Whether a reply gives the answer, or one of its other forms: the rules of `grade`."""
-    row = {"question": question, "answer": answer, "answers": [*answers], "others": [*others]}
-    return grade(reply, row).right
+    return grade(reply, {**row, "question": question, "answer": answer}).right
 
 
 def goes_on_with(text: str, row: Mapping[str, Any]) -> Verdict:
@@ -152,7 +152,9 @@ class Asked:
             return [], "says that it does not know"
         if EITHER.search(bare) or (not self.rival and re.search(f"_{JOINED}|{JOINED}_", bare)):
             return [], "names an alternative"
-        return re.split(",|而(?=是|非|不)", CONCLUSION.sub("", sentence)), ""
+        end = CONCLUSION.sub("", sentence)
+        found = re.search(rf"\d|{self.forms}", end)
+        return re.split(",|而(?=是|非|不)", end if found else sentence), ""
 
     def denies(self, clause: str) -> bool:
         """Whether a clause denies what it names; two denials cancel, the question's are none."""
@@ -179,7 +181,7 @@ class Asked:
                 return True
         return False
 
-    def names_other(self, clauses: Texts) -> str:
+    def names_other(self, clauses: list[str]) -> str:
         """Says which of the others a reply affirms."""
         bare = [re.sub(self.forms, "_", clause) for clause in clauses if not self.denies(clause)]
         for other in self.others:
@@ -217,35 +219,37 @@ class Asked:
         return self.names_other(clauses)
 
     def why_not_said(self, said: str) -> str:
-        """Of yes and no."""
+        """Of yes and no; the verdict may follow the fact (首都是堪培拉，不是悉尼)."""
         sentence = re.split("。|(?<=[?])", re.sub("^(?:(?:嗯|抱歉|对不起)[,。])+", "", said))[0]
-        clauses = sentence.replace("的", "").replace(",所以", ",").split(",")
+        sentence = re.sub(f"{ASKS_BACK}|(?:就|的?确实?)(?=是)|的|(?<=,)所以", "", sentence)
+        clauses = sentence.split(",")
         if ASKS.search(sentence) or UNKNOWN.search(clauses[0]) or clauses[0] == "对不起":
             return "does not say yes or no"
         claim = self.question.replace("是不是", "是").split(",")[0]
-        claim = re.sub("^(?:请问|我觉得|我记得|听说|有人说)|[吗吧?的]", "", claim)
+        claim = re.sub("^(?:请问|你知道|我觉得|我记得|听说|有人说)|[吗吧?的]", "", claim)
+        so = pattern(claim or "?")
 
         def denied(c: str) -> bool:  # 不是悉尼, but of another name than the question's
             parts = (c[m.start() : m.start() + 2] for m in re.finditer(NOT, c))
-            return sum(p not in claim for p in parts) % 2 and DENIES.sub("", c)[:2] in claim
+            what = re.findall("星?(?:第?[A-Za-z0-9]+|.{,2})", DENIES.sub("", c))[0]
+            named = not what or re.search(BEFORE_LONG + pattern(what), claim)
+            return bool(named) and sum(p not in claim for p in parts) % 2 == 1
 
-        # The verdict may follow the fact (首都是堪培拉，不是悉尼).
-        decides = re.compile(f"{YES.pattern}|{NO.pattern}|.*{re.escape(claim)}.*").fullmatch
+        decides = re.compile(f"(?:{YES}|{NO})[{PARTICLES}]*|.*{so}.*").fullmatch
         first, *rest = sorted(clauses, key=lambda c: not (decides(c) or denied(c)))
-        yes = YES.fullmatch(first) or (
-            (claim.endswith(first) or claim in first) and not denied(first)
-        )
-        no = NO.fullmatch(first) or denied(first)
+        affirmed = (claim.endswith(first) or re.search(so, first)) and not denied(first)
+        yes = re.fullmatch(f"{YES}[{PARTICLES}]*", first) or affirmed
+        no = re.fullmatch(f"{NO}[{PARTICLES}]*", first) or denied(first)
         if not (yes or no or first in self.wanted):
             return "begins with neither yes nor no"
         if yes if self.wanted[0] == "不是" else no and not yes:
             return f"begins with {first}"
-        if yes and any(map(denied, rest)):
-            return "says yes, and then denies it"
-        if not yes and claim:
-            what = BEFORE_LONG + pattern(DENIES.sub("", first) or claim) + "$"
-            if any(claim in c or re.search(what, c) for c in rest):
-                return "says no, and then what it denies"
+        told = {n for c in clauses if not re.search(NOT, c) for n in NUMBER.findall(c)}
+        if yes and (any(map(denied, rest)) or told - set(NUMBER.findall(self.question))):
+            return "says yes, and then something else"
+        what = BEFORE_LONG + pattern(DENIES.sub("", first) or claim or "?") + "$"
+        if not yes and any(re.search(so, c) or re.search(what, c) for c in rest):
+            return "says no, and then what it denies"
         return self.names_other([first, *rest]) if yes else ""
 
     def why_not_unknown(self, said: str) -> str:

@@ -148,10 +148,10 @@ class YesNo:
                     if truth
                     else ("不是", ["不", "不对", "错"])
                 )
-                pair = f"yes_no {len(rows) // 2 + 1}"
-                rows.append(
-                    {"question": question, "answer": yes[0], "answers": yes[1], "pair": pair}
-                )
+                row: Row = {"question": question, "answer": yes[0], "answers": yes[1]}
+                if isinstance(item, Fact):
+                    row["relation"] = item.relation.name
+                rows.append({**row, "pair": f"yes_no {len(rows) // 2 + 1}"})
         return rows
 
     def _exam_kind(self, item: tuple[str, str], truth: bool, rng: random.Random) -> tuple[str, str]:
