@@ -48,7 +48,7 @@ SFT = {
 }
 PURPOSES = {
     "ci": "every notebook in under a minute, to see that it runs",
-    "laptop": "the whole course on two CPU cores in about ten minutes",
+    "laptop": "the whole course on two CPU cores in a quarter to half an hour",
     "gpu": "the 82.6M model on one GPU",
     "full": "the 215M model on 10B tokens and 3.5M dialogues, over many GPUs",
 }
