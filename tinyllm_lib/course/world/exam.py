@@ -30,7 +30,7 @@ from tinyllm_lib.course.world.skills.base import interleave, messages
 from tinyllm_lib.course.world.sums import SUM_QUESTIONS, Sums, ask_sum, working
 from tinyllm_lib.course.world.world import HELD_OUT_RELATIONS, KIND_WORDS, Deck, Question, World
 
-CLASSES = {  # what it shows, and what chance would give
+CLASSES = {  # what it shows, and what chance, or always the same reply, would give
     "greeting": ("the format of a dialogue is learnt", "0%"),
     "fact_seen": ("memory: asked in SFT, in these words", "1%"),
     "fact_rephrased": ("understanding: asked in SFT, in other words", "1%"),
@@ -40,7 +40,7 @@ CLASSES = {  # what it shows, and what chance would give
     "sum_unseen": ("a rule, not a table: sums shown nowhere", "1%"),
     "follow_up": ("context: a second turn", "1%"),
     "yes_no": ("judging: one true and one false claim, both right", "25%"),
-    "memory": ("context: what was said earlier in the dialogue", "0%"),
+    "memory": ("context: what was said earlier in the dialogue", "20%"),
     "two_hops": ("joining two facts, each told apart", "5%"),
     "comparison": ("order: which of two is larger, or first; both ways", "25%"),
     "refusal_due": ("a name that does not exist is refused", "0%"),

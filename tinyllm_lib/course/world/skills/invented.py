@@ -134,8 +134,8 @@ class Refusals:
         return rows
 
     def undue_rows(self, rng: random.Random) -> list[Row]:
-        """Rare real names that no dialogue sets beside invented ones, asked about in the same ways:
-        the control of ``due_rows``.
+        """Rare real names that no dialogue sets beside invented ones, asked about in the
+        words of the relations: the control of ``due_rows``.
         """
         decks = [deck for deck in self._rare.values() if _kind(deck.items[0]) not in _EVERYDAY]
         groups = [[q for q in deck.items if held_out("rare", q.fact.subject)] for deck in decks]

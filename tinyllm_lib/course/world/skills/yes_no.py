@@ -26,7 +26,7 @@ _QUESTIONS = (
     "{c}，是不是？", "{c}，是这样吗？", "我记得{c}，是吗？", "{c}，没错吧？",
 )  # fmt: skip
 _YES = ("没错", "没错", "是的")
-# Large cities that many take for the capital.
+# Large cities that are no capitals.
 _NOT_CAPITALS = dict(
     pair.split(":")
     for pair in """
@@ -53,7 +53,7 @@ _KIN = (frozenset(("province", "city", "country")), frozenset(("festival", "sola
 
 
 class YesNo:
-    """Facts that dialogues may ask, claimed rightly or wrongly; and kinds (苹果是国家吗？)."""
+    """Facts that dialogues may ask, claimed rightly or wrongly; and kinds (长江是国家吗？)."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self._world, self._rng = world, rng
@@ -122,7 +122,7 @@ class YesNo:
         return take(lambda: rng.choice(alike), fits)
 
     def _kind_claim(self, kind: str, name: str, truth: bool, rng: random.Random) -> tuple[str, str]:
-        """What a name is the name of (长江是国家吗？ → 不是，长江是一条河流。)."""
+        """What a name is the name of (长江是国家吗？ → 长江是一条河流，不是国家。)."""
         claimed = kind
         if not truth:
             kin = next((group for group in _KIN if kind in group), frozenset((kind,)))
