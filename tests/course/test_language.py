@@ -15,7 +15,9 @@ from tinyllm_lib.course.world.grammar import dress, reword
 from tinyllm_lib.course.world.sums import Sums
 from tinyllm_lib.course.world.world import Question
 
-DRESSED_TWICE = r"(我想知道|请告诉我|考考你|帮我想想|我忘了|请教一下)，(你知(?!道我)|请|想问|说出|写出)"
+DRESSED_TWICE = (
+    r"(我想知道|请告诉我|考考你|帮我想想|我忘了|请教一下)，(你知(?!道我)|请|想问|说出|写出)"
+)
 # What no document and no dialogue may hold, and why.
 MENDED = {
     DRESSED_TWICE: "an opening before a question that has one",
