@@ -185,7 +185,7 @@ def test_invented_names_are_many_and_hold_no_real_one(world, shown):
         for _, reply in turns(shown["refusals"])
         if (match := re.search("没有听说过(?:叫)?(.*?)(?:的[^，。]*)?[，。]", reply))
     ]
-    assert len(names) > 150 and len(set(names)) > 0.9 * len(names)
+    assert len(names) > 400 and len(set(names)) > 0.9 * len(names)
     real = {name for f in world.facts for name in (f.subject, f.object) if len(name) > 1}
     for name in names:
         assert name not in real and not [part for part in real if part in name], name

@@ -23,10 +23,10 @@ BEFORE_SHORT = r"^|[(=是为叫在用的属称作写示]|代表|对应|等于|[\
 BEFORE_LONG = "(?<!赤道)(?<![非南北东西新内外白前比、和与跟及同/或])"
 FOLLOWS = f"$|[()=<>{PARTICLES}是这在为就才也都更最来先写建提所简有属位里]|等(?!.*[城国人])"
 KIND = "[人族类省市州县国代]|元素|共和国|特区|时期|[东西南北中]部"
-YES = (
-    "(?:当然|完全|一点|确实|正|应该|我觉得|[你您]说得)*(?:是|对|没错|正确|如此|(?<=当然)|(?<=确实))"
-)
-NO = "(?:当然|[才并]|[你您]?[记说弄])?(?:不(?:是这样|[是会]|太?对|正确)?|没有?|错误?|否|并非如此)"
+YES = "(?:当然|完全|一点|确实|正|应该|我觉得|[你您]说得)*"
+YES += f"(?:是|对|没错|正确|如此|(?<=当然)|(?<=确实))[{PARTICLES}]*"
+NO = "(?:当然|[才并]|[你您]?[记说弄])?"
+NO += f"(?:不(?:是这样|[是会]|太?对|正确)?|没有?|错误?|否|并非如此)[{PARTICLES}]*"
 DENIES = re.compile("^.*不(?:[是在对]|属于)?")  # what it is that a clause denies
 
 
@@ -235,11 +235,11 @@ class Asked:
             named = not what or re.search(BEFORE_LONG + pattern(what), claim)
             return bool(named) and sum(p not in claim for p in parts) % 2 == 1
 
-        decides = re.compile(f"(?:{YES}|{NO})[{PARTICLES}]*|.*{so}.*").fullmatch
+        decides = re.compile(f"{YES}|{NO}|.*{so}.*").fullmatch
         first, *rest = sorted(clauses, key=lambda c: not (decides(c) or denied(c)))
         affirmed = (claim.endswith(first) or re.search(so, first)) and not denied(first)
-        yes = re.fullmatch(f"{YES}[{PARTICLES}]*", first) or affirmed
-        no = re.fullmatch(f"{NO}[{PARTICLES}]*", first) or denied(first)
+        yes = re.fullmatch(YES, first) or affirmed
+        no = re.fullmatch(NO, first) or denied(first)
         if not (yes or no or first in self.wanted):
             return "begins with neither yes nor no"
         if yes if self.wanted[0] == "不是" else no and not yes:

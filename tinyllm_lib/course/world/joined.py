@@ -140,18 +140,18 @@ class Joiner:
             others = [other.object for other in self._world.by_relation[fact.relation.name]]
             wrong = rng.choice([text for text in others if text != fact.object])
             lead = rng.choice(_led(fact.relation.statements) or fact.relation.answers[:1])
+            lead = lead.removesuffix("。")
             true, false = fact.fill(lead), lead.replace("{s}", fact.subject).replace("{o}", wrong)
             self._count(fact)
-            if lead.endswith("是{o}。") and rng.random() < 0.3:
-                said = false.replace("是" + wrong, "不是" + wrong).removesuffix("。")
+            if lead.endswith("是{o}") and rng.random() < 0.3:
+                said = false.replace("是" + wrong, "不是" + wrong)
                 lines.append(f"{said}，{rng.choice(('是', '而是'))}{fact.object}。")
                 continue
             right = rng.random() < 0.5
-            question = (true if right else false).removesuffix("。")
+            question = true if right else false
             tail = rng.choice(("吗？", "吗？", "，对吗？", "，对不对？", "，是这样吗？"))
-            verdict = "没错" if right else denied(lead.removesuffix("。"), wrong)
-            answer = f"{true.removesuffix('。')}，{verdict}。"
-            lines.append(f"{ask}{question}{tail}{reply}{answer}")
+            verdict = "没错" if right else denied(lead, wrong)
+            lines.append(f"{ask}{question}{tail}{reply}{true}，{verdict}。")
         return "\n".join(lines)
 
     def order(self) -> str:
