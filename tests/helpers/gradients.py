@@ -21,7 +21,7 @@ def first_gradient(config, processes):
     everywhere = processes.all_reduce(torch.tensor([supervised], dtype=torch.float64))
     trainer.accumulate_gradients(batches, int(everywhere.item()))
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
-    return {"loss": trainer.gradients[-1].clone(), **gradients}
+    return {"loss": processes.all_reduce(trainer.loss.clone()), **gradients}
 
 
 if __name__ == "__main__":

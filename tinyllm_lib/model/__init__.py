@@ -17,6 +17,7 @@ Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` i
     run_folder: the run that a checkpoint belongs to
     save_checkpoint: writes a checkpoint as a whole or not at all, then removes old ones
     score: how well a trained model predicts: nats per token, and bits per byte of text
+    snapshot: a copy of model or state in the CPU's memory, which later steps do not change
     seal: writes the checksums of a checkpoint
     step_folders: the finished checkpoints of a run, oldest first
     step_of: the step of a checkpoint
@@ -32,6 +33,7 @@ from tinyllm_lib.model.checkpoint import (
     run_folder,
     save_checkpoint,
     seal,
+    snapshot,
     step_folders,
     step_of,
     weights_fingerprint,

@@ -102,6 +102,22 @@ def save_checkpoint(
     return folder
 
 
+def snapshot(value: Any) -> Any:
+    """A copy in the CPU's memory, which later steps do not change: of a model (without gradients),
+    of a tensor, or of those in dicts, lists and tuples.
+    """
+    if isinstance(value, Transformer):
+        with torch.device("meta"):
+            model = Transformer(value.config)
+        model.load_state_dict(snapshot(value.state_dict()), assign=True)
+        return model
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: snapshot(part) for name, part in value.items()}
+    return type(value)(map(snapshot, value)) if isinstance(value, list | tuple) else value
+
+
 def write_model(folder: Path, model: Transformer, tokenizer: PreTrainedTokenizerFast) -> None:
     """Writes what any program reads: shape, weights, tokenizer and how to generate."""
     ids = token_ids(tokenizer)

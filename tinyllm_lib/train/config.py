@@ -63,8 +63,9 @@ class TrainConfig:
         1, "micro-batches of a process's rows; auto: as few as fit", "auto", positive=True
     )
     device: str = option("auto", "auto: a GPU where there is one", "auto", "cpu", "cuda", "mps")
-    dtype: str = option("auto", "auto: bf16 where it is faster", "auto", "fp32", "bf16")
+    dtype: str = option("auto", "auto: the fastest here", "auto", "fp32", "bf16", "fp16")
     compile: bool | str = option("auto", "auto: where it pays back", "auto", True, False)
+    deterministic: bool = option(False, "bit for bit the same again, on GPUs too", True, False)
     num_workers: int = option(1, "threads that prepare batches")
 
     resume: str = option("auto", "auto: if it is this very run", "auto", "never", "must")

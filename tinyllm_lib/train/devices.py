@@ -33,6 +33,9 @@ class Processes:
         device = _find_device(config.device, local_rank, world_size)
         if device.type == "cuda":
             torch.cuda.set_device(device)
+            torch.set_float32_matmul_precision("high")  # products of fp32 on tensor cores (TF32)
+            if config.deterministic:
+                _compute_the_same_twice()
         elif device.type == "cpu" and (world_size > 1 or "OMP_NUM_THREADS" not in os.environ):
             # Alone the variable is the user's word; among others it is torchrun's 1.
             torch.set_num_threads(max(1, allowed_cpus() // local))
@@ -45,6 +48,19 @@ class Processes:
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+
+def _compute_the_same_twice() -> None:
+    """Has every kernel sum in a fixed order; an operation that cannot raises a RuntimeError.
+
+    With `warn_only` the backward of flash and memory-efficient attention keep their atomic sums
+    (`attention_backward.cu`), and cuDNN's attention is not asked.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch._inductor.config.deterministic = True  # no kernel chosen by its time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes nothing
 
 
 def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
@@ -61,19 +77,19 @@ def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
 
 # ---- what a device is good for
 
-DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16"}  # as a run's config.json has them
+DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as a run's config.json has them
 BF16_PAYS = 1.3  # times the speed of fp32, measured on a CPU, from which bf16 is taken there
 
 
 def choose_dtype(wanted: str, device: torch.device, shape: ModelConfig) -> tuple[str, str]:
-    """fp32 or bf16, and why. "auto" takes bf16 on GPUs that multiply it natively, and on CPUs where
-    a layer of the model, tried, trains faster.
+    """The number format, and why. "auto" takes bf16 on GPUs that multiply it natively, fp16 on older
+    ones, and on a CPU bf16 where a layer of the model, tried, trains faster.
     """
     if wanted != "auto":
         return wanted, "asked for"
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
-        return ("bf16", "this GPU has it") if native else ("fp32", "this GPU lacks bf16")
+        return ("bf16", "this GPU has it") if native else ("fp16", "this GPU lacks bf16")
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "fp32", f"this {device.type} has no bf16 instructions"
     speedup = bf16_speedup(shape.dim, shape.hidden_dim)
@@ -95,19 +111,20 @@ def bf16_speedup(inputs: int, outputs: int, positions: int = 256) -> float:
     return best[torch.float32] / best[torch.bfloat16]
 
 
-# bf16 products with fp32 sums in TFLOP/s, from NVIDIA's data sheets, without the "sparsity" that
+# bf16 products (of cards without it fp16) with fp32 sums in TFLOP/s, from NVIDIA's data sheets, without the "sparsity" that
 # doubles the printed number, of the cards that torch.cuda.get_device_name calls exactly so.
 PEAK_TFLOPS = (
     "GeForce RTX 3090: 71, GeForce RTX 4090: 165, RTX A6000: 154.8, RTX 6000 Ada Generation: 364, "
     "L4: 121, L40: 181, L40S: 362, A10: 125, A30: 165, A40: 149.7, A100-SXM4-40GB: 312, "
     "A100-SXM4-80GB: 312, A100-PCIE-40GB: 312, A100 80GB PCIe: 312, A800-SXM4-80GB: 312, "
     "A800 80GB PCIe: 312, H20: 148, H100 PCIe: 756, H100 NVL: 835, H100 80GB HBM3: 989, H800: 989, "
-    "H200: 989, GH200 480GB: 989, B200: 2250"
+    "H200: 989, GH200 480GB: 989, B200: 2250, Tesla T4: 65, Tesla V100-PCIE-16GB: 112, "
+    "Tesla V100-SXM2-16GB: 125, Tesla V100-SXM2-32GB: 125"
 )
 
 
 def data_sheet_flops(card: str) -> float:
-    """bf16 FLOP/s of a known GPU, else 0."""
+    """FLOP/s of a known GPU in bf16 or fp16, else 0."""
     peaks = dict(line.split(": ") for line in PEAK_TFLOPS.split(", "))
     return float(peaks.get(card.removeprefix("NVIDIA "), 0)) * 1e12
 
@@ -115,7 +132,7 @@ def data_sheet_flops(card: str) -> float:
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s this process could reach: by the data sheet, else the best of a few products."""
     known = device.type == "cuda" and data_sheet_flops(torch.cuda.get_device_name(device))
-    if known and dtype == torch.bfloat16:
+    if known and dtype != torch.float32:
         return known
     best, n = 0.0, 512 if device.type == "cpu" else 4096
     a = torch.ones(n, n, device=device, dtype=dtype)
@@ -126,16 +143,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
-COMPILE_PAYS = 1e17  # FLOPs: by estimate ten minutes of a GPU, of which compiling takes up to two
+COMPILE_SECONDS = 54.0  # the most that compiling took on an H200 (docs/gpus.md)
 
 
-def compile_pays(wanted: bool | str, flops: float, device: torch.device) -> tuple[bool, str]:
-    """Whether to use `torch.compile`, and why; `flops` are a process's in the whole run, so that a
-    run that goes on decides as it did at its start.
-    """
-    if wanted != "auto":
-        return bool(wanted), "asked for" if wanted else "not asked for"
-    if device.type != "cuda":
-        return False, "unasked it is used on CUDA GPUs only"
-    pays = f"it pays back from {COMPILE_PAYS:.0e} FLOPs on, this run has {flops:.1e}"
-    return flops >= COMPILE_PAYS, pays
+def compile_pays(seconds: float) -> tuple[bool, str]:
+    """Whether to use `torch.compile` for so many seconds of training without it, and why."""
+    limit = 2 * COMPILE_SECONDS
+    why = f"it pays back from {limit:g} s on, without it this run would take {seconds:.3g} s"
+    return seconds >= limit, why

@@ -29,7 +29,8 @@ def train_memory(config: TrainConfig, vocab_size: int, gpus: int = 1) -> dict[st
     steps = config.grad_accumulation_steps
     tokens = config.max_seq_len * config.batch_size / gpus / (1 if steps == "auto" else int(steps))
     kept = 6 * shape.dim + 2 * shape.n_kv_heads * shape.head_dim + 4 * shape.hidden_dim
-    dtype, size = ("fp32", 4) if config.dtype == "fp32" else ("bf16", 2)
+    dtype = "bf16" if config.dtype == "auto" else config.dtype
+    size = 4 if dtype == "fp32" else 2
     parts = {
         "weights, fp32": 4 * total,
         "gradients, fp32": 4 * total,

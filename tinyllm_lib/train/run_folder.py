@@ -101,7 +101,8 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
     if checkpoint:
         log.forget_after(step_of(checkpoint))
         log.say(f"Going on from {checkpoint.name}.")
-    config = replace(config, dtype="bf16" if resolved["dtype"] == "bfloat16" else "fp32")
+    names = {theirs: ours for ours, theirs in DTYPE_NAMES.items()}
+    config = replace(config, dtype=names[resolved["dtype"]])
     if config.grad_accumulation_steps == "auto":
         number = micro_batches_that_fit(config, len(tokenizer), processes)
         log.say(f"grad_accumulation_steps is {number}, to fit into memory.")

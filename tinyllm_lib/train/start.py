@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tinyllm_lib.data import is_running
 from tinyllm_lib.dataset import DataOrder
 from tinyllm_lib.model import ModelConfig, Transformer, load_state
 from tinyllm_lib.tokenizer import check_size
 from tinyllm_lib.train.config import TrainConfig
-from tinyllm_lib.train.devices import Processes, compile_pays
+from tinyllm_lib.train.devices import Processes
 from tinyllm_lib.train.memory import is_out_of_memory, memory_advice
 from tinyllm_lib.train.optim import make_optimizers
 from tinyllm_lib.train.run_folder import Run, claimed, prepare_run
@@ -51,28 +52,61 @@ def build(run: Run) -> Trainer:
     torch.manual_seed(config.seed)
     state: dict[str, Any] = {"step": 0, "tokens": 0}
     model = _build_model(run).to(device)
-    gradients = flatten_gradients(model)
     optimizers = make_optimizers(model, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=run.dtype == torch.float16)
     if run.checkpoint:
         state = load_state(run.checkpoint)
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        scaler.load_state_dict(state.get("scaler", {}))
         torch.set_rng_state(state["torch_rng"])
-    tokens = config.steps * config.batch_size * config.max_seq_len / run.processes.world_size
-    flops = tokens * model.flops_per_token(config.max_seq_len)
-    pays, why = compile_pays(config.compile, flops, device)
-    return Trainer(
+    trainer = Trainer(
         run,
         model,
+        _objective(model, run.processes),
         optimizers,
-        gradients,
-        nll=torch.compile(model.weighted_nll) if pays else model.weighted_nll,
-        about_compile=f"torch.compile is {'on' if pays else 'off'}: {why}.",
+        scaler,
         order=DataOrder(len(run.train_data), config.seed),
         step=state["step"],
         tokens=state["tokens"],
+        skipped=state.get("skipped", 0),
         saved_step=state["step"],
     )
+    # A run that goes on does as it did, where the compiler is: its sums are rounded otherwise.
+    auto = config.compile == "auto" and device.type == "cuda" and state.get("compiled")
+    if config.compile is True or auto:
+        trainer.compile()
+    return trainer
+
+
+class Objective(nn.Module):
+    """`weighted_nll` as a module of its own, which DistributedDataParallel can wrap."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **options: Any) -> Tensor:
+        """A scalar, see `Transformer.weighted_nll`."""
+        return self.model.weighted_nll(*args, **options)
+
+
+def _objective(model: Transformer, processes: Processes) -> nn.Module:
+    """What the trainer calls; of several processes it sums the gradients, bucket by bucket, while
+    backward still computes others. (DDP's own mean would weigh processes alike, not tokens.)
+    """
+    if processes.world_size == 1:
+        return Objective(model)
+    shared = DistributedDataParallel(
+        Objective(model), gradient_as_bucket_view=True, broadcast_buffers=False
+    )
+
+    def add_up(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        summed = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+        return summed.then(lambda future: future.value()[0])
+
+    shared.register_comm_hook(None, add_up)
+    return shared
 
 
 def _build_model(run: Run) -> Transformer:
@@ -85,16 +119,6 @@ def _build_model(run: Run) -> Transformer:
     if (known := model.config.max_seq_len) < (wanted := config.max_seq_len):
         raise ValueError(f"{folder} knows {known} positions, max_seq_len is {wanted}: lower it.")
     return model
-
-
-def flatten_gradients(model: Transformer) -> Tensor:
-    """Makes all gradients views into one buffer (one all-reduce); its last number is the loss."""
-    params = [*model.parameters()]
-    sizes = [p.numel() for p in params]
-    gradients = torch.zeros(sum(sizes) + 1, device=params[0].device)
-    for p, part in zip(params, gradients[:-1].split(sizes), strict=True):
-        p.grad = part.view_as(p)
-    return gradients
 
 
 @contextmanager

@@ -11,19 +11,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tinyllm_lib.dataset import DataOrder, PackedRow, collate
 from tinyllm_lib.generate import Sampling, TextGenerator
-from tinyllm_lib.model import Transformer, save_checkpoint, score
+from tinyllm_lib.model import Transformer, save_checkpoint, score, snapshot
 from tinyllm_lib.tokenizer import token_byte_lengths
 from tinyllm_lib.train.config import get_lr
-from tinyllm_lib.train.devices import peak_flops
+from tinyllm_lib.train.devices import compile_pays, peak_flops
+from tinyllm_lib.train.memory import is_out_of_memory
 from tinyllm_lib.train.run_folder import Run
 
 EVAL_BATCH = 16  # rows, at most
@@ -36,15 +38,20 @@ class Trainer:
 
     run: Run
     model: Transformer
+    objective: nn.Module  # its weighted loss, or DistributedDataParallel around that
     optimizers: list[torch.optim.Optimizer]
-    gradients: Tensor  # of all parameters, flat, and the loss
-    nll: Callable[..., Tensor]  # the model's weighted loss, compiled where that pays
-    about_compile: str
+    scaler: torch.amp.GradScaler  # of the loss in fp16; in other formats it does nothing
     order: DataOrder
     step: int  # steps that are done
     tokens: int
+    skipped: int  # steps of these that changed nothing: in fp16 their gradient was not finite
     saved_step: int
+    compiled: bool = False
     stop: bool = False  # after the current step
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step, our share
+    norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of its gradient, all shares
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    saving: Future[Path] | None = None  # the checkpoint that is being written
 
     def fit(self) -> None:
         """Runs to the last step, or until asked to stop."""
@@ -52,6 +59,7 @@ class Trainer:
         if self.step == config.steps:
             return self._say_how_it_ended()
         self._check_data_and_say_what_begins()
+        self._warm_up()
         flops = self.model.flops_per_token(config.max_seq_len)
         peak = peak_flops(processes.device, run.dtype) * processes.world_size
         clock, clock_tokens = time.perf_counter(), self.tokens
@@ -62,32 +70,66 @@ class Trainer:
             if stop:
                 break
             self.accumulate_gradients(batches, supervised)
-            norm = self.update()
+            self.update()
             self.step, self.tokens = self.step + 1, self.tokens + positions
             last, row = self.step == config.steps, dict[str, float](tokens=self.tokens)
             if last or self.step == 1 or self.step % config.log_interval == 0:
-                self.check_finite()  # waits for the device, so it stands before the clock
+                loss, norm = self.check_finite()  # waits for the device, so before the clock
                 rate = (self.tokens - clock_tokens) / (time.perf_counter() - clock)
                 row |= {
-                    "loss": round(self.gradients[-1].item(), 5),
+                    "loss": round(loss, 5),
                     "lr": round(get_lr(self.step - 1, config), 8),
-                    "grad_norm": round(norm.item(), 4),
+                    "grad_norm": round(norm, 4),
                     "tokens_per_second": round(rate, 1),
                     "mfu": round(rate * flops / peak, 4),
                 }
+                if self.scaler.is_enabled():
+                    row |= {"skipped_steps": self.skipped, "loss_scale": self.scaler.get_scale()}
+                row = {name: number for name, number in row.items() if math.isfinite(number)}
+                if self.saving and self.saving.done():
+                    self.finish_saving()  # a full disk ends the run here
                 clock, clock_tokens = time.perf_counter(), self.tokens
             pause = time.perf_counter()
-            if evaluated := last or self.step % (config.eval_interval or config.steps) == 0:
-                row |= self.evaluate()
-            if len(row) > 1:
-                run.log.write_metrics(self.step, config.steps, row)
-            if evaluated:
-                self.sample()
+            with torch.compiler.set_stance("force_eager"):  # of other shapes than a step
+                if evaluated := last or self.step % (config.eval_interval or config.steps) == 0:
+                    row |= self.evaluate()
+                if len(row) > 1:
+                    run.log.write_metrics(self.step, config.steps, row)
+                if evaluated:
+                    self.sample()
             if last or self.step % (config.save_interval or config.steps) == 0:
                 self.save()
             clock += time.perf_counter() - pause
         self.save()
+        self.finish_saving()
         self._say_how_it_ended()
+
+    def _warm_up(self) -> None:
+        """Tries a step's gradient and forgets it. Its time decides about the compiler; and in which
+        order gradients come decides how processes sum them, which must not differ after a resume.
+        """
+        run, config, gpu = self.run, self.run.config, self.run.processes.device.type == "cuda"
+        undecided = config.compile == "auto" and gpu and not self.compiled
+        seconds = [0.0]
+        for _ in range(2 if undecided else 1 if run.processes.world_size > 1 else 0):
+            batches, supervised, _ = self.load_step(self.step)
+            start = time.perf_counter()
+            self.accumulate_gradients(batches, supervised)
+            self.loss.item()
+            seconds = [time.perf_counter() - start]
+        self.objective.zero_grad()
+        if undecided:
+            mean = run.processes.all_reduce(torch.tensor(seconds)).item() / run.processes.world_size
+            pays, why = compile_pays(mean * (config.steps - self.step))
+            run.log.say(f"torch.compile is {'on' if pays else 'off'}: {why}.")
+            if pays:
+                self.compile()
+
+    def compile(self) -> None:
+        """Compiles the blocks for training; they are alike, so the compiler works once."""
+        for block in self.model.model.layers:
+            block.compile(dynamic=False)
+        self.compiled = True
 
     # ---- one step
 
@@ -97,6 +139,9 @@ class Trainer:
         share = np.array_split(rows, run.processes.world_size)[run.processes.rank]
         parts = [part for part in np.array_split(share, run.micro_batches) if len(part)]
         batches = [collate([run.train_data[i] for i in part]) for part in parts]
+        if not batches:  # more processes than rows: all must take part, so with one that is padding
+            X, Y, mask, positions, documents = collate([run.train_data[rows[0]]])
+            batches = [PackedRow(X, Y, 0 * mask, positions, documents.fill_(-1))]
         if run.processes.device.type == "cuda":  # pinned, a batch travels while the GPU computes
             batches = [PackedRow(*(t.pin_memory() for t in batch)) for batch in batches]
         supervised = sum(int(b.loss_mask.sum()) for b in batches)
@@ -105,15 +150,23 @@ class Trainer:
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
         """Sums the gradient of nll / supervised_tokens over micro-batches and processes."""
         device = self.run.processes.device
-        self.gradients.zero_()
-        for batch in batches:
+        self.objective.zero_grad()
+        self.loss = torch.zeros((), device=device)
+        for number, batch in enumerate(batches, 1):
             batch = PackedRow(*(t.to(device, non_blocking=True) for t in batch))
-            weights = batch.loss_mask.float() / max(supervised_tokens, 1)
-            with self._autocast():
-                loss = self.nll(batch.X, batch.Y, weights, **self._documents_of(batch))
-            loss.backward()
-            self.gradients[-1] += loss.detach()
-        self.run.processes.all_reduce(self.gradients)
+            # The weights are scaled, not the loss, or what they multiply would vanish in fp16.
+            weights = self.scaler.scale(batch.loss_mask.float() / max(supervised_tokens, 1))
+            with self._alone() if number < len(batches) else nullcontext():
+                with self._autocast():
+                    loss = self.objective(batch.X, batch.Y, weights, **self._documents_of(batch))
+                loss.backward()
+            self.loss += loss.detach() / self.scaler.get_scale()
+
+    def _alone(self) -> AbstractContextManager:
+        """Processes exchange their gradients while the last micro-batch runs backward."""
+        objective = self.objective
+        shared = isinstance(objective, DistributedDataParallel)
+        return objective.no_sync() if shared else nullcontext()
 
     def _autocast(self) -> AbstractContextManager:
         device, dtype = self.run.processes.device.type, self.run.dtype
@@ -124,25 +177,39 @@ class Trainer:
         documents = {"position_ids": batch.position_ids, "document_ids": batch.document_ids}
         return documents if self.run.config.separate_documents else {}
 
-    def update(self) -> Tensor:
-        """Clips, steps the optimisers and never waits for the device; returns the norm before."""
-        config, norm = self.run.config, self.gradients[:-1].norm()
-        if config.grad_clip:
-            self.gradients[:-1].mul_((config.grad_clip / (norm + 1e-6)).clamp(max=1.0))
+    def update(self) -> None:
+        """Clips and steps the optimisers; waits for the device in fp16 only. There a step whose
+        gradient is not finite is skipped, and the next ones are scaled by less.
+        """
+        config = self.run.config
         for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        limit = config.grad_clip or math.inf
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if skip := self.scaler.is_enabled() and not self.norm.isfinite():
+            self.skipped += 1
+        for optimizer in () if skip else self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = get_lr(self.step, config)
             optimizer.step()
-        return norm
+        self.scaler.update()
+        if skip:
+            why = f"its gradient was not finite; the loss is now scaled by {self.scaler.get_scale()}"
+            self.run.log.say(f"Step {self.step + 1} is skipped: {why}.")
 
-    def check_finite(self) -> None:
-        """Waits for the device; a RuntimeError where loss or gradient are no numbers any more."""
-        loss, norm = self.gradients[-1].item(), self.gradients[:-1].norm().item()
-        if not math.isfinite(loss + norm):
+    def check_finite(self) -> tuple[float, float]:
+        """Loss and gradient norm of the last step, for which it waits; a RuntimeError where they
+        are no numbers any more, in fp16 at whatever scale.
+        """
+        loss = self.run.processes.all_reduce(self.loss.clone()).item()
+        norm, skips = self.norm.item(), self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        if not (math.isfinite(loss + norm) or skips):
+            self.finish_saving()
             raise RuntimeError(
                 f"The loss is {loss} at step {self.step}, the gradient norm {norm}."
                 f" {self.run.log.last_good()} Lower learning_rate or raise warmup_steps."
             )
+        return loss, norm
 
     # ---- between steps
 
@@ -180,29 +247,41 @@ class Trainer:
             try:
                 with warnings.catch_warnings(action="ignore"):  # of a reply that fills the context
                     text = write(prompt, sampling)
-            except ValueError as error:  # too long, for example
-                text = f"({error})"
+            except (ValueError, RuntimeError) as error:
+                if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                    raise
+                text = f"({error})"  # it is too long, or there is no room for it beside the run
             log.append("samples.jsonl", {"step": self.step, "prompt": prompt, "text": text})
             log.say(f"sample  {prompt} → {text}".replace("\n", "⏎"))
 
     def save(self) -> None:
-        """Writes a checkpoint of this step, once; none after a loss that was no number."""
+        """Has a checkpoint of this step written, once, while training goes on; none after a loss
+        that was no number.
+        """
         run, config = self.run, self.run.config
         if self.step == self.saved_step:
             return
         self.check_finite()
+        self.finish_saving()  # of the one before
         if run.processes.rank == 0:
             state = {
                 "step": self.step,
                 "tokens": self.tokens,
+                "skipped": self.skipped,
+                "compiled": self.compiled,
                 "optimizers": [o.state_dict() for o in self.optimizers],
+                "scaler": self.scaler.state_dict(),
                 "torch_rng": torch.get_rng_state(),
             }
+            what = run.log.folder, self.step, snapshot(self.model), run.tokenizer, snapshot(state)
             keep = {"keep_last": config.keep_last, "keep_every": config.keep_every}
-            save_checkpoint(run.log.folder, self.step, self.model, run.tokenizer, state, **keep)
+            self.saving = self.writer.submit(save_checkpoint, *what, **keep)
         self.saved_step = self.step
-        if run.processes.world_size > 1:
-            dist.barrier()
+
+    def finish_saving(self) -> None:
+        """Waits until the last checkpoint is on the disk; an OSError says why it is not."""
+        if self.saving:
+            self.saving.result()
 
     # ---- what is said
 
@@ -210,7 +289,6 @@ class Trainer:
         run, data, processes = self.run, self.run.train_data, self.run.processes
         for rows in filter(None, (data, run.val_data) if processes.rank == 0 else ()):
             rows.check_content()
-        run.log.say(self.about_compile)
         run.log.say(
             f"{self.model.num_parameters():,} parameters, {len(data):,} rows of {data.context}"
             f" ({data.waste:.1%} padding; {data.left_out:,} without a token to learn left out),"
