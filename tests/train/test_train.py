@@ -9,9 +9,11 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import asdict, fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,6 +43,7 @@ from tinyllm_lib.model import (
     Transformer,
     latest_checkpoint,
     load_state,
+    save_checkpoint,
     step_folders,
     step_of,
 )
@@ -228,6 +231,12 @@ def torchrun(tmp_path_factory):
 def test_two_processes_with_accumulation_get_the_same_gradient(uneven_config, one_batch, torchrun):
     found = torchrun(replace(uneven_config, grad_accumulation_steps=2), 2)
     assert_same_gradients(found["gradients"], one_batch)
+
+
+def test_a_process_without_a_row_of_its_own_takes_part(uneven_config, torchrun):
+    config = replace(uneven_config, batch_size=1)
+    alone = gradients.first_gradient(replace(config, out_dir=config.out_dir + "_alone"), ALONE)
+    assert_same_gradients(torchrun(config, 2)["gradients"], alone)
 
 
 def test_one_and_two_processes_see_the_same_global_batches_and_the_same_losses(
@@ -1006,7 +1015,8 @@ def test_no_memory_left_says_what_the_run_needs_and_what_to_change(
         train(tiny_config(tmp_path / "run", batch_size=8))
     advice = (
         "By estimate this run needs 0.00208 of 16 GB: double grad_accumulation_steps (now 1; the"
-        " result is the same), or take a smaller model or max_seq_len."
+        " result is the same), or take a smaller model or max_seq_len; samples need no room without"
+        " sample_prompts."
     )
     assert raised.value.__notes__ == [f"{advice} Last good checkpoint: none."]
     log = (tmp_path / "run" / "train.log").read_text("utf-8")
@@ -1449,9 +1459,9 @@ def test_a_run_keeps_the_number_format_it_began_with_on_whatever_machine_it_goes
 
 @pytest.mark.parametrize(
     ("capability", "dtype"),
-    [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")],
+    [((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")],
 )
-def test_on_a_gpu_auto_takes_bf16_from_ampere_on(monkeypatch, capability, dtype):
+def test_on_a_gpu_auto_takes_bf16_from_ampere_on_and_fp16_before(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert choose_dtype("auto", torch.device("cuda"), SHAPE)[0] == dtype
 
@@ -1463,6 +1473,169 @@ def test_a_number_format_that_is_asked_for_is_used(tiny_config, tmp_path):
     assert json.loads((run / "config.json").read_text("utf-8"))["resolved"]["dtype"] == "bfloat16"
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
     assert metrics(run)[0]["loss"] == pytest.approx(math.log(400), abs=0.3)
+
+
+# ---- fp16, whose numbers end at 65,504 and vanish below 6e-8
+
+
+def test_gradients_too_small_for_fp16_do_not_vanish(tiny_config, tmp_path):
+    """Divided by the tokens of a large step they would."""
+    norms = {}
+    for dtype in ("fp32", "fp16"):
+        trainer = trainer_of(tiny_config(tmp_path / dtype, dtype=dtype))
+        trainer.accumulate_gradients(trainer.load_step(0)[0], supervised_tokens=10**7)
+        trainer.update()
+        norms[dtype] = trainer.norm.item(), trainer.loss.item()
+    assert norms["fp16"] == pytest.approx(norms["fp32"], rel=0.01)
+
+
+def test_in_fp16_a_run_learns_as_in_fp32(tiny_config, tmp_path):
+    losses = [
+        [row["loss"] for row in metrics(train(tiny_config(tmp_path / dtype, dtype=dtype)))]
+        for dtype in ("fp32", "fp16")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[1] != losses[0]
+
+
+@pytest.fixture
+def too_large_a_scale(monkeypatch):
+    """The first steps in fp16 overflow."""
+    scaler = partial(torch.amp.GradScaler, init_scale=2.0**34, growth_interval=3)
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_said_and_counted(
+    tiny_config, tmp_path, too_large_a_scale
+):
+    trainer = trainer_of(tiny_config(tmp_path / "run", dtype="fp16"))
+    before = [p.clone() for p in trainer.model.parameters()]
+    batches, supervised, _ = trainer.load_step(0)
+    trainer.accumulate_gradients(batches, supervised)
+    trainer.update()
+    assert trainer.skipped == 1 and trainer.scaler.get_scale() == 2.0**33
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+    assert not any(optimizer.state for optimizer in trainer.optimizers)
+
+    run = train(tiny_config(tmp_path / "other", dtype="fp16", steps=30, log_interval=1))
+    skipped = [row["skipped_steps"] for row in metrics(run)]
+    assert 5 < skipped[-1] < 29 and skipped == sorted(skipped)
+    log = (run / "train.log").read_text("utf-8")
+    assert log.count("is skipped: its gradient was not finite") == skipped[-1]
+    assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"] and "grad_norm" in metrics(run)[-1]
+
+
+@pytest.mark.parametrize("stop_after", [4, 20])
+def test_a_run_in_fp16_goes_on_with_its_scale_and_ends_the_same(
+    tiny_config, tmp_path, too_large_a_scale, stop_after
+):
+    config = tiny_config(tmp_path / "whole", dtype="fp16", steps=24, save_interval=stop_after)
+    train(config)
+    parts = replace(config, out_dir=str(tmp_path / "parts"), keep_last=99)
+    train(parts)
+    for folder in step_folders(tmp_path / "parts"):
+        if step_of(folder) > stop_after:
+            shutil.rmtree(folder)
+    train(parts)
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    states = [load_state(latest_checkpoint(tmp_path / name)) for name in ("whole", "parts")]
+    assert states[0]["scaler"] == states[1]["scaler"]
+    assert states[0]["skipped"] == states[1]["skipped"] > 3
+
+
+def test_in_fp16_too_a_model_that_is_broken_ends_the_run(tiny_config, pretrained, tmp_path):
+    poisoned = tmp_path / "poisoned"
+    model = Transformer.from_pretrained(latest_checkpoint(pretrained))
+    model.model.norm.weight.data[3] = math.nan
+    model.save_pretrained(poisoned)
+    config = tiny_config(tmp_path / "run", init_from=str(poisoned), dtype="fp16", steps=40)
+    with pytest.raises(RuntimeError, match=r"loss is nan at step .*Last good checkpoint: none"):
+        train(config)
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8")
+
+
+# ---- checkpoints are written beside training
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_it_holds_its_own_step(
+    tiny_config, tmp_path, monkeypatch
+):
+    config = tiny_config(tmp_path / "run", steps=4, save_interval=2, keep_last=9)
+    train(replace(config, out_dir=str(tmp_path / "undisturbed")))
+    trainer, two_more = trainer_of(config), threading.Event()
+
+    def slow_disk(run, step, *args, **options):
+        assert step > 2 or two_more.wait(60)
+        return save_checkpoint(run, step, *args, **options)
+
+    monkeypatch.setattr("tinyllm_lib.train.trainer.save_checkpoint", slow_disk)
+    update = trainer.update
+    monkeypatch.setattr(trainer, "update", lambda: (update(), trainer.step == 3 and two_more.set()))
+    trainer.fit()
+    for found, expected in zip(
+        step_folders(tmp_path / "run"), step_folders(tmp_path / "undisturbed"), strict=True
+    ):
+        for name in ("model.safetensors", "trainer_state.pt"):
+            assert sha256(found / name) == sha256(expected / name)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_says_why(
+    tiny_config, tmp_path, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left.*Is the disk full"):
+        train(tiny_config(tmp_path / "run", steps=9, save_interval=2, log_interval=1))
+    log = (tmp_path / "run" / "train.log").read_text("utf-8")
+    assert (
+        "Failed after step" in log
+        and "Finished" not in log
+        and not list(tmp_path.glob("run/checkpoints/*/checkpoint.json"))
+    )
+
+
+# ---- torch.compile and the same twice on a GPU, as far as a machine without one shows
+
+
+@pytest.mark.parametrize(("seconds", "compiled"), [(50.0, True), (0.01, False)])
+def test_on_a_gpu_auto_tries_a_step_and_compiles_where_the_run_is_long_enough(
+    tiny_config, tmp_path, monkeypatch, seconds, compiled
+):
+    trainer = trainer_of(tiny_config(tmp_path / "run", steps=6))
+    on(trainer, device=torch.device("cuda"))
+    clock = iter(range(100))
+    monkeypatch.setattr(
+        "tinyllm_lib.train.trainer.time.perf_counter", lambda: next(clock) * seconds
+    )
+    monkeypatch.setattr(trainer, "load_step", lambda step: ([], 1, 1))
+    monkeypatch.setattr(trainer, "accumulate_gradients", lambda *_: None)
+    trainer._warm_up()
+    assert trainer.compiled is compiled
+    said = f"torch.compile is {'on' if compiled else 'off'}: it pays back from 108 s on, without it"
+    assert f"{said} this run would take {6 * seconds:.3g} s" in (
+        tmp_path / "run" / "train.log"
+    ).read_text("utf-8")
+
+
+@needs_compiler
+def test_evaluations_and_samples_are_not_compiled(tiny_config, tmp_path):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    train(tiny_config(tmp_path / "run", steps=2, compile=True, sample_prompts="小猫"))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_deterministic_asks_every_kernel_for_a_fixed_order():
+    """Not as warnings only: then the backward of attention would keep its atomic sums."""
+    code = (
+        "import torch; from tinyllm_lib.train import devices; devices._compute_the_same_twice();"
+        "print(torch.are_deterministic_algorithms_enabled(),"
+        " torch.is_deterministic_algorithms_warn_only_enabled(),"
+        " torch.backends.cuda.cudnn_sdp_enabled(), torch._inductor.config.deterministic)"
+    )
+    process = start_python("-c", code)
+    assert process.communicate(timeout=240)[0].split()[-4:] == ["True", "False", "False", "True"]
 
 
 # ---- the command line

@@ -77,13 +77,17 @@ def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:
 
 # ---- what a device is good for
 
-DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # as a run's config.json has them
+DTYPE_NAMES = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}  # as a run's config.json has them
 BF16_PAYS = 1.3  # times the speed of fp32, measured on a CPU, from which bf16 is taken there
 
 
 def choose_dtype(wanted: str, device: torch.device, shape: ModelConfig) -> tuple[str, str]:
-    """The number format, and why. "auto" takes bf16 on GPUs that multiply it natively, fp16 on older
-    ones, and on a CPU bf16 where a layer of the model, tried, trains faster.
+    """The number format, and why. "auto" takes bf16 on GPUs that multiply it natively, fp16 on
+    older ones, and on a CPU bf16 where a layer of the model, tried, trains faster.
     """
     if wanted != "auto":
         return wanted, "asked for"
@@ -111,8 +115,8 @@ def bf16_speedup(inputs: int, outputs: int, positions: int = 256) -> float:
     return best[torch.float32] / best[torch.bfloat16]
 
 
-# bf16 products (of cards without it fp16) with fp32 sums in TFLOP/s, from NVIDIA's data sheets, without the "sparsity" that
-# doubles the printed number, of the cards that torch.cuda.get_device_name calls exactly so.
+# bf16 products (fp16 where a card lacks it) with fp32 sums in TFLOP/s, from NVIDIA's data sheets,
+# without the "sparsity" that doubles the printed number, by torch.cuda.get_device_name.
 PEAK_TFLOPS = (
     "GeForce RTX 3090: 71, GeForce RTX 4090: 165, RTX A6000: 154.8, RTX 6000 Ada Generation: 364, "
     "L4: 121, L40: 181, L40S: 362, A10: 125, A30: 165, A40: 149.7, A100-SXM4-40GB: 312, "

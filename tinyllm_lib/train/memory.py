@@ -68,7 +68,7 @@ def memory_advice(config: TrainConfig, vocab_size: int, processes: Processes) ->
     return (
         f"By estimate this run needs {need:.3g} of {device_gigabytes(processes):.3g} GB: double"
         f" grad_accumulation_steps (now {config.grad_accumulation_steps}; the result is the same),"
-        " or take a smaller model or max_seq_len."
+        " or take a smaller model or max_seq_len; samples need no room without sample_prompts."
     )
 
 

@@ -71,7 +71,11 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
     if not (tokenizer_folder := config.tokenizer_path or start):
         raise ValueError("TrainConfig: tokenizer_path is empty, and so is init_from: set one.")
     tokenizer = load_tokenizer(tokenizer_folder)
+    if processes.rank:
+        dist.barrier()
     train_data, val_data = _open_data(config, tokenizer)
+    if processes.world_size > 1 and not processes.rank:
+        dist.barrier()  # the first one has packed the rows for all
     config = replace(config, steps=_count_steps(config, train_data))
     if start:
         shape = ModelConfig.from_hf(read_json(start / "config.json"), str(start / "config.json"))
@@ -97,6 +101,8 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
     if processes.world_size > 1:
         dist.broadcast_object_list(settled, src=0)
     checkpoint, resolved, why = settled
+    if resolved["dtype"] == "float32" and processes.device.type == "cuda":
+        why += "; products run on tensor cores (TF32)"
     log.say(f"The number format is {resolved['dtype']}: {why}.")
     if checkpoint:
         log.forget_after(step_of(checkpoint))

@@ -92,8 +92,8 @@ class Objective(nn.Module):
 
 
 def _objective(model: Transformer, processes: Processes) -> nn.Module:
-    """What the trainer calls; of several processes it sums the gradients, bucket by bucket, while
-    backward still computes others. (DDP's own mean would weigh processes alike, not tokens.)
+    """What the trainer calls. Several processes sum their gradients bucket by bucket, while backward
+    still computes others; DDP's own mean would weigh processes alike, not tokens.
     """
     if processes.world_size == 1:
         return Objective(model)
