@@ -1430,6 +1430,7 @@ def test_of_several_processes_the_first_one_decides_on_the_number_format(
     monkeypatch.setattr(
         dist, "broadcast_object_list", lambda found, src: found.__setitem__(slice(None), decided)
     )
+    monkeypatch.setattr(dist, "barrier", lambda: None)
     monkeypatch.setattr("tinyllm_lib.train.run_folder.choose_dtype", None)
     config = tiny_config(tmp_path / "run", dtype="auto")
     run = prepare_run(config, replace(ALONE, rank=1, world_size=2))

@@ -60,7 +60,6 @@ def _compute_the_same_twice() -> None:
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch._inductor.config.deterministic = True  # no kernel chosen by its time
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes nothing
 
 
 def _find_device(wanted: str, local_rank: int, world_size: int) -> torch.device:

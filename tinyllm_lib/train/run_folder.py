@@ -3,16 +3,17 @@
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import differences, read_json
-from tinyllm_lib.dataset import PackedDataset, shards_fingerprint
+from tinyllm_lib.dataset import PackedDataset, PackedRow, shards_fingerprint
 from tinyllm_lib.model import (
     ModelConfig,
     latest_checkpoint,
@@ -56,6 +57,16 @@ class Run:
     def micro_batches(self) -> int:
         """Into which a process cuts its rows of a step."""
         return int(self.config.grad_accumulation_steps)
+
+    def autocast(self) -> AbstractContextManager:
+        """In which the model computes in `dtype`."""
+        on = self.dtype != torch.float32
+        return torch.autocast(self.processes.device.type, self.dtype) if on else nullcontext()
+
+    def documents_of(self, batch: PackedRow) -> dict[str, Tensor]:
+        """What keeps attention inside each document, where the config asks for it."""
+        documents = {"position_ids": batch.position_ids, "document_ids": batch.document_ids}
+        return documents if self.config.separate_documents else {}
 
 
 def prepare_run(config: TrainConfig, processes: Processes) -> Run:

@@ -92,8 +92,8 @@ class Objective(nn.Module):
 
 
 def _objective(model: Transformer, processes: Processes) -> nn.Module:
-    """What the trainer calls. Several processes sum their gradients bucket by bucket, while backward
-    still computes others; DDP's own mean would weigh processes alike, not tokens.
+    """What the trainer calls. Processes sum their gradients bucket by bucket, while backward still
+    computes others; DDP's own mean would weigh processes alike, not tokens.
     """
     if processes.world_size == 1:
         return Objective(model)
@@ -134,6 +134,8 @@ def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        with suppress(OSError):
+            trainer.finish_saving()
         run, what = trainer.run, (str(error).splitlines() or [type(error).__name__])[0]
         if is_out_of_memory(error):
             advice = memory_advice(run.config, len(run.tokenizer), run.processes)

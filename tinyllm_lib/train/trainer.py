@@ -10,14 +10,14 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from tinyllm_lib.dataset import DataOrder, PackedRow, collate
 from tinyllm_lib.generate import Sampling, TextGenerator
@@ -148,33 +148,20 @@ class Trainer:
 
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
         """Sums the gradient of nll / supervised_tokens over micro-batches and processes."""
-        device = self.run.processes.device
+        run, device = self.run, self.run.processes.device
+        # Of several processes, they exchange their gradients with the last micro-batch only.
+        alone = getattr(self.objective, "no_sync", nullcontext)
         self.objective.zero_grad()
         self.loss = torch.zeros((), device=device)
         for number, batch in enumerate(batches, 1):
             batch = PackedRow(*(t.to(device, non_blocking=True) for t in batch))
             # The weights are scaled, not the loss, or what they multiply would vanish in fp16.
             weights = self.scaler.scale(batch.loss_mask.float() / max(supervised_tokens, 1))
-            with self._alone() if number < len(batches) else nullcontext():
-                with self._autocast():
-                    loss = self.objective(batch.X, batch.Y, weights, **self._documents_of(batch))
+            with alone() if number < len(batches) else nullcontext():
+                with run.autocast():
+                    loss = self.objective(batch.X, batch.Y, weights, **run.documents_of(batch))
                 loss.backward()
             self.loss += loss.detach() / self.scaler.get_scale()
-
-    def _alone(self) -> AbstractContextManager:
-        """Processes exchange their gradients while the last micro-batch runs backward."""
-        objective = self.objective
-        shared = isinstance(objective, DistributedDataParallel)
-        return objective.no_sync() if shared else nullcontext()
-
-    def _autocast(self) -> AbstractContextManager:
-        device, dtype = self.run.processes.device.type, self.run.dtype
-        return nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
-
-    def _documents_of(self, batch: PackedRow) -> dict[str, Tensor]:
-        """What keeps attention inside each document, where the config asks for it."""
-        documents = {"position_ids": batch.position_ids, "document_ids": batch.document_ids}
-        return documents if self.run.config.separate_documents else {}
 
     def update(self) -> None:
         """Clips and steps the optimisers; waits for the device in fp16 only. There a step whose
@@ -222,11 +209,11 @@ class Trainer:
         share = run.processes.world_size * run.micro_batches
         size = min(EVAL_BATCH, math.ceil(run.config.batch_size / share))  # it fits in training
         rows = self.eval_rows()[run.processes.rank :: run.processes.world_size]
-        parts = (rows[start : start + size] for start in range(0, len(rows), size))
-        batches = (collate([data[i] for i in part]) for part in parts)
-        scored = ((b.X, b.Y, b.loss_mask, self._documents_of(b)) for b in batches)
+        starts = range(0, len(rows), size)
+        batches = (collate([data[i] for i in rows[start : start + size]]) for start in starts)
+        scored = ((b.X, b.Y, b.loss_mask, run.documents_of(b)) for b in batches)
         lengths = torch.tensor(token_byte_lengths(run.tokenizer))
-        with self._autocast():
+        with run.autocast():
             found = score(self.model, scored, lengths, all_reduce=run.processes.all_reduce)
         numbers = {"val_loss": found.nats_per_token, "val_bits_per_byte": found.bits_per_byte}
         return {name: round(number, 5) for name, number in numbers.items()}
@@ -254,9 +241,7 @@ class Trainer:
             log.say(f"sample  {prompt} → {text}".replace("\n", "⏎"))
 
     def save(self) -> None:
-        """Has a checkpoint of this step written, once, while training goes on; none after a loss
-        that was no number.
-        """
+        """Has this step written as a checkpoint, once, while training goes on."""
         run, config = self.run, self.run.config
         if self.step == self.saved_step:
             return
@@ -273,8 +258,8 @@ class Trainer:
                 "torch_rng": torch.get_rng_state(),
             }
             what = run.log.folder, self.step, snapshot(self.model), run.tokenizer, snapshot(state)
-            keep = {"keep_last": config.keep_last, "keep_every": config.keep_every}
-            self.saving = self.writer.submit(save_checkpoint, *what, **keep)
+            write = partial(save_checkpoint, keep_last=config.keep_last)
+            self.saving = self.writer.submit(partial(write, keep_every=config.keep_every), *what)
         self.saved_step = self.step
 
     def finish_saving(self) -> None:
