@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,6 @@ class Trainer:
     stop: bool = False  # after the current step
     loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step, our share
     norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of its gradient, all shares
-    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     saving: Future[Path] | None = None  # the checkpoint that is being written
 
     def fit(self) -> None:
@@ -89,7 +88,7 @@ class Trainer:
                     self.finish_saving()  # a full disk ends the run here
                 clock, clock_tokens = time.perf_counter(), self.tokens
             pause = time.perf_counter()
-            with torch.compiler.set_stance("force_eager"):  # of other shapes than a step
+            with self._uncompiled():
                 if evaluated := last or self.step % (config.eval_interval or config.steps) == 0:
                     row |= self.evaluate()
                 if len(row) > 1:
@@ -129,6 +128,9 @@ class Trainer:
         for block in self.model.model.layers:
             block.compile(dynamic=False)
         self.compiled = True
+
+    def _uncompiled(self) -> AbstractContextManager:  # for other shapes than those of a step
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     # ---- one step
 
@@ -259,7 +261,8 @@ class Trainer:
             }
             what = run.log.folder, self.step, snapshot(self.model), run.tokenizer, snapshot(state)
             write = partial(save_checkpoint, keep_last=config.keep_last)
-            self.saving = self.writer.submit(partial(write, keep_every=config.keep_every), *what)
+            write = partial(write, keep_every=config.keep_every)
+            self.saving = ThreadPoolExecutor(1).submit(write, *what)
         self.saved_step = self.step
 
     def finish_saving(self) -> None:
