@@ -54,12 +54,12 @@ def test_each_process_does_as_many_matrices_and_they_are_gathered_in_order(numbe
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
 
-    def gather(whole, share):
+    def gather(parts, share):
         shares.append(share.clone())
-        if len(shares) == 2:
-            whole.copy_(torch.cat(shares))
+        for part, theirs in zip(parts, shares, strict=False):
+            part.copy_(theirs)
 
-    monkeypatch.setattr(dist, "all_gather_into_tensor", gather)
+    monkeypatch.setattr(dist, "all_gather", gather)
     for rank in range(2):
         monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
         gathered = orthogonalize_all(matrices)
@@ -96,7 +96,7 @@ def test_two_processes_end_with_the_same_bits_and_as_one_process_does(tmp_path):
     weights = {}
     for out, process in [run(0, 2), run(1, 2), run(0, 1)]:
         output = process.communicate(timeout=120)[0]
-        assert process.returncode == 0, output
+        assert process.returncode == 0 and "deprecated" not in output, output
         weights[out.stem] = torch.load(out, weights_only=True)
     one, first, second = (weights[name] for name in ("0_of_1", "0_of_2", "1_of_2"))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

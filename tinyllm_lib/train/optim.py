@@ -41,7 +41,7 @@ def orthogonalize_all(matrices: list[Tensor], orthogonalize=orthogonalize) -> li
     done = share = orthogonalize(torch.stack([matrices[i % len(matrices)] for i in mine]))
     if processes > 1:
         done = share.new_empty(processes * size, *share.shape[1:])
-        dist.all_gather_into_tensor(done, share)
+        dist.all_gather([*done.chunk(processes)], share)
     return [*done.to(matrices[0].dtype).unbind()[: len(matrices)]]
 
 
