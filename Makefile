@@ -4,6 +4,7 @@ TORCH_INDEX ?=
 EXTRAS ?=
 FROM ?=
 SAVE ?=
+DRY ?=
 PORT ?=
 
 ifeq ($(OS),Windows_NT)
@@ -16,7 +17,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak clean
+.PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak bench-gpu clean
 
 help:
 	@echo "make setup         the environment in .venv: pinned packages and a Jupyter kernel; done first by all"
@@ -28,19 +29,19 @@ help:
 	@echo "make test          format, lint, types, unit tests, every notebook at the ci profile"
 	@echo "make test-slow     the same, with the slow tests and every notebook alone from nothing"
 	@echo "make figures       the pictures in figures/"
-	@echo "make bench         ours against libraries that do the same, on an idle machine: all of these"
+	@echo "make bench         ours against libraries that do the same, on an idle machine: the next four"
 	@echo "make bench-data    reading, tokenizer training, encoding"
 	@echo "make bench-train   training, against the plain recipe with transformers"
 	@echo "make bench-sample  sampling, against transformers' generate and the loop without a cache"
 	@echo "make bench-soak    a run killed twenty times at random, against an undisturbed one"
+	@echo "make bench-gpu     one GPU, against transformers, in MINUTES=5; DRY=1: tiny, to try it on a CPU"
 	@echo "make clean         removes caches and build leftovers; keeps .venv and workspace/"
 	@echo
 	@echo "PYTHON=python3.12        another Python (3.11 or newer) for a new .venv"
 	@echo "TORCH_INDEX=URL          where torch comes from, e.g. https://download.pytorch.org/whl/cpu"
 	@echo "EXTRAS=hub,serve,llama   more packages, by the groups of pyproject.toml"
-	@echo "FROM=05                  make course: go on from this notebook"
 	@echo "HOST=0.0.0.0 PORT=8866   make demo: where to listen (127.0.0.1: this machine alone)"
-	@echo "SAVE=1                   make bench: renew figures/bench/ too, which docs/speed.md shows"
+	@echo "FROM=05 | SAVE=1         make course: go on from this notebook | make bench: renew figures/bench/"
 	@echo "TINYLLM_PROFILE=ci       ci, laptop (default), gpu or full: sizes of data and model"
 	@echo "Without make: docs/contributing.md has the Python command of each target."
 
@@ -88,6 +89,9 @@ bench-sample: setup
 
 bench-soak: setup
 	@$(VENV_PYTHON) -m pytest -q -p no:cacheprovider -m slow -k kill tests/train/test_train.py
+
+bench-gpu: setup
+	@$(VENV_PYTHON) -m tools.bench.gpu $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(DRY),--dry-run) $(if $(SAVE),--save)
 
 clean:
 	@"$(PYTHON)" tools/clean.py

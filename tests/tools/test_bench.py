@@ -8,10 +8,11 @@ import sys
 from functools import partial
 
 import pytest
+import torch
 from helpers.tiny import start_python
 
 from tinyllm_lib.course.world import write_sample_corpus
-from tools.bench import data, harness
+from tools.bench import data, gpu, gpu_rows, harness
 from tools.bench.harness import Case, bench_folder, compare, run_alone, table
 
 
@@ -145,3 +146,64 @@ def write_small(write, folder, documents, dialogues):
 def test_the_bench_is_a_command():
     process = start_python("-m", "tools.bench.data", "--help")
     assert "--save" in process.communicate()[0] and process.returncode == 0
+
+
+SMALLEST = gpu.Size(documents=400, rows=(4, 2), steps=1, small_steps=2, tokens=4, prompts=2)
+
+
+def run_gpu_bench(folder, *arguments):
+    gpu.main(["--dry-run", "--out", str(folder), *arguments], SMALLEST)
+    stored = folder / "gpu-dry-run.json"
+    return json.loads(stored.read_text("utf-8")) if stored.exists() else []
+
+
+def test_a_dry_run_of_the_gpu_bench_goes_through_every_kind_of_row(tmp_path, monkeypatch, capsys):
+    def one_of_each_kind(*arguments, cases=gpu.cases):
+        return {case[2].func: case for case in reversed(cases(*arguments))}.values()
+
+    monkeypatch.setattr(gpu, "cases", one_of_each_kind)
+    rows = {row["case"]: row for row in run_gpu_bench(tmp_path)}
+    named = {"case", "ours", "peer", "peer_name", "unit", "ratio", "runs"}
+    named |= {"hardware", "date", "versions", "commit"}
+    assert all(named <= row.keys() and "error" not in row for row in rows.values())
+    training = rows["training tiny, stream, 4 rows, compiled"]
+    assert training["ratio"] == pytest.approx(training["ours"] / training["peer"], rel=0.01)
+    assert {"mfu", "compiler_s", "memory_gb", "memory_computed_gb", "peer_compiler_s"} <= {
+        *training
+    }
+    busy = rows["training tiny, stream, 4 rows, compiled, a busy process beside it"]
+    assert busy["peer"] == training["ours"]
+    assert rows["sampling tiny, stream, 1 at once"]["texts_as_without_cache"] == "1 of 1"
+    assert rows["the same twice"]["ours"] == 2  # as on every CPU
+    assert rows["losses in bf16, largest difference"]["ours"] < 0.01
+    assert "training tiny, stream, 4 rows, compiled: " in capsys.readouterr().out
+
+
+def test_the_gpu_bench_keeps_what_it_has_when_a_case_fails_or_time_runs_out(
+    tmp_path, monkeypatch, capsys
+):
+    def fine():
+        yield {"case": "fine", **gpu_rows.compared(3, None, "nobody", "tokens/s")}
+        now[0] += 50
+        yield {"case": "fine", **gpu_rows.compared(3, 2, "somebody", "tokens/s")}
+
+    def failing():
+        yield {"case": "half", **gpu_rows.compared(1, None, "nobody", "tokens/s")}
+        raise RuntimeError("CUDA out of memory")
+
+    now = [0.0]
+    listed = [("fine", 10, fine), ("half", 1, failing), ("late", 3, fine)]
+    monkeypatch.setattr(gpu, "cases", lambda *_: listed)
+    monkeypatch.setattr(gpu, "prepare", lambda *_: None)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+    rows = run_gpu_bench(tmp_path, "--minutes", "1")
+    assert [row["case"] for row in rows] == ["fine", "half"]
+    assert (rows[0]["ratio"], rows[1]["ours"], rows[1]["error"]) == (1.5, 1, "out of memory")
+    assert "left out, for it takes 14 s and 10 s are left: late" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_bench_says_what_can_be_done(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "--dry-run tries everything on a CPU" in capsys.readouterr().err

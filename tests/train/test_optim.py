@@ -1,8 +1,12 @@
 """The optimisers: what Muon does to a matrix, and which parameters it gets."""
 
+from copy import deepcopy
+from functools import partial
+
 import pytest
 import torch
 import torch.distributed as dist
+from helpers.tiny import start_python
 from torch import nn
 
 from tinyllm_lib.model import ModelConfig, Transformer
@@ -43,19 +47,61 @@ def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_directions(
     assert off_diagonal.abs().max() < 1e-3
 
 
-def test_processes_share_the_matrices_out_and_each_gets_all(monkeypatch):
+@pytest.mark.parametrize("number", [1, 3, 4])
+def test_each_process_does_as_many_matrices_and_they_are_gathered_in_order(number, monkeypatch):
     torch.manual_seed(0)
-    matrices = [torch.randn(shape) for shape in ((8, 16), (8, 8), (8, 16), (8, 16))]
+    matrices, shares = [torch.randn(8, 16) for _ in range(number)], []
     alone = orthogonalize_all(matrices)
-    parts = []
-    for rank in range(2):  # a sum that two processes would get is the sum of what each brings
-        monkeypatch.setattr(dist, "is_initialized", lambda: True)
-        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+    def gather(parts, share):
+        shares.append(share.clone())
+        for part, theirs in zip(parts, shares, strict=False):
+            part.copy_(theirs)
+
+    monkeypatch.setattr(dist, "all_gather", gather)
+    for rank in range(2):
         monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
-        monkeypatch.setattr(dist, "all_reduce", lambda flat: parts.append(flat.clone()))
-        orthogonalize_all(matrices)
-    assert all((part == 0).any() and (part != 0).any() for part in parts)
-    torch.testing.assert_close(parts[0] + parts[1], torch.cat([m.flatten() for m in alone]))
+        gathered = orthogonalize_all(matrices)
+    assert [len(share) for share in shares] == [(number + 1) // 2] * 2
+    torch.testing.assert_close(gathered, alone)
+
+
+THREE_STEPS = """
+import sys
+import torch
+import torch.distributed as dist
+from tinyllm_lib.train.optim import Muon
+
+rank, processes, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+if processes > 1:
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=processes)
+torch.manual_seed(0)
+params = [torch.nn.Parameter(torch.randn(s)) for s in [(8, 16)] * 3 + [(16, 8)] * 2 + [(8, 8)]]
+muon = Muon(params, lr=0.1)
+for _ in range(3):
+    for p in params:
+        p.grad = torch.randn(p.shape)
+    muon.step()
+torch.save([p.detach() for p in params], out)
+"""
+
+
+def test_two_processes_end_with_the_same_bits_and_as_one_process_does(tmp_path):
+    def run(rank, processes):
+        out = tmp_path / f"{rank}_of_{processes}.pt"
+        command = "-c", THREE_STEPS, rank, processes, tmp_path / "store", out
+        return out, start_python(*command, OMP_NUM_THREADS="1")
+
+    weights = {}
+    for out, process in [run(0, 2), run(1, 2), run(0, 1)]:
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0 and "deprecated" not in output, output
+        weights[out.stem] = torch.load(out, weights_only=True)
+    one, first, second = (weights[name] for name in ("0_of_1", "0_of_2", "1_of_2"))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    torch.testing.assert_close(first, one)
 
 
 def test_a_zero_gradient_stays_zero():
@@ -157,6 +203,57 @@ def test_every_parameter_has_exactly_one_optimizer(model, kind):
         for p in group["params"]
     ]
     assert sorted(map(id, params)) == sorted(map(id, model.parameters()))
+
+
+def test_a_step_is_bit_for_bit_that_of_one_matrix_after_the_other():
+    torch.manual_seed(0)
+    start, gradients = torch.randn(2, 48, 16), torch.randn(3, 2, 48, 16)
+    params = [nn.Parameter(p.clone()) for p in start]
+    muon, mean = Muon(params, lr=0.1, weight_decay=0.5), torch.zeros(2, 48, 16)
+    for gradient in gradients:
+        for p, g in zip(params, gradient, strict=True):
+            p.grad = g.clone()
+        muon.step()
+        mean.lerp_(gradient, 0.05)
+        update = orthogonalize(gradient.lerp(mean, 0.95))
+        start.mul_(1 - 0.1 * 0.5).add_(update, alpha=-0.1 * 0.2 * 48**0.5)
+    assert torch.equal(torch.stack([p.detach() for p in params]), start)
+
+
+def test_a_saved_state_goes_on_with_the_same_bits():
+    torch.manual_seed(0)
+    p = with_gradient(torch.randn(8, 16))
+    muon = Muon([p], lr=0.1)
+    muon.step()
+    q = with_gradient(p.grad.clone())
+    q.data.copy_(p.data)
+    again = Muon([q], lr=0.1)
+    again.load_state_dict(deepcopy(muon.state_dict()))
+    assert muon.state_dict()["state"][0].keys() == {"momentum_buffer"}
+    muon.step()
+    again.step()
+    assert torch.equal(p.detach(), q.detach())
+
+
+def test_a_step_reads_nothing_back_from_the_device():
+    p = nn.Parameter(torch.zeros(8, 16, device="meta"))  # which has no numbers to read
+    p.grad = torch.zeros(8, 16, device="meta")
+    Muon([p], lr=0.1).step()
+
+
+def test_muon_moves_alike_with_newton_schulz_compiled(monkeypatch):
+    compile_it = partial(torch.compile, backend="aot_eager")  # which needs no C compiler
+    monkeypatch.setattr(torch, "compile", compile_it)
+    torch.manual_seed(0)
+    gradient = torch.randn(8, 16)
+    p, plain = with_gradient(gradient.clone()), with_gradient(gradient.clone())
+    optimizers = Muon([p], lr=0.1), Muon([plain], lr=0.1)
+    optimizers[0].compile()
+    assert optimizers[0].orthogonalize is not orthogonalize
+    for _ in range(2):
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(p, plain)
 
 
 def test_a_step_of_muon_makes_its_buffers_once(monkeypatch):

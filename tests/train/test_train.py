@@ -1619,6 +1619,21 @@ def test_on_a_gpu_auto_tries_a_step_and_compiles_where_the_run_is_long_enough(
     ).read_text("utf-8")
 
 
+def test_where_the_compiler_fails_a_run_that_did_not_ask_for_it_goes_on_without(
+    uneven_config, one_batch, monkeypatch
+):
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", None)
+    torch._dynamo.reset()
+    trainer = trainer_of(replace(uneven_config, resume="never", compile="auto"))
+    with torch._dynamo.config.patch(suppress_errors=False):  # restores what compile() sets
+        trainer.compile()
+        trainer.accumulate_gradients(trainer.load_step(0)[0], sum(UNEVEN) - 2)
+    assert_same_gradients(
+        {name: p.grad for name, p in trainer.model.named_parameters()},
+        {name: gradient for name, gradient in one_batch.items() if name != "loss"},
+    )
+
+
 @needs_compiler
 def test_evaluations_and_samples_are_not_compiled(tiny_config, tmp_path):
     torch._dynamo.reset()

@@ -4,17 +4,21 @@ The update is that of `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, which 
 times as long, in bf16, and does all matrices in every process; ours are batched and shared out.
 """
 
+import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tinyllm_lib.train.config import TrainConfig
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Pushes all singular values of each (..., m, n) matrix towards 1 (Newton-Schulz, Jordan)."""
+    """Pushes all singular values of each (..., m, n) matrix towards 1 (Newton-Schulz, Jordan).
+    Computes and returns bf16 on a CUDA GPU, else fp32.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     x = x.reshape(-1, *matrices.shape[-2:])
@@ -24,48 +28,53 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):  # a x + (b G + c G G) x
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
+    return (x.mT if tall else x).reshape(matrices.shape).contiguous()
 
 
-def orthogonalize_all(matrices: list[Tensor]) -> list[Tensor]:
-    """`orthogonalize` of each matrix, batched by shape and shared out over the processes."""
+def orthogonalize_all(matrices: list[Tensor], orthogonalize=orthogonalize) -> list[Tensor]:
+    """`orthogonalize` of matrices of one shape; each process does as many of them as any other, and
+    gets the rest from the others, in the format that they were computed in.
+    """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    sizes = [m.numel() for m in matrices]
-    flat = matrices[0].new_zeros(sum(sizes))
-    done = [part.view_as(m) for m, part in zip(matrices, flat.split(sizes), strict=True)]
-    for shape in dict.fromkeys(m.shape for m in matrices):
-        mine = [i for i, m in enumerate(matrices) if m.shape == shape][rank::processes]
-        if mine:
-            results = orthogonalize(torch.stack([matrices[i] for i in mine]))
-            for i, result in zip(mine, results, strict=True):
-                done[i].copy_(result)
+    size = math.ceil(len(matrices) / processes)
+    mine = range(rank * size, (rank + 1) * size)  # behind the last matrix comes the first again
+    done = share = orthogonalize(torch.stack([matrices[i % len(matrices)] for i in mine]))
     if processes > 1:
-        dist.all_reduce(flat)  # what the others have done is 0 here
-    return done
+        done = share.new_empty(processes * size, *share.shape[1:])
+        dist.all_gather([*done.chunk(processes)], share)
+    return [*done.to(matrices[0].dtype).unbind()[: len(matrices)]]
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """SGD with Nesterov momentum whose update is orthogonalised, scaled to the size of an AdamW
     step (Liu et al. 2025), so that both share one learning rate and one weight decay.
     """
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
+    def __init__(self, params, lr: float, momentum=0.95, weight_decay=0.1):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.orthogonalize = orthogonalize
+
+    def compile(self) -> None:
+        """Has the compiler fuse what stands between the products of `orthogonalize`."""
+        self.orthogonalize = torch.compile(orthogonalize, dynamic=False)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Moves every parameter that has a gradient."""
+        """Moves every parameter that has a gradient; does not wait for a GPU."""
         for group in self.param_groups:
-            params, updates = [p for p in group["params"] if p.grad is not None], []
-            for p in params:
+            gradients = {p: p.grad for p in group["params"] if p.grad is not None}
+            for p in gradients:
                 if p not in self.state:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                buffer = self.state[p]["momentum_buffer"]
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                updates.append(p.grad.lerp(buffer, group["momentum"]))
-            for p, update in zip(params, orthogonalize_all(updates), strict=True):
-                scale, lr = 0.2 * max(p.shape) ** 0.5, group["lr"]
-                p.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * scale)
+            means = [self.state[p]["momentum_buffer"] for p in gradients]
+            torch._foreach_lerp_(means, [*gradients.values()], 1 - group["momentum"])
+            ahead = torch._foreach_lerp([*gradients.values()], means, group["momentum"])
+            torch._foreach_mul_([*gradients], 1 - group["lr"] * group["weight_decay"])
+            for shape in dict.fromkeys(p.shape for p in gradients):
+                alike = [p for p in gradients if p.shape == shape]
+                updates = [update for update in ahead if update.shape == shape]
+                updates = orthogonalize_all(updates, self.orthogonalize)
+                torch._foreach_add_(alike, updates, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -73,7 +82,7 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """`adamw`: one AdamW, decay on matrices only. `muon`: Muon for hidden matrices, AdamW else."""
     lr, weight_decay = config.learning_rate, config.weight_decay
     muon = hidden_matrices(model) if config.optimizer == "muon" else []

@@ -25,6 +25,7 @@ from tinyllm_lib.model import Transformer, save_checkpoint, score, snapshot
 from tinyllm_lib.tokenizer import token_byte_lengths
 from tinyllm_lib.train.config import get_lr
 from tinyllm_lib.train.devices import compile_pays, peak_flops
+from tinyllm_lib.train.optim import Muon
 from tinyllm_lib.train.run_folder import Run
 
 EVAL_BATCH = 16  # rows, at most
@@ -125,8 +126,13 @@ class Trainer:
 
     def compile(self) -> None:
         """Compiles the blocks for training; they are alike, so the compiler works once."""
+        if self.run.config.compile == "auto":
+            torch._dynamo.config.suppress_errors = True  # without a C compiler it goes on as it is
         for block in self.model.model.layers:
             block.compile(dynamic=False)
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, Muon) and self.run.processes.device.type == "cuda":
+                optimizer.compile()
         self.compiled = True
 
     def _uncompiled(self) -> AbstractContextManager:  # for other shapes than those of a step

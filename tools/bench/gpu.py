@@ -1,22 +1,36 @@
-"""One GPU: training tokens/s, MFU and memory by preset, micro-batch and options; losses against
-fp32; sampling; a ten-minute model.
+"""One GPU: training and sampling, ours beside transformers' Llama in the same run; in five minutes.
 
-    PYTHONPATH=. python -m tools.bench.gpu [--minutes 10] [--text corpus.jsonl] [--out DIR]
-    PYTHONPATH=. python -m tools.bench.gpu --dry-run   # on a CPU, a very small model, in a minute
+    PYTHONPATH=. python -m tools.bench.gpu [--minutes 5] [--out DIR] [--save]
+    PYTHONPATH=. python -m tools.bench.gpu --dry-run   # on a CPU: a tiny model, every kind of row
 
-Needs nothing beyond torch, numpy, transformers, tokenizers, safetensors, tqdm and regex. Prints
-Markdown and writes `gpu.json`.
+On a bare GPU node the first is all it takes: a checkout of the project, and torch, numpy,
+transformers, tokenizers, safetensors, tqdm and regex. The most important rows come first; each is
+printed and written to `gpu.json` as soon as it is there, and before each it is asked whether time
+is left, so that the end of a loan of the machine loses nothing.
+
+Training: steps whose batches lie ready (a run prepares them in a thread). The peer is
+`LlamaForCausalLM` of the same shape on as many tokens, in the number format of ours, with AdamW
+fused; it knows no documents. `compiler_s`: what the first step took beyond a later one. Sampling:
+`generate` as every caller uses it; the peer is one sum over as many bytes as the weights have.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import subprocess
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from itertools import islice, product
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 
@@ -24,310 +38,180 @@ from tinyllm_lib.course import get_profile
 from tinyllm_lib.course.world import write_sample_corpus
 from tinyllm_lib.data import read_texts, utf8_output, write_json
 from tinyllm_lib.dataset import write_pretrain_tokens
-from tinyllm_lib.generate import TextGenerator, generate
-from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.tokenizer import train_tokenizer
-from tinyllm_lib.train import Processes, TrainConfig, Trainer, build, peak_flops, prepare_run
-from tools.bench.harness import machine
+from tinyllm_lib.train import TrainConfig
+from tools.bench.gpu_rows import (
+    SHAPE,
+    accepted,
+    forget,
+    fp16_rows,
+    in_words,
+    loss_rows,
+    same_twice_rows,
+    sampling_rows,
+    training_rows,
+)
+from tools.bench.harness import FIGURES, bench_folder, machine
 
-SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads")
-PRESETS = {"82.6M": get_profile("gpu"), "215M": get_profile("full")}
-DRY_PRESETS = {"tiny": get_profile("ci")}
-PROMPTS = ("春", "明月", "今天")  # spring, the bright moon, today
+PRESETS = {"215M": get_profile("full"), "82.6M": get_profile("gpu")}
+STREAM = {"packing": "stream", "separate_documents": False}  # as in `full`
+TINY = get_profile("ci")
+DRY_PRESETS = {"tiny, stream": replace(TINY, pretrain=TINY.pretrain | STREAM), "tiny": TINY}
 
 
-def main(argv: list[str] | None = None) -> dict:
-    """Sweep, check, train, sample; returns what `gpu.json` holds."""
+class Size(NamedTuple):
+    """How much is measured."""
+
+    documents: int
+    rows: tuple[int, int]  # of a training step, the important number first
+    steps: int  # of a timed run
+    small_steps: int  # of a run to its end
+    tokens: int  # sampled
+    prompts: int  # at once, in the second row of sampling
+    pace: float = 1.0  # a case takes so many times what is expected of an H200
+
+
+FULL_SIZE = Size(20_000, (128, 64), 12, 20, 256, 16)
+DRY_SIZE = Size(1000, (8, 4), 2, 6, 16, 3, pace=0.1)
+
+
+def main(argv: list[str] | None = None, size: Size | None = None) -> list[dict]:
+    """Runs the cases that there is time for; returns what `gpu.json` holds."""
+    began = time.perf_counter()
     utf8_output()
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench.gpu", description=__doc__.split("\n")[0]
     )
+    parser.add_argument("--minutes", type=float, default=5, help="at most, in all (default 5)")
+    parser.add_argument("--out", type=Path, help="where gpu.json is written; default: workspace")
+    parser.add_argument("--save", action="store_true", help="renew figures/bench/gpu.json, too")
     parser.add_argument(
-        "--minutes",
-        type=float,
-        default=10,
-        help="of training for the model that is sampled from (default 10)",
-    )
-    parser.add_argument(
-        "--text",
-        type=Path,
-        help="documents to train on, as read_texts takes them; default: the sample corpus",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("."), help="where gpu.json is written (default: here)"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="on a CPU with a very small model, to see that everything works",
+        "--dry-run", action="store_true", help="tiny, on a CPU, to see that it works"
     )
     options = parser.parse_args(argv)
-    if not (torch.cuda.is_available() or options.dry_run):
-        parser.error(
-            "no GPU was found (torch.cuda.is_available() is false). --dry-run tries everything on a"
-            " CPU."
-        )
-    dry, presets = options.dry_run, DRY_PRESETS if options.dry_run else PRESETS
-    with tempfile.TemporaryDirectory() as scratch:
-        base = prepare(
-            Path(scratch), options.text, vocab_size=next(iter(presets.values())).vocab_size, dry=dry
-        )
-        micro_batches, compiled = (
-            ((4, 8), (False,)) if dry else ((16, 32, 64, 128, 192), (False, True))
-        )
-        rows = [
-            measure(base, name, *setting, steps=2 if dry else 20)
-            for name in presets
-            for setting in product(micro_batches, compiled, ("adamw", "muon"))
-        ]
-        fitting = [
-            row
-            for row in rows
-            if "tokens_per_second" in row and row["preset"] == next(iter(presets))
-        ]
-        best = max(fitting, key=lambda row: row["tokens_per_second"])
-        about = {
-            "hardware": hardware(dry),
-            "date": time.strftime("%Y-%m-%d"),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "dry_run": dry,
-        }
-        result = {
-            **about,
-            "sweep": rows,
-            "loss_against_fp32": loss_difference(base, best, steps=3 if dry else 30),
-            "sampling": [sampling_rates(base, name, 16 if dry else 256) for name in presets],
-            "model": train_and_sample(base, best, 0.05 if dry else options.minutes),
-        }
-    write_json(options.out / "gpu.json", result)
-    print(f"\n{table(rows)}\n\n{about['hardware']}, {about['date']}")
-    print(f"largest difference of the loss from fp32: {result['loss_against_fp32']:.2%}")
-    for row in result["sampling"]:
-        print(
-            f"sampling, {row['preset']}, batch 1: {row['plain']:,} tokens/s, static cache"
-            f" {row['static']:,}; reading every weight once a token allows {row['memory_bound']:,};"
-            f" {row['same_tokens']:.0%} of the tokens are the same"
-        )
-    for text in result["model"]["samples"]:
-        print("  ", text.replace("\n", " "))
-    return result
+    dry = options.dry_run
+    if dry and options.save:
+        parser.error("--dry-run measures nothing that is worth --save: leave one of them out.")
+    if not (dry or torch.cuda.is_available()):
+        parser.error("torch.cuda.is_available() is false. --dry-run tries everything on a CPU.")
+    # What makes cuBLAS deterministic has to be there before its first product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    file = "gpu-dry-run.json" if dry else "gpu.json"
+    paths = [folder / file for folder in (options.out or bench_folder(), *[FIGURES] * options.save)]
+    rows, about = {}, about_this_machine(dry)
+    size = size or (DRY_SIZE if dry else FULL_SIZE)
+    # A dry run goes through the first half of compiling only, which needs no C compiler.
+    half = patch.object(torch, "compile", partial(torch.compile, backend="eager"))
+    with tempfile.TemporaryDirectory() as scratch, half if dry else nullcontext():
+        base, spent, expected = prepare(Path(scratch), size, dry), 0.0, 0.0
+        for name, seconds, case in cases(base, size, DRY_PRESETS if dry else PRESETS):
+            start = time.perf_counter()
+            need, left = seconds * size.pace, options.minutes * 60 - (start - began)
+            if spent > expected:  # a slow machine is slow in what is to come, too
+                need *= spent / expected
+            if need > left:
+                print(f"left out, for it takes {need:.0f} s and {left:.0f} s are left: {name}")
+                continue
+            try:
+                for row in case():
+                    rows[row["case"]] = row | about
+                    print(line(row), flush=True)
+                    store(paths, rows)
+            except Exception as error:  # one case less, not a table less
+                traceback.print_exc()
+                rows[name] = {"case": name, **rows.get(name, about), "error": in_words(error)}
+                store(paths, rows)
+            spent, expected = spent + time.perf_counter() - start, expected + seconds * size.pace
+            forget()
+    print("\n".join(f"stored: {path}" for path in paths if rows))
+    return [*rows.values()]
 
 
-def prepare(folder: Path, text: Path | None, *, vocab_size: int, dry: bool) -> TrainConfig:
-    """Tokenizer and shards of the text, and the config that all runs here share."""
-    if text is None:
-        write_sample_corpus(folder, documents=1000 if dry else 200_000, dialogues=10)
-        text = folder / "pretrain.jsonl"
-    tokenizer = train_tokenizer(
-        islice(read_texts(text), 100_000), folder / "tokenizer", vocab_size=vocab_size
-    )
-    write_pretrain_tokens(read_texts(text, split="train"), tokenizer, folder / "tokens" / "train")
-    write_pretrain_tokens(
-        islice(read_texts(text, split="val"), 2000), tokenizer, folder / "tokens" / "val"
-    )
+def store(paths: list[Path], rows: dict[str, dict]) -> None:
+    for path in paths:
+        write_json(path, [*rows.values()])
+
+
+def cases(base: TrainConfig, size: Size, presets: dict) -> list[tuple[str, float, Callable]]:
+    """(name, seconds by estimate, what yields its rows), the most important first."""
+
+    def training(preset: str, rows: int, compiled: bool) -> tuple[str, float, Callable]:
+        name = f"training {preset}, {rows} rows, {'compiled' if compiled else 'eager'}"
+        config = config_of(base, presets[preset], rows, compiled)
+        busy = (preset, rows, compiled) == (large, many, True)
+        rows_of = partial(training_rows, name, config, size.steps, busy)
+        return name, 100 if compiled else 20, rows_of
+
+    def sampling(preset: str, number: int) -> tuple[str, float, Callable]:
+        name = f"sampling {preset}, {number} at once"
+        what = presets[preset], base.device, number, size.tokens
+        return name, 8, partial(sampling_rows, name, *what)
+
+    (large, small), (many, fewer) = presets, size.rows
+    short = config_of(base, presets[small], 16, False)
+    short = replace(short, n_layers=min(4, short.n_layers), steps=size.small_steps, warmup_steps=5)
+    half = partial(fp16_rows, replace(short, batch_size=fewer), size.steps)
+    return [
+        training(large, many, True),
+        *(sampling(preset, number) for preset in presets for number in (1, size.prompts)),
+        ("the same twice", 20, partial(same_twice_rows, short)),
+        ("losses", 15, partial(loss_rows, short)),
+        training(small, many, True),
+        training(large, many, False),
+        training(small, many, False),
+        *[("training in fp16", 20, half)] * bool(accepted(short, dtype="fp16")),
+        *(training(preset, fewer, True) for preset in presets),
+        *(training(preset, fewer, False) for preset in presets),
+    ]
+
+
+def prepare(folder: Path, size: Size, dry: bool) -> TrainConfig:
+    """Tokenizer and shards of the sample corpus, and the config that all runs here share."""
+    write_sample_corpus(folder, documents=size.documents, dialogues=10)
+    texts, vocab_size = folder / "pretrain.jsonl", (TINY if dry else PRESETS["215M"]).vocab_size
+    tokenizer = train_tokenizer(read_texts(texts), folder / "tokenizer", vocab_size=vocab_size)
+    write_pretrain_tokens(read_texts(texts), tokenizer, folder / "tokens" / "train")
     return TrainConfig(
         data_path=str(folder / "tokens"),
         tokenizer_path=str(folder / "tokenizer"),
         out_dir=str(folder / "run"),
         max_seq_len=128 if dry else 512,
         device="cpu" if dry else "cuda",
-        dtype="bf16",
+        dtype="fp32" if dry else "bf16",
         resume="never",
         steps=10**6,
+        log_interval=1,
     )
 
 
-def sized(
-    base: TrainConfig, preset: str, micro_batch: int, compiled: bool, optimizer: str, **changes
-) -> TrainConfig:
-    profile = (PRESETS | DRY_PRESETS)[preset]
-    return replace(
-        base,
-        **{k: profile.pretrain[k] for k in SHAPE},
-        batch_size=micro_batch,
-        compile=compiled,
-        optimizer=optimizer,
-        learning_rate=profile.pretrain["learning_rate"] if optimizer == "muon" else 3e-4,
-        **changes,
-    )
+def config_of(base: TrainConfig, profile, rows: int, compiled: bool) -> TrainConfig:
+    """As the profile trains, with so many rows in a step."""
+    taken = {k: v for k, v in profile.pretrain.items() if k in (*SHAPE, *STREAM, "learning_rate")}
+    return replace(base, **taken, batch_size=rows, compile=compiled)
 
 
-def measure(
-    base: TrainConfig, preset: str, micro_batch: int, compiled: bool, optimizer: str, *, steps: int
-) -> dict:
-    """One line of the sweep: the rate over `steps` steps after as many to warm up; an error where
-    it does not fit.
-    """
-    row = {
-        "preset": preset,
-        "micro_batch": micro_batch,
-        "compile": compiled,
-        "optimizer": optimizer,
-    }
-    config = sized(base, preset, micro_batch, compiled, optimizer)
+def about_this_machine(dry: bool) -> dict:
+    """What a row says of where and with what it was measured."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
-        with torch.random.fork_rng():
-            trainer = build(prepare_run(config, Processes.join(config)))
-        run(trainer, steps)
-        start = time.perf_counter()
-        run(trainer, steps)
-        seconds = time.perf_counter() - start
-    except torch.OutOfMemoryError:
-        row["error"] = "out of memory"
-    else:
-        rate = steps * micro_batch * config.max_seq_len / seconds
-        dtype, device = trainer.run.dtype, trainer.run.processes.device
-        row |= {
-            "dtype": str(dtype).removeprefix("torch."),
-            "tokens_per_second": round(rate),
-            "mfu": round(
-                rate
-                * trainer.model.flops_per_token(config.max_seq_len)
-                / peak_flops(device, dtype),
-                4,
-            ),
-        }
-        if device.type == "cuda":
-            row["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
-    trainer = None
-    forget()
-    print(row, flush=True)
-    return row
-
-
-def run(trainer: Trainer, steps: int) -> list[float]:
-    """Takes `steps` steps and waits for the device; the loss of each."""
-    losses = []
-    for _ in range(steps):
-        batches, supervised, _ = trainer.load_step(trainer.step)
-        trainer.accumulate_gradients(batches, supervised)
-        trainer.update()
-        losses.append(trainer.gradients[-1].clone())
-        trainer.step += 1
-    return torch.stack(losses).tolist()
-
-
-def forget() -> None:
-    torch._dynamo.reset()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def loss_difference(base: TrainConfig, best: dict, *, steps: int) -> float:
-    """The largest relative difference between the losses of the fastest setting and of fp32 without
-    compile, step by step.
-    """
-    micro_batch = min(best["micro_batch"], 16)
-    losses = []
-    for changes in ({"compiled": best["compile"]}, {"compiled": False, "dtype": "fp32"}):
-        config = sized(
-            base,
-            best["preset"],
-            micro_batch,
-            changes.pop("compiled"),
-            best["optimizer"],
-            warmup_steps=steps,
-            **changes,
-        )
-        trainer = build(prepare_run(config, Processes.join(config)))
-        losses.append(run(trainer, steps))
-        forget()
-    return max(abs(a - b) / b for a, b in zip(*losses, strict=True))
-
-
-def sampling_rates(base: TrainConfig, preset: str, new: int) -> dict:
-    """Tokens/s at batch 1 in bf16, as usual and with the static cache, and what the memory's speed
-    would allow.
-    """
-    profile, device = (PRESETS | DRY_PRESETS)[preset], base.device
-    config = ModelConfig(
-        **{k: profile.pretrain[k] for k in SHAPE},
-        vocab_size=profile.vocab_size,
-        max_seq_len=profile.max_length,
-    )
-    torch.manual_seed(0)
-    model = Transformer(config).to(device, torch.bfloat16)
-    rates, texts = {}, {}
-    for name, static in (("plain", False), ("static", True)):
-        for count in (4, new):  # the first call warms up
-            start = time.perf_counter()
-            texts[name] = generate(
-                model,
-                [list(range(5, 21))],
-                max_new_tokens=count,
-                temperature=0,
-                stop_ids=(),
-                static_cache=static,
-            )[0].ids
-            rates[name] = round(count / (time.perf_counter() - start))
-    with torch.inference_mode():
-        for _ in range(2):
-            start = time.perf_counter()
-            total = sum(p.sum() for _ in range(20) for p in model.parameters())
-            total.item()
-            seconds = (time.perf_counter() - start) / 20
-    same = sum(a == b for a, b in zip(*texts.values(), strict=True)) / new
-    return {"preset": preset, **rates, "memory_bound": round(1 / seconds), "same_tokens": same}
-
-
-def train_and_sample(base: TrainConfig, best: dict, minutes: float) -> dict:
-    """Trains the smaller preset for `minutes` at the fastest setting; its validation and what it
-    writes.
-    """
-    tokens = best["tokens_per_second"] * 60 * minutes
-    config = sized(
-        base,
-        best["preset"],
-        best["micro_batch"],
-        best["compile"],
-        "muon",
-        steps=0,
-        tokens=int(tokens),
-        warmup_steps=20,
-    )
-    trainer = build(prepare_run(config, Processes.join(config)))
-    start = time.perf_counter()
-    trainer.fit()
-    seconds, writer = (
-        time.perf_counter() - start,
-        TextGenerator.from_model(trainer.model, trainer.run.tokenizer),
-    )
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    versions = {package: version(package) for package in ("torch", "transformers", "numpy")}
     return {
-        "preset": best["preset"],
-        "minutes": round(seconds / 60, 1),
-        "tokens": trainer.tokens,
-        **trainer.evaluate(),
-        "samples": [
-            prompt + writer.complete(prompt, max_new_tokens=60, temperature=0.8, top_k=50, seed=0)
-            for prompt in PROMPTS
-        ],
+        "hardware": machine() if dry else f"{torch.cuda.get_device_name()}, {machine()}",
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {"python": platform.python_version(), **versions},
+        "commit": commit,
     }
 
 
-def hardware(dry: bool) -> str:
-    return machine() if dry else f"{torch.cuda.get_device_name()}, {machine()}"
-
-
-def table(rows: list[dict]) -> str:
-    """The sweep as a Markdown table."""
-    lines = [
-        "| preset | micro-batch | compile | optimiser | tokens/s | MFU | memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        rate = (
-            f"{row['tokens_per_second']:,} | {row['mfu']:.1%}"
-            if "mfu" in row
-            else f"{row['error']} |"
-        )
-        memory = f"{row['memory_gb']} GB" if "memory_gb" in row else ""
-        compiled = "yes" if row["compile"] else "no"
-        lines.append(
-            f"| {row['preset']} | {row['micro_batch']} | {compiled} | {row['optimizer']} | {rate} |"
-            f" {memory} |"
-        )
-    return "\n".join(lines)
+def line(row: dict) -> str:
+    """A row as it is printed."""
+    beside = row["peer"] and f"; {row['peer']:,.10g} {row['peer_name']}, ratio {row['ratio']}"
+    hidden = ("case", "ours", "unit", "peer", "peer_name", "ratio", "runs", "weights")
+    rest = [f"{k} {v}" for k, v in row.items() if k not in hidden and v is not None]
+    return ", ".join([f"{row['case']}: {row['ours']:,.10g} {row['unit']}{beside or ''}", *rest])
 
 
 if __name__ == "__main__":
