@@ -6,7 +6,8 @@
     tokens/sft/train/       the same, and
                             shard_00000.mask     uint8, 1 where the token is to be learned
 
-A folder is finished when it has a `manifest.json`, which is written last.
+A folder is finished when it has a `manifest.json`, which is written last. `packed_….safetensors`
+are rows that `PackedDataset` has made of the shards and keeps.
 """
 
 import shutil
@@ -128,6 +129,13 @@ def shards_fingerprint(manifest: dict) -> str:
     return content_fingerprint({name: manifest[name] for name in decisive})
 
 
+def remove_shards(folder: Path) -> None:
+    """Deletes all that this folder of the library wrote there, the manifest first."""
+    for pattern in ("manifest.json", "shard_*", "packed_*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
 def _manifest(
     kind: str, tokenizer: PreTrainedTokenizerFast, source: str, settings: dict, shard_tokens: int
 ) -> dict:
@@ -160,9 +168,7 @@ def _write(items: Iterable, encode: Callable, folder: Path, manifest: dict, repl
             )
         if not changed and manifest["source"]:
             return there
-        finished.unlink()
-    for left in folder.glob("shard_*"):
-        left.unlink()
+    remove_shards(folder)
     for half_written in folder.glob(".tmp-*"):  # by a run that was killed
         shutil.rmtree(half_written, ignore_errors=True)
     stream, counts, read = iter(items), Counter[str](), 0

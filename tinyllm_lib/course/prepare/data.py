@@ -22,7 +22,12 @@ from tinyllm_lib.data import (
     read_texts,
     require_writable,
 )
-from tinyllm_lib.dataset import read_manifest, write_pretrain_tokens, write_sft_tokens
+from tinyllm_lib.dataset import (
+    read_manifest,
+    remove_shards,
+    write_pretrain_tokens,
+    write_sft_tokens,
+)
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 
 REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
@@ -215,9 +220,7 @@ def shards_are_ours(folder: Path) -> bool:
 
 def _remove_shards(folder: Path) -> None:
     require_writable(folder)
-    for pattern in ("manifest.json", "shard_*"):
-        for path in folder.glob(pattern):
-            path.unlink()
+    remove_shards(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
