@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
@@ -104,7 +104,7 @@ class PackedDataset(Dataset):
         packed = self._pack()
         if len(packed["pieces"]) >= KEPT_PIECES:
             with suppress(OSError), atomic_path(self.folder / name) as temporary:
-                save_file(packed, temporary)
+                temporary.write_bytes(save(packed))  # save_file closes it to all others
         return packed
 
     def _pack(self) -> dict[str, Tensor]:
