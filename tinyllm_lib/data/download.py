@@ -12,7 +12,6 @@ from pathlib import Path
 class RealCorpus:
     """A file on a hub, and how much is in it: round numbers, for estimates."""
 
-    hub: str
     dataset: str
     name: str
     lines: int
@@ -21,7 +20,6 @@ class RealCorpus:
 
 
 SEQ_MONKEY = RealCorpus(
-    hub="ModelScope",
     dataset="ddzhu123/seq-monkey",
     name="mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2",
     lines=13_000_000,
@@ -29,7 +27,6 @@ SEQ_MONKEY = RealCorpus(
     text_bytes=33_000_000_000,
 )
 BELLE = RealCorpus(
-    hub="Hugging Face",
     dataset="BelleGroup/train_3.5M_CN",
     name="train_3.5M_CN.json",
     lines=3_600_000,
