@@ -10,11 +10,10 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.course.made import file_fingerprint, made_by_us, sign
+from tinyllm_lib.course.prepare.real import REAL_CORPORA
 from tinyllm_lib.course.profiles import Profile, get_profile
 from tinyllm_lib.course.world import sample_recipe, write_sample_corpus
 from tinyllm_lib.data import (
-    BELLE,
-    SEQ_MONKEY,
     Workspace,
     atomic_path,
     differences,
@@ -30,7 +29,6 @@ from tinyllm_lib.dataset import (
 )
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 
-REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
 SAMPLE_BYTES = 10**9  # of text for the tokenizer: more would hardly change the merges
 VAL_DOCUMENTS = 50_000  # enough to measure bits per byte; a share of 10B tokens would be far more
 
@@ -112,7 +110,8 @@ def tokenizer(
         say(f"No tokenizer yet: training one with {profile.vocab_size:,} entries.")
     elif not remake:
         return load_tokenizer(folder)
-    grows = SEQ_MONKEY.text_bytes / SEQ_MONKEY.packed_bytes if profile.real_corpora else 1
+    packed = REAL_CORPORA["pretrain"]
+    grows = packed.text_bytes / packed.packed_bytes if profile.real_corpora else 1
     every = max(1, round(grows * corpus.stat().st_size / SAMPLE_BYTES))
     sample = islice(read_texts(corpus), 0, None, every)
     with atomic_path(folder) as temporary:
