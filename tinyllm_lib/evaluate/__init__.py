@@ -3,7 +3,6 @@
 From a terminal: `python -m tinyllm_lib.evaluate RUN`.
 
     Answer: one question of an exam, what was expected and what the model said
-    Verdict: whether a reply is right, and why it is or is not
     ExamResult: an exam that was taken: scores by class, all answers, a table, a file
     bits_per_byte: how many bits a model needs for one byte of text, on average
     exam_of: the saved result of a run, if these weights sat this exam
@@ -17,5 +16,5 @@ From a terminal: `python -m tinyllm_lib.evaluate RUN`.
 
 from tinyllm_lib.evaluate.bits import bits_per_byte
 from tinyllm_lib.evaluate.exam import exam_of, load_exam, run_exam
-from tinyllm_lib.evaluate.grading import Verdict, grade, is_right
+from tinyllm_lib.evaluate.grading import grade, is_right
 from tinyllm_lib.evaluate.results import Answer, ExamResult, format_table, wilson
