@@ -289,6 +289,7 @@ def test_rows_are_packed_once_and_read_from_beside_the_shards_by_all_others(larg
     assert made() == 1 and first.left_out > 0 and same_rows(first, second)
     (kept,) = folder.glob("packed_*")
     assert kept.name.startswith(f"packed_{packing}_32_")
+    assert kept.stat().st_mode == (folder / "manifest.json").stat().st_mode, "for others, too"
 
 
 def test_few_rows_leave_no_file(packed_texts):
