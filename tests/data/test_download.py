@@ -17,7 +17,7 @@ class Handler(HubHandler):
     """A mirror of Hugging Face with one file."""
 
     def do_HEAD(self):
-        found = self.path.endswith(f"{BELLE.dataset}/resolve/main/{BELLE.name}")
+        found = self.path.endswith("{}/resolve/main/{}".format(*BELLE))
         self.send_response(200 if found else 404)
         self.send_header("X-Repo-Commit", "0" * 40)
         self.send_header("ETag", '"0123456789abcdef0123456789abcdef01234567"')
@@ -41,7 +41,7 @@ def mirror(monkeypatch):
 
 def test_dialogues_come_from_a_mirror_and_not_twice(mirror, tmp_path):
     path = download_sft(tmp_path / "raw")
-    assert path == tmp_path / "raw" / BELLE.name and path.read_bytes() == CONTENT
+    assert path == tmp_path / "raw" / BELLE[1] and path.read_bytes() == CONTENT
     path.write_bytes(b"mine")
     assert download_sft(str(tmp_path / "raw")).read_bytes() == b"mine"
 
@@ -57,13 +57,13 @@ def test_documents_come_from_modelscope_and_not_twice(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "modelscope", library)
     for _ in range(2):
         path = download_pretrain(tmp_path)
-        assert path == tmp_path / SEQ_MONKEY.name and path.read_bytes() == CONTENT
-    assert asked == [SEQ_MONKEY.dataset]
+        assert path == tmp_path / SEQ_MONKEY[1] and path.read_bytes() == CONTENT
+    assert asked == [SEQ_MONKEY[0]]
 
 
 @pytest.mark.parametrize(
     ("download", "source"), [(download_sft, BELLE), (download_pretrain, SEQ_MONKEY)]
 )
 def test_a_file_put_there_by_hand_is_taken_without_a_network(download, source, tmp_path):
-    (tmp_path / source.name).write_bytes(b"{}")
+    (tmp_path / source[1]).write_bytes(b"{}")
     assert download(tmp_path).read_bytes() == b"{}"

@@ -3,6 +3,7 @@
 import random
 from itertools import groupby, pairwise
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny import DIALOGUES, ROOT, TEXTS, dialogue
@@ -14,6 +15,7 @@ from tinyllm_lib.dataset import (
     PackedDataset,
     PretrainDataset,
     SFTDataset,
+    packed,
     write_pretrain_tokens,
     write_sft_tokens,
 )
@@ -235,6 +237,102 @@ def test_a_stream_shorter_than_one_row_is_still_one_row(tokenizer, tmp_path):
     assert dataset.waste == pytest.approx(1 - learned / 32)
 
 
+def one_by_one(lengths, context):
+    """`best_fit` as its docstring has it, a piece at a time: the numbers of the pieces by row."""
+    rows, rooms = [], []  # rooms: (room, row), the last to come at the end
+    for piece in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        least = min((room for room, _ in rooms if room >= lengths[piece]), default=None)
+        if least is None:
+            rows.append([])
+            least, row = context, len(rows) - 1
+        else:
+            row = [row for room, row in rooms if room == least][-1]
+            rooms.remove((least, row))
+        rows[row].append(piece)
+        rooms.append((least - lengths[piece], row))
+    return rows
+
+
+@given(data=st.data(), context=st.integers(1, 24))
+def test_best_fit_places_pieces_as_if_one_by_one(data, context):
+    """Runs that are resumed need the same rows, in the same order, from every version."""
+    lengths = data.draw(st.lists(st.integers(1, context), max_size=60))
+    order, row = packed.best_fit(np.array(lengths, np.int64), context)
+    found = [order[row == i].tolist() for i in range(len(set(row.tolist())))]
+    assert found == one_by_one(lengths, context)
+
+
+# ---- the packed rows of large shards, kept beside them
+
+
+@pytest.fixture
+def large(tokenizer, tmp_path, monkeypatch):
+    """A folder of shards whose rows are kept, and a function that says how often they were made."""
+    monkeypatch.setattr(packed, "KEPT_PIECES", 1)
+    write_sft_tokens(long_questions(6), tokenizer, tmp_path, max_length=2048)
+    made, pack = [], PackedDataset._pack
+    monkeypatch.setattr(PackedDataset, "_pack", lambda self: made.append(1) or pack(self))
+    return tmp_path, lambda: len(made)
+
+
+def same_rows(a, b):
+    return [*a.rows] == [*b.rows] and (a.left_out, a.positions, a.waste) == (
+        b.left_out,
+        b.positions,
+        b.waste,
+    )
+
+
+def test_rows_are_packed_once_and_read_from_beside_the_shards_by_all_others(large, packing):
+    folder, made = large
+    first, second = (PackedDataset(folder, 32, packing=packing) for _ in range(2))
+    assert made() == 1 and first.left_out > 0 and same_rows(first, second)
+    (kept,) = folder.glob("packed_*")
+    assert kept.name.startswith(f"packed_{packing}_32_")
+    assert kept.stat().st_mode == (folder / "manifest.json").stat().st_mode, "for others, too"
+
+
+def test_few_rows_leave_no_file(packed_texts):
+    PackedDataset(packed_texts, 32)
+    assert not [*packed_texts.glob("packed_*")]
+
+
+def test_rows_of_another_context_packing_or_version_are_others(large, monkeypatch):
+    folder, made = large
+    for context, packing in ((32, "best_fit"), (48, "best_fit"), (32, "none")):
+        PackedDataset(folder, context, packing=packing)
+    monkeypatch.setattr(packed, "PACKING_VERSION", 2)
+    PackedDataset(folder, 32)
+    assert made() == len([*folder.glob("packed_*")]) == 4
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-8], lambda raw: raw + b"8", lambda raw: b""])
+def test_a_damaged_file_of_rows_is_made_again(large, damage):
+    folder, made = large
+    whole = PackedDataset(folder, 32)
+    (kept,) = folder.glob("packed_*")
+    before = kept.read_bytes()
+    kept.unlink()  # `whole` has it mapped
+    kept.write_bytes(damage(before))
+    assert same_rows(PackedDataset(folder, 32), whole) and made() == 2
+    assert kept.read_bytes() == before
+
+
+def test_rows_go_when_their_shards_are_replaced(large, tokenizer):
+    folder, made = large
+    before = PackedDataset(folder, 32)
+    write_sft_tokens(long_questions(3), tokenizer, folder, max_length=2048)
+    assert not [*folder.glob("packed_*")]
+    assert len(PackedDataset(folder, 32)) < len(before) and made() == 2
+
+
+def test_where_the_folder_cannot_be_written_rows_are_packed_in_memory(large, monkeypatch):
+    folder, made = large
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    assert same_rows(PackedDataset(folder, 32), PackedDataset(folder, 32)) and made() == 2
+    assert not [*folder.glob("packed_*")]
+
+
 # ---- bad input
 
 
@@ -291,7 +389,7 @@ def test_where_every_row_has_something_to_learn_none_is_left_out_and_the_order_i
 ):
     write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=128)
     data = PackedDataset(tmp_path, 128, packing=packing)
-    monkeypatch.setattr(PackedDataset, "_has_target", lambda self, row: True)
+    monkeypatch.setattr(PackedDataset, "_learned", lambda self, pieces: pieces[:, 2] > 0)
     as_it_was = PackedDataset(tmp_path, 128, packing=packing)
     assert (
         data.left_out == 0

@@ -14,7 +14,6 @@ from tinyllm_lib.evaluate import (
     Answer,
     ExamResult,
     bits_per_byte,
-    compare_exams,
     exam_of,
     format_table,
     load_exam,
@@ -297,15 +296,12 @@ PAIRS = [
 ]
 
 
-def test_a_pair_is_one_item_and_right_only_as_a_whole(tmp_path, capsys):
+def test_a_pair_is_one_item_and_right_only_as_a_whole(tmp_path):
     def sit(*replies):
         return run_exam(Scripted([*replies, "三"]), [*PAIRS, three], kind="chat", print_table=False)
 
     three = {"class": "sum", "question": "1+2等于多少？", "answer": "3"}
-    half, whole = (
-        sit("是的。", "是的。", "是的。", "不是。"),
-        sit("是的。", "不是。", "是的。", "是的。"),
-    )
+    half = sit("是的。", "是的。", "是的。", "不是。")
     assert [(s.class_name, s.right, s.total) for s in half.classes] == [
         ("yes_no", 1, 2),
         ("sum", 1, 1),
@@ -313,15 +309,8 @@ def test_a_pair_is_one_item_and_right_only_as_a_whole(tmp_path, capsys):
     assert "1/2" in half.table() and len(half.wrong) == 1
     half.save(tmp_path / "exam.json")
     assert ExamResult.load(tmp_path).classes == half.classes
-    comparison = compare_exams(ExamResult.load(tmp_path), whole)
-    assert [[x.question for x, _ in of] for of in comparison[:2]] == [
-        ["甲是山吗？"],
-        ["乙是山吗？"],
-    ]
-    assert "only one" not in capsys.readouterr().out
     one = run_exam(Scripted(["是的。", "不是。"]), PAIRS, kind="chat", limit=1, print_table=False)
     assert [a.pair for a in one.answers] == ["甲", "甲"], "a pair stays together"
-    assert "3 questions stand in only one" in compare_exams(one, half, print_table=False).table
 
 
 def test_limit_spreads_over_each_class():
@@ -405,36 +394,9 @@ def test_the_kind_of_a_run_is_read_from_its_token_shards(tmp_path):
         assert kind_of_run(step) == expected
 
 
-def test_comparing_two_exams(tmp_path, capsys):
-    def result(*right):
-        rows = zip(("一", "二", "三"), right, strict=False)
-        return ExamResult(
-            "chat", "step_1", "exam.jsonl", 0.0, [Answer("数", q, "x", "y", r) for q, r in rows]
-        )
-
-    result(True, False, False).save(tmp_path / "exam.json")
-    saved = ExamResult.load(tmp_path / "exam.json")
-    comparison = compare_exams(saved, result(False, True, False))
-    assert [x.question for x, _ in comparison.gained] == ["二"]
-    assert [x.question for x, _ in comparison.lost] == ["一"]
-    assert "33% (1/3)" in capsys.readouterr().out
-    shorter = compare_exams(result(False, True), result(True), print_table=False)
-    assert [x.question for x, _ in shorter.gained] == ["一"] and not shorter.lost
-    assert "\n1 questions stand in only one of the two exams" in shorter.table
-    assert "only one" not in comparison.table
+def test_a_result_that_is_not_there_is_said_to_come_from_run_exam(tmp_path):
     with pytest.raises(FileNotFoundError, match="run_exam writes it"):
         ExamResult.load(tmp_path / "nothing")
-
-
-def test_questions_that_stand_in_an_exam_twice_are_compared_one_by_one():
-    def result(*right):  # 那加蓬呢？ after other turns
-        answers = [Answer("follow_up", "那加蓬呢？", "非洲", "x", r) for r in right]
-        return ExamResult("chat", "step_1", "exam.jsonl", 0.0, answers)
-
-    comparison = compare_exams(result(True, False), result(False, True), print_table=False)
-    assert len(comparison.gained) == len(comparison.lost) == 1
-    fewer = compare_exams(result(True, False), result(True), print_table=False)
-    assert "\n1 questions stand in only one of the two exams" in fewer.table
 
 
 def test_tables_stay_aligned_with_chinese_in_them():

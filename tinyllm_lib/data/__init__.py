@@ -6,7 +6,7 @@ Read `streams.py` (files to lines), `documents.py` (a line to messages), `reader
     allowed_memory: how many bytes of memory this process may use
     atomic_path: a context that writes a file or a folder whole or not at all
     BadLine: the error for one line that cannot be used
-    BELLE: where the real dialogues lie, 3.5 million, and how much they are
+    BELLE: where the real dialogues lie, 3.5 million: dataset and file
     content_fingerprint: a hash of anything that JSON can hold
     convert_message: a dialogue as BELLE writes it -> messages with roles
     CorpusError: the error for a corpus that cannot be used as a whole
@@ -23,7 +23,7 @@ Read `streams.py` (files to lines), `documents.py` (a line to messages), `reader
     ReadReport: what became of every line of a corpus
     require_writable: an error that names the folder in the way, if one is
     SENTENCE_END: the pattern after which `split_text` may cut
-    SEQ_MONKEY: where the real pretraining corpus lies, 10B tokens, and how much it is
+    SEQ_MONKEY: where the real pretraining corpus lies, 10B tokens: dataset and file
     sha256: the checksum of a file
     split_text: cuts a text into chunks, at sentence ends where it can
     SYSTEM_PROMPT: what the system says where a dialogue does not

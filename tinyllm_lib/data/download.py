@@ -4,38 +4,11 @@ The sample corpus needs nothing from here.
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class RealCorpus:
-    """A file on a hub, and how much is in it: round numbers, for estimates."""
-
-    hub: str
-    dataset: str
-    name: str
-    lines: int
-    packed_bytes: int  # as it is downloaded
-    text_bytes: int  # as one JSON object a line
-
-
-SEQ_MONKEY = RealCorpus(
-    hub="ModelScope",
-    dataset="ddzhu123/seq-monkey",
-    name="mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2",
-    lines=13_000_000,
-    packed_bytes=13_000_000_000,
-    text_bytes=33_000_000_000,
-)
-BELLE = RealCorpus(
-    hub="Hugging Face",
-    dataset="BelleGroup/train_3.5M_CN",
-    name="train_3.5M_CN.json",
-    lines=3_600_000,
-    packed_bytes=4_850_000_000,
-    text_bytes=4_850_000_000,
-)
+# The dataset on its hub, ModelScope and Hugging Face, and the file in it.
+SEQ_MONKEY = ("ddzhu123/seq-monkey", "mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2")
+BELLE = ("BelleGroup/train_3.5M_CN", "train_3.5M_CN.json")
 
 
 def download_pretrain(raw_dir: str | os.PathLike) -> Path:
@@ -44,11 +17,12 @@ def download_pretrain(raw_dir: str | os.PathLike) -> Path:
     A file that is there already is returned untouched, also one put there by hand. Errors
     are those of `modelscope` (`make setup EXTRAS=hub`), which goes on after a broken download.
     """
-    target = Path(raw_dir) / SEQ_MONKEY.name
+    dataset, name = SEQ_MONKEY
+    target = Path(raw_dir, name)
     if not target.exists():
         from modelscope import dataset_file_download
 
-        dataset_file_download(SEQ_MONKEY.dataset, SEQ_MONKEY.name, local_dir=str(raw_dir))
+        dataset_file_download(dataset, name, local_dir=str(raw_dir))
     return target
 
 
@@ -57,15 +31,11 @@ def download_sft(raw_dir: str | os.PathLike) -> Path:
 
     `HF_ENDPOINT` names a mirror.
     """
-    target = Path(raw_dir) / BELLE.name
+    dataset, name = BELLE
+    target = Path(raw_dir, name)
     if not target.exists():
         from huggingface_hub import hf_hub_download
 
-        hf_hub_download(
-            BELLE.dataset,
-            BELLE.name,
-            repo_type="dataset",
-            local_dir=str(raw_dir),
-            endpoint=os.environ.get("HF_ENDPOINT"),
-        )
+        at = os.environ.get("HF_ENDPOINT")
+        hf_hub_download(dataset, name, repo_type="dataset", local_dir=str(raw_dir), endpoint=at)
     return target

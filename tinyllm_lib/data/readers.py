@@ -171,24 +171,18 @@ def _read(
                 yield digest, document
         report.judge(max_rejected_share, rejects)
 
-    return _part(documents(), split, val_share, report)
+    def part() -> Iterator[Document]:
+        """Those of the part asked for; a small corpus that has none in "val" gets one there."""
+        found, below = documents(), val_share * 2.0**64
+        first = list(islice(found, DOCUMENTS_BEFORE_SPLITTING)) if split and val_share else []
+        digests = {digest for digest, _ in first}
+        if len(first) < DOCUMENTS_BEFORE_SPLITTING and len(digests) > 1:
+            below = max(below, min(digests) + 1)
+        for digest, document in chain(first, found):
+            if split is None or (digest < below) == (split == "val"):
+                report.kept += 1
+                yield document
+            else:
+                report.other_split += 1
 
-
-def _part(
-    documents: Iterator[tuple[int, Document]],
-    split: str | None,
-    val_share: float,
-    report: ReadReport,
-) -> Iterator[Document]:
-    """The documents of one part; in a small corpus that has none in "val", one is put there."""
-    below, enough = val_share * 2.0**64, DOCUMENTS_BEFORE_SPLITTING
-    first = list(islice(documents, enough)) if split and val_share else []
-    digests = {digest for digest, _ in first}
-    if len(first) < enough and len(digests) > 1:
-        below = max(below, min(digests) + 1)
-    for digest, document in chain(first, documents):
-        if split is None or (digest < below) == (split == "val"):
-            report.kept += 1
-            yield document
-        else:
-            report.other_split += 1
+    return part()

@@ -4,6 +4,7 @@ Read `tokens.py` (on disk), `packed.py` (what trains), `padded.py` (to look at).
 
     write_pretrain_tokens: encodes documents on all cores and writes them as shards
     write_sft_tokens: encodes dialogues with their loss masks and writes them as shards
+    remove_shards: deletes what lies in a folder of shards, the manifest first
     read_manifest: what a finished folder of shards holds
     shards_fingerprint: what decides the tokens of a folder of shards, as 16 hex digits
     shift_and_pad: ids and mask of one sample -> X, Y and loss_mask, padded at the end
@@ -19,6 +20,7 @@ from tinyllm_lib.dataset.packed import DataOrder, PackedDataset, PackedRow, coll
 from tinyllm_lib.dataset.padded import PretrainDataset, SFTDataset, shift_and_pad
 from tinyllm_lib.dataset.tokens import (
     read_manifest,
+    remove_shards,
     shards_fingerprint,
     write_pretrain_tokens,
     write_sft_tokens,

@@ -6,7 +6,8 @@
     tokens/sft/train/       the same, and
                             shard_00000.mask     uint8, 1 where the token is to be learned
 
-A folder is finished when it has a `manifest.json`, which is written last.
+A folder is finished when it has a `manifest.json`, which is written last. `packed_….safetensors`
+are rows that `PackedDataset` has made of the shards and keeps.
 """
 
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -40,19 +42,16 @@ def write_pretrain_tokens(
     texts: Iterable[str],
     tokenizer: PreTrainedTokenizerFast,
     out_dir: str | Path,
-    *,
-    source: str = "",
-    shard_tokens: int = SHARD_TOKENS,
-    replace: bool = False,
+    **options: Any,
 ) -> dict:
     """Encodes documents on all cores and writes them, each followed by `<|im_end|>`, as shards.
 
     Args:
         texts: documents, streamed.
-        source: a name for where the texts come from (file, size, settings, replay). A finished
+        source: a name for where the texts come from (file, size, settings, replay), "". A finished
             folder of this name is left as it is; one without a name is written anew.
-        shard_tokens: a shard is closed when it holds at least this many tokens.
-        replace: delete shards that were made from another source, tokenizer or settings.
+        shard_tokens: a shard is closed when it holds at least this many tokens, 100 million.
+        replace: delete shards made from another source, tokenizer or settings, False.
 
     Returns the manifest. Shards made otherwise (unless `replace`), a text without bytes, and no
     text at all are a ValueError.
@@ -61,8 +60,7 @@ def write_pretrain_tokens(
     def encode(items: list[str], first: int) -> tuple[list[Sample], dict[str, int]]:
         return encode_documents(tokenizer, items, first=first), {}
 
-    fresh = _manifest("pretrain", tokenizer, source, {}, shard_tokens)
-    return _write(texts, encode, Path(out_dir), fresh, replace)
+    return _write(texts, encode, Path(out_dir), "pretrain", tokenizer, {}, **options)
 
 
 def write_sft_tokens(
@@ -73,9 +71,7 @@ def write_sft_tokens(
     max_length: int = 512,
     replay: Iterable[str] = (),
     learn_all: bool = False,
-    source: str = "",
-    shard_tokens: int = SHARD_TOKENS,
-    replace: bool = False,
+    **options: Any,
 ) -> dict:
     """Encodes dialogues with their loss masks on all cores and writes them as shards.
 
@@ -110,8 +106,8 @@ def write_sft_tokens(
         return samples, counts
 
     settings = {"max_length": max_length, "learn_all": learn_all}
-    fresh = _manifest("sft", tokenizer, source, settings, shard_tokens)
-    return _write(chain(map(list, dialogues), zip(replay)), encode, Path(out_dir), fresh, replace)
+    items = chain(map(list, dialogues), zip(replay))
+    return _write(items, encode, Path(out_dir), "sft", tokenizer, settings, **options)
 
 
 def read_manifest(folder: str | Path) -> dict:
@@ -128,11 +124,26 @@ def shards_fingerprint(manifest: dict) -> str:
     return content_fingerprint({name: manifest[name] for name in decisive})
 
 
-def _manifest(
-    kind: str, tokenizer: PreTrainedTokenizerFast, source: str, settings: dict, shard_tokens: int
+def remove_shards(folder: Path) -> None:
+    """Deletes all that this folder of the library wrote there, the manifest first."""
+    for pattern in ("manifest.json", "shard_*", "packed_*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _write(
+    items: Iterable,
+    encode: Callable,
+    folder: Path,
+    kind: str,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: dict,
+    source: str = "",
+    shard_tokens: int = SHARD_TOKENS,
+    replace: bool = False,
 ) -> dict:
-    """What is to be written, before anything is."""
-    return {
+    """Batches in, shards and a manifest out."""
+    manifest: dict = {
         "version": 1,
         "kind": kind,
         "tokenizer": tokenizer_hash(tokenizer),
@@ -145,10 +156,6 @@ def _manifest(
         "shards": [],
         "counts": {},
     }
-
-
-def _write(items: Iterable, encode: Callable, folder: Path, manifest: dict, replace: bool) -> dict:
-    """Batches in, shards and a manifest out."""
     finished = folder / "manifest.json"
     if finished.is_file():
         there = read_json(finished)
@@ -158,11 +165,9 @@ def _write(items: Iterable, encode: Callable, folder: Path, manifest: dict, repl
                 f"{folder} holds token shards made otherwise: {', '.join(changed)}. Give another"
                 f" folder, or replace=True to delete these {there['tokens']:,} tokens."
             )
-        if not changed and manifest["source"]:
+        if source and not changed:
             return there
-        finished.unlink()
-    for left in folder.glob("shard_*"):
-        left.unlink()
+    remove_shards(folder)
     for half_written in folder.glob(".tmp-*"):  # by a run that was killed
         shutil.rmtree(half_written, ignore_errors=True)
     stream, counts, read = iter(items), Counter[str](), 0
@@ -175,14 +180,14 @@ def _write(items: Iterable, encode: Callable, folder: Path, manifest: dict, repl
             if samples:
                 shard = shard or _Shard(folder, manifest, files)
                 shard.add(samples)
-            if shard and shard.totals["tokens"] >= manifest["shard_tokens"]:
+            if shard and shard.totals["tokens"] >= shard_tokens:
                 files.close()
                 shard.enter_in(manifest)
                 shard = None
     if shard:
         shard.enter_in(manifest)
     if not manifest["tokens"]:
-        what = "document" if manifest["kind"] == "pretrain" else "dialogue"
+        what = "document" if kind == "pretrain" else "dialogue"
         raise ValueError(
             f"{folder}: the source gave no {what} with a token to learn ({read} read)."
         )

@@ -3,10 +3,8 @@
 From a terminal: `python -m tinyllm_lib.evaluate RUN`.
 
     Answer: one question of an exam, what was expected and what the model said
-    Verdict: whether a reply is right, and why it is or is not
     ExamResult: an exam that was taken: scores by class, all answers, a table, a file
     bits_per_byte: how many bits a model needs for one byte of text, on average
-    compare_exams: two results side by side, with what was gained and lost
     exam_of: the saved result of a run, if these weights sat this exam
     format_table: rows as aligned columns, the first underlined, Chinese counted as two wide
     grade: the verdict on a reply, by a row of an exam; its docstring states the rules
@@ -18,5 +16,5 @@ From a terminal: `python -m tinyllm_lib.evaluate RUN`.
 
 from tinyllm_lib.evaluate.bits import bits_per_byte
 from tinyllm_lib.evaluate.exam import exam_of, load_exam, run_exam
-from tinyllm_lib.evaluate.grading import Verdict, grade, is_right
-from tinyllm_lib.evaluate.results import Answer, ExamResult, compare_exams, format_table, wilson
+from tinyllm_lib.evaluate.grading import grade, is_right
+from tinyllm_lib.evaluate.results import Answer, ExamResult, format_table, wilson

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import SYSTEM_PROMPT, atomic_path
 from tinyllm_lib.model import Transformer, model_folder, rope_frequencies, weights_fingerprint
-from tinyllm_lib.share.old_layout import IN_LAYER, to_adjacent_pairs
+from tinyllm_lib.share.old_layout import to_adjacent_pairs
 from tinyllm_lib.tokenizer import check_size, load_tokenizer, stop_ids, token_ids
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
@@ -84,22 +84,12 @@ def gguf_tensors(model: Transformer) -> dict[str, Tensor]:
 
     c = model.config
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layers)
-    state = model.state_dict()
-    tensors = {
-        "token_embd.weight": state["model.embed_tokens.weight"],
-        "output_norm.weight": state["model.norm.weight"],
-    }
-    if not c.tie_embeddings:
-        tensors["output.weight"] = state["lm_head.weight"]
-    if c.rope_scaling:
-        tensors["rope_freqs.weight"] = 1 / rope_frequencies(c)[1]
-    heads = {"self_attn.q_proj": c.n_heads, "self_attn.k_proj": c.n_kv_heads}
-    for i in range(c.n_layers):
-        for name in IN_LAYER.values():
-            tensor = state[f"model.layers.{i}.{name}.weight"]
-            if name in heads:
-                tensor = to_adjacent_pairs(tensor, heads[name])
-            tensors[f"{names.get_name(f'model.layers.{i}.{name}')}.weight"] = tensor
+    tensors = {"rope_freqs.weight": 1 / rope_frequencies(c)[1]} if c.rope_scaling else {}
+    heads = {"q_proj": c.n_heads, "k_proj": c.n_kv_heads}
+    for name, weight in model.named_parameters():  # each once, under its first name
+        n = heads.get(name.split(".")[-2])
+        tensor = to_adjacent_pairs(weight.detach(), n) if n else weight.detach()
+        tensors[f"{names.get_name(name.removesuffix('.weight'))}.weight"] = tensor
     return tensors
 
 

@@ -18,7 +18,6 @@ Read `training.py`, `folder.py` (what lies on disk, and its checks), `encoding.p
     token_ids: what a model's `config.json` says of its tokenizer
     token_bytes: the bytes of one token, which may be a part of a character
     token_byte_lengths: bytes of text per token id, 0 for special tokens
-    why_no_bytes: why a text cannot be encoded, or None where it can
     SPECIAL_TOKENS: the first five tokens, by id
     EOS_TEXT_ID: the id of `</s>`, the end of a document elsewhere
     IM_END_ID: the id of `<|im_end|>`, the end of a message and of a document
@@ -43,7 +42,6 @@ from tinyllm_lib.tokenizer.encoding import (
     token_byte_lengths,
     token_bytes,
     token_ids,
-    why_no_bytes,
 )
 from tinyllm_lib.tokenizer.folder import (
     check_size,

@@ -4,7 +4,7 @@ The alphabet is the 256 bytes, so every text has ids and comes back unchanged. T
 special token: `<|im_end|>` in a document is encoded as ten characters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -53,9 +53,7 @@ def encode_texts(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], *, first: int = 1
 ) -> list[list[int]]:
     """`encode_text` of each text, on all cores at once; in errors they are counted from `first`."""
-    for number, text in enumerate(texts, first):
-        if reason := why_no_bytes(text):
-            raise ValueError(f"text {number}: {reason}")
+    texts = [*checked(texts, first)]
     encodings = text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
 
@@ -89,6 +87,14 @@ def encode_documents(
         cut = len(start) + len(ids) + 1 - len(kept)
         samples.append(Sample(kept, [1] * len(kept), cut_tokens=cut, cut_supervised=cut))
     return samples
+
+
+def checked(texts: Iterable[str], first: int = 1) -> Iterator[str]:
+    """The texts, up to one that cannot be encoded, whose ValueError counts from `first`."""
+    for number, text in enumerate(texts, first):
+        if reason := why_no_bytes(text):
+            raise ValueError(f"text {number}: {reason}")
+        yield text
 
 
 def why_no_bytes(text: object) -> str | None:

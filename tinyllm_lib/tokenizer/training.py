@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import atomic_path, require_writable
-from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE, ROLES, SPECIAL_TOKENS, why_no_bytes
+from tinyllm_lib.tokenizer.encoding import CHAT_TEMPLATE, ROLES, SPECIAL_TOKENS, checked
 from tinyllm_lib.tokenizer.folder import load_tokenizer, save_tokenizer
 
 FUNCTION_WORDS = "的是了在和与有为叫吗呢吧把被也就很不我你他她它们这那哪"
@@ -98,12 +98,10 @@ def train_tokenizer(
 
 def _training_texts(texts: Iterable[str]) -> Iterator[str]:
     """The texts, and the roles, which stand in no document but in every message's header."""
-    number = 0
-    for number, text in enumerate(texts, 1):
-        if reason := why_no_bytes(text):
-            raise ValueError(f"text {number}: {reason}")
+    text = None
+    for text in checked(texts):
         yield text
-    if not number:
+    if text is None:
         raise ValueError("train_tokenizer got no text: an empty file, or a used-up iterator?")
     for role in ROLES:
         yield "\n".join([role] * ROLE_COUNT)

@@ -11,10 +11,10 @@ What a learner put there is never replaced.
 """
 
 from tinyllm_lib.course.prepare.data import (
-    REAL_CORPORA,
     SAMPLE_BYTES,
     corpus_files,
     token_shards,
     tokenizer,
 )
+from tinyllm_lib.course.prepare.real import REAL_CORPORA
 from tinyllm_lib.course.prepare.runs import chat_run, pretrained_run, train_config, why_not_ready

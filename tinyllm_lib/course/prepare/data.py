@@ -10,11 +10,10 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.course.made import file_fingerprint, made_by_us, sign
+from tinyllm_lib.course.prepare.real import REAL_CORPORA
 from tinyllm_lib.course.profiles import Profile, get_profile
 from tinyllm_lib.course.world import sample_recipe, write_sample_corpus
 from tinyllm_lib.data import (
-    BELLE,
-    SEQ_MONKEY,
     Workspace,
     atomic_path,
     differences,
@@ -22,10 +21,14 @@ from tinyllm_lib.data import (
     read_texts,
     require_writable,
 )
-from tinyllm_lib.dataset import read_manifest, write_pretrain_tokens, write_sft_tokens
+from tinyllm_lib.dataset import (
+    read_manifest,
+    remove_shards,
+    write_pretrain_tokens,
+    write_sft_tokens,
+)
 from tinyllm_lib.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer
 
-REAL_CORPORA = {"pretrain": SEQ_MONKEY, "sft": BELLE}
 SAMPLE_BYTES = 10**9  # of text for the tokenizer: more would hardly change the merges
 VAL_DOCUMENTS = 50_000  # enough to measure bits per byte; a share of 10B tokens would be far more
 
@@ -107,7 +110,8 @@ def tokenizer(
         say(f"No tokenizer yet: training one with {profile.vocab_size:,} entries.")
     elif not remake:
         return load_tokenizer(folder)
-    grows = SEQ_MONKEY.text_bytes / SEQ_MONKEY.packed_bytes if profile.real_corpora else 1
+    packed = REAL_CORPORA["pretrain"]
+    grows = packed.text_bytes / packed.packed_bytes if profile.real_corpora else 1
     every = max(1, round(grows * corpus.stat().st_size / SAMPLE_BYTES))
     sample = islice(read_texts(corpus), 0, None, every)
     with atomic_path(folder) as temporary:
@@ -215,9 +219,7 @@ def shards_are_ours(folder: Path) -> bool:
 
 def _remove_shards(folder: Path) -> None:
     require_writable(folder)
-    for pattern in ("manifest.json", "shard_*"):
-        for path in folder.glob(pattern):
-            path.unlink()
+    remove_shards(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
