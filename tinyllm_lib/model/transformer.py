@@ -90,7 +90,7 @@ class Transformer(nn.Module):
             mask = document_mask(self.document_attention, document_starts, *ids.shape)
         else:
             mask = attention_mask(T, past, document_ids, key_mask, ids.device)
-        if isinstance(mask, Tensor):  # added to scores: attention would make that in each layer
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool:  # else made in each layer
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -math.inf)
         for i, block in enumerate(self.model.layers):
             x = block(x, cos, sin, mask=mask, cache=kv_cache.layer(i) if kv_cache else None)
