@@ -196,6 +196,7 @@ class HeadLoss(torch.autograd.Function):
             chunk = x.new_empty(
                 min(step, len(x)), len(weight)
             )  # used by all, for new memory is slow
+            product = torch.empty_like(matrix)
             chunk_p = torch.empty_like(chunk, dtype=torch.float32)
             for start in range(0, len(x), step):
                 rows = slice(start, start + step)
@@ -209,7 +210,7 @@ class HeadLoss(torch.autograd.Function):
                     p.scatter_(1, target, p.gather(1, target) - 1)
                     grad = torch.mul(p, w, out=logits)
                     torch.mm(grad, matrix, out=dx[rows])
-                    dweight += grad.T @ x[rows]
+                    dweight += torch.mm(grad.T, x[rows], out=product)
         ctx.save_for_backward(dx, dweight)
         return total
 
