@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from helpers.tiny import random_model
 from safetensors.torch import load_file, save_file
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tinyllm_lib.model import KVCache, ModelConfig, Transformer, rope_frequencies, weight_files
+from tinyllm_lib.model.layers import HeadLoss, RMSNorm
 
 TINY = ModelConfig(dim=64, n_layers=3, n_heads=8, n_kv_heads=2, vocab_size=97, max_seq_len=48)
 UNUSUAL = replace(TINY, hidden_dim=200, head_dim=12)
@@ -227,12 +230,92 @@ def test_the_loss_equals_cross_entropy_with_its_gradients(model, supervised):
 
 
 def test_the_loss_goes_through_the_head_in_pieces(monkeypatch):
-    from tinyllm_lib.model.layers import HeadLoss
-
     model, ids, weights = make_model(), some_ids(3, 40), torch.rand(3, 40)
     whole = model.weighted_nll(ids, ids, weights)
-    monkeypatch.setattr(HeadLoss, "ROWS", 7)
+    monkeypatch.setattr(HeadLoss, "ROWS_CPU", 7)
     close(model.weighted_nll(ids, ids, weights), whole)
+
+
+def test_the_loss_is_exact_where_the_target_is_as_good_as_impossible():
+    x, weight = torch.tensor([[1.0], [-1.0]]), torch.tensor([[9000.0], [0.0], [-9000.0], [8990.0]])
+    x.requires_grad_(), weight.requires_grad_()
+    targets, weights = torch.tensor([2, 1]), torch.tensor([0.5, 0.25])
+    results = []
+    for loss in (
+        HeadLoss.apply(x, weight, targets, weights),
+        F.cross_entropy(x @ weight.T, targets, reduction="none") @ weights,
+    ):
+        results.append([loss, *torch.autograd.grad(loss, (x, weight))])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-6)
+
+
+def head_inputs():
+    """Of a head that is nearly sure of its targets: gradients are smaller than fp16 can hold."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 32, generator=generator)
+    targets = torch.randint(0, 40, (24,), generator=generator)
+    return 0.5 * weight[targets], weight, targets, torch.full((24,), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "off"), [(torch.float16, 2.0**30, 0.01), (torch.bfloat16, 1.0, 0.05)]
+)
+def test_the_loss_in_half_precision_has_the_gradients_of_fp32(dtype, scale, off):
+    x, weight, targets, weights = head_inputs()
+    x, weight = x.to(dtype).float().requires_grad_(), weight.to(dtype).float().requires_grad_()
+    loss = HeadLoss.apply(x, weight, targets, weights)
+    exact = [loss, *torch.autograd.grad(loss, (x, weight))]
+    with torch.autocast("cpu", dtype):
+        loss = HeadLoss.apply(x, weight, targets, weights * scale)
+    assert loss.dtype == torch.float32
+    rounded = [loss, *torch.autograd.grad(loss, (x, weight))]
+    for ours, reference in zip(rounded, exact, strict=True):
+        assert (ours / scale - reference).abs().max() < off * reference.abs().max()
+
+
+class Operations(TorchDispatchMode):
+    """Lists the operations that run and the number formats of what they give."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.seen.append((function.overloadpacket.__name__, tuple(result.shape), result.dtype))
+        return result
+
+
+def test_the_head_casts_its_matrix_once_and_its_products_are_in_autocasts_format(monkeypatch):
+    monkeypatch.setattr(HeadLoss, "ROWS_CPU", 8)
+    x, weight, targets, weights = head_inputs()
+    with torch.autocast("cpu", torch.bfloat16), Operations() as operations:
+        HeadLoss.apply(x, weight.requires_grad_(), targets, weights)
+    casts = [shape for name, shape, _ in operations.seen if name == "_to_copy"]
+    assert casts.count((40, 32)) == casts.count((24, 32)) == 1
+    assert {dtype for name, _, dtype in operations.seen if name == "mm"} == {torch.bfloat16}
+
+
+@pytest.fixture
+def autocast_of_an_imagined_gpu():
+    """Tensors that are "cuda" to whoever asks, on a machine without; nothing is computed."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    with FakeTensorMode():
+        yield
+    torch.set_autocast_enabled("cuda", before[0])
+    torch.set_autocast_dtype("cuda", before[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_on_a_gpu_too_a_norm_stays_in_the_format_of_its_input(dtype, autocast_of_an_imagined_gpu):
+    norm = RMSNorm(32, device="meta")
+    del norm.weight  # a plain tensor in its place: torch without CUDA has no gradients of it
+    norm.weight = torch.empty(32, device="cuda")
+    assert norm(torch.empty(4, 32, dtype=dtype, device="cuda")).dtype == dtype
 
 
 def test_the_loss_of_nothing_is_zero_and_harmless():

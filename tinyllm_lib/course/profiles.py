@@ -22,8 +22,8 @@ SIZES = {
 PRETRAIN = {
     "dim": (64, 128, 768, 1024),
     "n_layers": (2, 4, 12, 18),
-    "n_heads": (4, 4, 16, 16),
-    "n_kv_heads": (2, 2, 8, 8),
+    "n_heads": (4, 4, 12, 16),
+    "n_kv_heads": (2, 2, 6, 8),
     "batch_size": (16, 16, 128, 1024),
     "grad_accumulation_steps": (None, None, None, "auto"),
     "steps": (40, 1900, None, None),

@@ -4,25 +4,41 @@ positions, S keys (cached + new), D dim, H heads, K key/value heads, d numbers a
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.types import Device
 
 from tinyllm_lib.model.config import ModelConfig
+from tinyllm_lib.model.masks import Mask, attend
 
 LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys, values -> all of them
+
+
+def number_format(x: Tensor) -> torch.dtype:
+    """The format in which x is multiplied: autocast's where that is on, else its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Within it, operations take the number formats they are given."""
+    on = torch.is_autocast_enabled(x.device.type)  # to enter for nothing takes 10 us, every time
+    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
 class RMSNorm(nn.RMSNorm):
     """Divides vectors by their root mean square, scales each coordinate (Zhang & Sennrich 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) from x (..., D), in the number format of x."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        """(..., D) from x (..., D), in the number format of x (autocast would take fp32 on CUDA;
+        the sum of squares is in fp32 in any case).
+        """
+        with without_autocast(x):
+            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 def rope_frequencies(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -85,31 +101,6 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
 
-def attention_mask(
-    T: int,
-    past: int = 0,
-    document_ids: Tensor | None = None,
-    key_mask: Tensor | None = None,
-    device: Device = None,
-) -> Tensor | None:
-    """Which keys each of T new queries may see, (B, 1, T, S) bool; None: all up to its own.
-
-    T queries follow `past` cached positions; other arguments as in `Transformer.hidden_states`.
-    """
-    if T == 1 and document_ids is None:
-        return None if key_mask is None else key_mask[:, None, None].bool()
-    if past == 0 and document_ids is None and key_mask is None:
-        return None
-    queries = torch.arange(past, past + T, device=device)[:, None]
-    keys = torch.arange(past + T, device=device)
-    mask = (keys <= queries)[None, None]  # (1, 1, T, S)
-    if document_ids is not None:
-        mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
-    if key_mask is not None:  # a padding query must see something: itself
-        mask = mask & (key_mask[:, None, None].bool() | (keys == queries))
-    return mask
-
-
 class Attention(nn.Module):
     """Grouped-query attention: H query heads share K key/value heads, H/K queries to each."""
 
@@ -136,7 +127,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
         """(B, T, D) from x (B, T, D); without a mask, a position sees itself and those before."""
@@ -146,12 +137,9 @@ class Attention(nn.Module):
             k, v = cache(k, v)  # (B, K, S, d)
         if T == 1:  # queries that share a key head go through it together: each key is read once
             q = q.reshape(B, k.shape[1], -1, self.head_dim)  # (B, K, H/K, d)
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            out = F.scaled_dot_product_attention(q, k, v, mask)  # type: ignore[arg-type]
             return self.o_proj(out.reshape(B, T, -1))
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
-        )  # (B, H, T, d)
-        return self.o_proj(out.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
 
 
 class SwiGLU(nn.Module):
@@ -191,24 +179,38 @@ class HeadLoss(torch.autograd.Function):
     The gradient of softmax cross-entropy is `softmax - onehot`: each chunk's logits turn into it.
     """
 
-    ROWS, ROWS_CPU = 512, 128  # on a CPU a chunk of logits should stay in the cache
+    ROWS, ROWS_CPU = 8192, 128  # on a CPU a chunk of logits should stay in the cache
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """A scalar in fp32 from x (N, D), weight (V, D), targets (N,) and weights (N,)."""
-        matrix = weight.to(x.dtype)
+        """A scalar in fp32 from x (N, D), weight (V, D), targets (N,) and weights (N,).
+
+        Products are in autocast's number format, softmax and sums in fp32. A gradient is rounded
+        after its weight, which may thus hold the scale that keeps it within the range of fp16.
+        """
+        dtype, step = number_format(x), HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
         total = torch.zeros((), device=x.device, dtype=torch.float32)
-        dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
-        step = HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
-        for start in range(0, x.shape[0], step):
-            rows = slice(start, start + step)
-            target, w = targets[rows, None], weights[rows, None].float()
-            log_p = (x[rows] @ matrix.T).float().log_softmax(-1)  # (rows, V)
-            total -= (log_p.gather(1, target) * w).sum()
-            if any(ctx.needs_input_grad):  # weights multiply (rows, D), not the larger (rows, V)
-                grad = log_p.exp_().scatter_add_(1, target, torch.full_like(w, -1.0)).to(x.dtype)
-                dx[rows] = (grad @ matrix) * w.to(x.dtype)
-                dweight += grad.T @ (x[rows] * w.to(x.dtype))
+        dx, dweight = torch.empty_like(x, dtype=dtype), torch.zeros_like(weight)
+        with without_autocast(x):
+            x, matrix = x.to(dtype), weight.to(dtype)
+            chunk = x.new_empty(
+                min(step, len(x)), len(weight)
+            )  # used by all, for new memory is slow
+            product = torch.empty_like(matrix)
+            chunk_p = torch.empty_like(chunk, dtype=torch.float32)
+            for start in range(0, len(x), step):
+                rows = slice(start, start + step)
+                target, w = targets[rows, None], weights[rows, None].float()
+                logits = torch.mm(x[rows], matrix.T, out=chunk[: len(target)])  # (rows, V)
+                p = torch.softmax(logits, -1, dtype=torch.float32, out=chunk_p[: len(target)])
+                # By way of the likeliest token: its p, unlike the target's, never rounds to 0.
+                gap = logits.amax(-1, keepdim=True).float() - logits.gather(1, target).float()
+                total += ((gap - p.amax(-1, keepdim=True).log()) * w).sum()
+                if any(ctx.needs_input_grad):
+                    p.scatter_(1, target, p.gather(1, target) - 1)
+                    grad = torch.mul(p, w, out=logits)
+                    torch.mm(grad, matrix, out=dx[rows])
+                    dweight += torch.mm(grad.T, x[rows], out=product)
         ctx.save_for_backward(dx, dweight)
         return total
 
