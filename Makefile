@@ -3,6 +3,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 EXTRAS ?=
 FROM ?=
+MINUTES ?=
 SAVE ?=
 PORT ?=
 
@@ -39,6 +40,7 @@ help:
 	@echo "TORCH_INDEX=URL          where torch comes from, e.g. https://download.pytorch.org/whl/cpu"
 	@echo "EXTRAS=hub,serve,llama   more packages, by the groups of pyproject.toml"
 	@echo "FROM=05                  make course: go on from this notebook"
+	@echo "MINUTES=12               make course: fewer steps, so that all takes so long on this machine"
 	@echo "HOST=0.0.0.0 PORT=8866   make demo: where to listen (127.0.0.1: this machine alone)"
 	@echo "SAVE=1                   make bench: renew figures/bench/ too, which docs/speed.md shows"
 	@echo "TINYLLM_PROFILE=ci       ci, laptop (default), gpu or full: sizes of data and model"
@@ -48,7 +50,7 @@ setup:
 	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
 
 course: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from "$(FROM)")
+	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from "$(FROM)") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 lab: setup
 	$(VENV_PYTHON) -m jupyterlab notebooks
