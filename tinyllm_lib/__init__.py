@@ -2,8 +2,7 @@
 
 A folder for each notebook: `data`, `tokenizer`, `dataset`, `model`, `generate`, `train`, `launch`,
 `evaluate`, `share`, and `course` for what only the teaching needs (docs/contributing.md has the
-table). Each folder's docstring lists what it offers. Of them only `data` is imported here, so that
-a program loads only the part that it uses.
+table). Each folder's docstring lists what it offers; here only `data` is imported.
 """
 
 import os

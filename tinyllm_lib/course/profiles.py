@@ -98,15 +98,9 @@ def get_profile(name: str | None = None) -> Profile:
         ValueError: no such profile; the message names the nearest. Or minutes that are none.
     """
     if not name:
-        from tinyllm_lib.course.pace import profile_within
-
         profile = get_profile(os.environ.get("TINYLLM_PROFILE") or "laptop")
-        wanted = os.environ.get("TINYLLM_MINUTES") or profile.minutes
-        try:
-            minutes = float(wanted) if wanted else None
-        except ValueError:
-            raise ValueError(f"TINYLLM_MINUTES is {wanted!r}: expected a number.") from None
-        return profile_within(profile, minutes) if minutes is not None else profile
+        minutes = os.environ.get("TINYLLM_MINUTES") or profile.minutes
+        return _within(profile, minutes) if minutes else profile
     if name not in PROFILES:
         near = difflib.get_close_matches(name.lower(), PROFILES, 1, cutoff=0.0)[0]
         raise ValueError(
@@ -114,3 +108,13 @@ def get_profile(name: str | None = None) -> Profile:
             " Set TINYLLM_PROFILE or pass a name to get_profile."
         )
     return PROFILES[name]
+
+
+def _within(profile: Profile, minutes: str | float) -> Profile:
+    from tinyllm_lib.course.pace import profile_within  # loads torch, which is not always wanted
+
+    try:
+        minutes = float(minutes)
+    except ValueError:
+        raise ValueError(f"TINYLLM_MINUTES is {minutes!r}: expected a number.") from None
+    return profile_within(profile, minutes)

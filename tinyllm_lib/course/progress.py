@@ -4,9 +4,6 @@ import sys
 import time
 from pathlib import Path
 
-from tinyllm_lib.launch import read_metrics
-from tinyllm_lib.train import run_config
-
 SECONDS_A_LINE = 60
 
 
@@ -44,6 +41,9 @@ class Progress:
 
 def newest_step(runs: Path, seconds: float) -> str:
     """Which run has logged a step within the last `seconds`, and how far it is; "": none has."""
+    from tinyllm_lib.launch import read_metrics
+    from tinyllm_lib.train import run_config
+
     logs = {path.stat().st_mtime: path.parent for path in runs.glob("*/metrics.jsonl")}
     if not logs or time.time() - max(logs) > seconds or not (rows := read_metrics(logs[max(logs)])):
         return ""

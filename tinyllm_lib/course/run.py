@@ -22,7 +22,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyllm_lib.course.pace import print_forecast
 from tinyllm_lib.course.profiles import get_profile
 from tinyllm_lib.course.progress import Progress
 from tinyllm_lib.data import Workspace, atomic_path, get_workspace, require_writable, utf8_output
@@ -316,6 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_writable(executed)
         import nbclient  # noqa: F401
         import nbconvert  # noqa: F401
+
+        from tinyllm_lib.course.pace import print_forecast
     except (OSError, ValueError, ImportError) as error:
         install = ". `make setup` installs what the course needs."
         hint = install if isinstance(error, ImportError) else ""
