@@ -3,6 +3,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 EXTRAS ?=
 FROM ?=
+MINUTES ?=
 SAVE ?=
 DRY ?=
 PORT ?=
@@ -40,8 +41,9 @@ help:
 	@echo "PYTHON=python3.12        another Python (3.11 or newer) for a new .venv"
 	@echo "TORCH_INDEX=URL          where torch comes from, e.g. https://download.pytorch.org/whl/cpu"
 	@echo "EXTRAS=hub,serve,llama   more packages, by the groups of pyproject.toml"
+	@echo "FROM=05 MINUTES=12       make course: go on from this notebook; as many steps as fit into 12"
 	@echo "HOST=0.0.0.0 PORT=8866   make demo: where to listen (127.0.0.1: this machine alone)"
-	@echo "FROM=05 | SAVE=1         make course: go on from this notebook | make bench: renew figures/bench/"
+	@echo "SAVE=1                   make bench: renew figures/bench/ too, which docs/speed.md shows"
 	@echo "TINYLLM_PROFILE=ci       ci, laptop (default), gpu or full: sizes of data and model"
 	@echo "Without make: docs/contributing.md has the Python command of each target."
 
@@ -49,7 +51,7 @@ setup:
 	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
 
 course: setup
-	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from "$(FROM)")
+	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from "$(FROM)") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 lab: setup
 	$(VENV_PYTHON) -m jupyterlab notebooks

@@ -22,6 +22,9 @@ NEWER_NAMES = ("python3.14", "python3.13", "python3.12", "python3.11")
 BASE_EXTRAS = ("course", "dev", "fast-io")
 CPU_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Every kernel of the environment, whoever starts it, loads our package before a cell loads torch:
+# it sets how torch's threads wait.
+KERNEL_CONFIG = 'c.IPKernelApp.exec_lines = ["import tinyllm_lib"]\n'
 
 
 class SetupError(Exception):
@@ -65,7 +68,7 @@ def name_of(path):
 
 def fingerprint(repository, extras, torch_index):
     """Hash of all that decides what lies in the environment, and of where the clone lies."""
-    parts = [name_of(repository), ",".join(sorted(extras)), torch_index]
+    parts = [name_of(repository), ",".join(sorted(extras)), torch_index, KERNEL_CONFIG]
     for name in ("pyproject.toml", "constraints.txt"):
         parts.append((repository / name).read_text(encoding="utf-8"))
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
@@ -152,6 +155,9 @@ def set_up(venv, extras, torch_index):
          "--display-name", "Python 3 (tinyllm)"],
         "registering the Jupyter kernel",
     )  # fmt: skip
+    config = venv / "etc" / "ipython" / "ipython_kernel_config.py"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(KERNEL_CONFIG, encoding="utf-8")
     stamp = {
         "fingerprint": wanted,
         "repository": name_of(REPOSITORY),

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from helpers.tiny import start_python
 
+from tinyllm_lib.course import progress
 from tinyllm_lib.course import run as course
 from tinyllm_lib.data import Workspace
 from tinyllm_lib.train import train
@@ -82,6 +83,47 @@ def test_runs_in_order_and_stops_at_the_failing_notebook(notebooks, executed, ca
     assert "too few cats" in (executed / "02_broken.html").read_text(encoding="utf-8")
     assert not (executed / "03_after.ipynb").exists()
     assert printed_by(notebooks / "02_broken.ipynb") == ""  # the notebook itself stays as it was
+
+
+def test_without_a_terminal_a_line_a_minute_says_where_it_is(
+    tmp_path, executed, monkeypatch, capsys
+):
+    monkeypatch.setattr(progress, "SECONDS_A_LINE", 1)
+    code = (
+        "import json, pathlib, time\n"
+        f"run = pathlib.Path({str(tmp_path / 'runs' / 'pretrain')!r})\n"
+        "run.mkdir(parents=True)\n"
+        "(run / 'config.json').write_text(json.dumps({'steps': 1900}))\n"
+        "for step in range(30):\n"
+        "    row = json.dumps({'step': 1000 + step})\n"
+        "    with open(run / 'metrics.jsonl', 'a') as file: print(row, file=file)\n"
+        "    time.sleep(0.1)"
+    )
+    assert course.run_notebooks([write_notebook(tmp_path / "01_long.ipynb", code)], executed)
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if "after" in line]
+    assert told and all(re.match(r" +after \d+ min: cell 2 of 2", line) for line in told[1:])
+    assert re.search(r"cell 2 of 2, pretrain at step 1,0\d\d of 1,900$", told[-1])
+    assert re.fullmatch(r"\[1/1\] 01_long +\d+\.\d min", lines[-1])
+
+
+def test_a_run_that_rests_is_not_named(tmp_path):
+    run = tmp_path / "pretrain"
+    run.mkdir()
+    (run / "config.json").write_text('{"steps": 5}')
+    (run / "metrics.jsonl").write_text('{"step": 5}\n')
+    assert progress.newest_step(tmp_path, 60) == "pretrain at step 5 of 5"
+    os.utime(run / "metrics.jsonl", (0, 0))
+    assert progress.newest_step(tmp_path, 60) == progress.newest_step(run, 60) == ""
+
+
+def test_minutes_reach_the_kernels_and_what_cannot_be_is_said_first(
+    notebooks, workspace_root, monkeypatch, capsys
+):
+    monkeypatch.setenv("TINYLLM_MINUTES", "")  # so that it is gone after the test
+    assert course.main(["--notebooks", str(notebooks), "--minutes", "12"]) == 2
+    assert "can be given for the profile laptop" in capsys.readouterr().err
+    assert os.environ["TINYLLM_MINUTES"] == "12"
 
 
 def test_a_kernel_that_dies_is_told_as_such(tmp_path, executed, capsys):

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.kernel import real_kernel
 from helpers.tiny import ROOT
 
 from tinyllm_lib.data import allowed_cpus, allowed_memory, machine
+from tools import setup_env
 
 
 def python(code, *before, **env):
@@ -19,7 +21,9 @@ def python(code, *before, **env):
     command = [*before, sys.executable, "-c", code]
     return subprocess.run(
         command,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        env={
+            k: v for k, v in {**os.environ, "PYTHONPATH": str(ROOT), **env}.items() if v is not None
+        },
         stdout=subprocess.PIPE,
         check=True,
     ).stdout
@@ -105,6 +109,37 @@ def test_nothing_counts_the_cores_of_the_machine_by_itself():
     assert [
         path.name for path in files if any(word in path.read_text("utf-8") for word in counting)
     ] == ["machine.py"]
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize(
+    ("own", "waits", "threads"),
+    [({}, b"PASSIVE", None), ({"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "1"}, b"ACTIVE", 1)],
+)
+def test_threads_that_wait_sleep_and_are_no_more_than_allowed_unless_you_say_so(
+    own, waits, threads
+):
+    code = "import tinyllm_lib, os, torch; print(os.environ['OMP_WAIT_POLICY'], end=' ');"
+    code += "print(torch.get_num_threads())"
+    clean = {"OMP_WAIT_POLICY": None, "OMP_NUM_THREADS": None, **own}
+    assert python(code, **clean).split() == [waits, b"%d" % (threads or allowed_cpus())]
+
+
+def test_where_torch_is_loaded_already_nothing_is_promised():
+    code = "import torch, tinyllm_lib, os; print('OMP_WAIT_POLICY' in os.environ)"
+    assert python(code, OMP_WAIT_POLICY=None) == b"False\n"
+
+
+def test_a_kernel_of_the_environment_has_it_before_its_first_cell(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    profile = tmp_path / "profile_default"
+    profile.mkdir()
+    (profile / "ipython_kernel_config.py").write_text(setup_env.KERNEL_CONFIG, encoding="utf-8")
+    with real_kernel(tmp_path, IPYTHONDIR=str(tmp_path)) as kernel:
+        assert kernel.run("import os, sys; print('torch' in sys.modules)") == "False\n"
+        assert kernel.run("print(os.environ['OMP_WAIT_POLICY'])") == "PASSIVE\n"
 
 
 # ---- what is printed

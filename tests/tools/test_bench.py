@@ -64,6 +64,24 @@ def test_the_ratio_is_the_median_of_the_pairs(monkeypatch):
     assert result["peak_mb"] == {"ours": 7, "peer": 7}
 
 
+def test_a_busy_case_has_a_neighbour_on_both_sides_that_ends_with_it(monkeypatch):
+    seen = []
+    popen = harness.subprocess.Popen
+    monkeypatch.setattr(
+        harness.subprocess, "Popen", lambda *args: seen.append(popen(*args)) or seen[-1]
+    )
+
+    def run(setup):
+        assert [process.poll() for process in seen[-1:]] == [None], "it runs meanwhile"
+        return 100, 1, 7
+
+    monkeypatch.setattr(harness, "run_alone", run)
+    compare(Case("count", "M/s", None, None, "peer", busy=True), runs=1)
+    assert len(seen) == 2 and None not in [process.poll() for process in seen]
+    with harness.neighbour(busy=False) as process:
+        assert process is None
+
+
 @pytest.mark.skipif(
     harness.peak_memory_mb() is None, reason="peak memory is not known on this system"
 )

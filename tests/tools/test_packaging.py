@@ -216,6 +216,8 @@ def test_setup_does_nothing_when_nothing_changed(tmp_path, monkeypatch, capfd):
     )
     assert any(command[-1] == ".[course,dev,fast-io,hub]" for command in commands)
     assert any("ipykernel" in command and "--sys-prefix" in command for command in commands)
+    config = tmp_path / "env" / "etc" / "ipython" / "ipython_kernel_config.py"
+    assert "import tinyllm_lib" in config.read_text(encoding="utf-8")
     done = len(commands)
     assert setup_env.main(arguments) == 0  # the extras of the first call stay
     assert len(commands) == done

@@ -68,6 +68,7 @@ class Profile:
     sft: dict = field(default_factory=dict)
     replay_share: float = 0.25  # pretraining texts mixed into SFT, for each of its dialogues
     real_corpora: bool = False  # seq-monkey and BELLE instead of the sample corpus
+    minutes: float | None = None  # the course is to take here: fewer steps, if need be
 
 
 def _column(table: dict[str, tuple], name: str) -> dict:
@@ -90,10 +91,16 @@ PROFILES = {
 def get_profile(name: str | None = None) -> Profile:
     """The profile called `name`, else the one of TINYLLM_PROFILE, else `laptop`.
 
+    Without a name, its steps are those that fit into TINYLLM_MINUTES, or the profile's `minutes`:
+    see `pace.py`, which measures this machine the first time.
+
     Raises:
-        ValueError: no such profile; the message names the nearest.
+        ValueError: no such profile; the message names the nearest. Or minutes that are none.
     """
-    name = name or os.environ.get("TINYLLM_PROFILE") or "laptop"
+    if not name:
+        profile = get_profile(os.environ.get("TINYLLM_PROFILE") or "laptop")
+        minutes = os.environ.get("TINYLLM_MINUTES") or profile.minutes
+        return _within(profile, minutes) if minutes else profile
     if name not in PROFILES:
         near = difflib.get_close_matches(name.lower(), PROFILES, 1, cutoff=0.0)[0]
         raise ValueError(
@@ -101,3 +108,13 @@ def get_profile(name: str | None = None) -> Profile:
             " Set TINYLLM_PROFILE or pass a name to get_profile."
         )
     return PROFILES[name]
+
+
+def _within(profile: Profile, minutes: str | float) -> Profile:
+    from tinyllm_lib.course.pace import profile_within  # loads torch, which is not always wanted
+
+    try:
+        minutes = float(minutes)
+    except ValueError:
+        raise ValueError(f"TINYLLM_MINUTES is {minutes!r}: expected a number.") from None
+    return profile_within(profile, minutes)

@@ -1,9 +1,10 @@
 """The whole course in one command: run every notebook in order, then question the model it made.
 
-    python -m tinyllm_lib.course [--from 05]
+    python -m tinyllm_lib.course [--from 05] [--minutes 12]
 
-`make course` calls this. Sizes follow TINYLLM_PROFILE. Each notebook prints one line with its
-minutes; its executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
+`make course` calls this. Sizes follow TINYLLM_PROFILE, and steps the minutes there are. Each
+notebook prints one line with its minutes, and outside a terminal one a minute on its way; its
+executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tinyllm_lib.course.profiles import get_profile
+from tinyllm_lib.course.progress import Progress
 from tinyllm_lib.data import Workspace, atomic_path, get_workspace, require_writable, utf8_output
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -73,7 +76,10 @@ def find_notebooks(folder: Path, first: str = "") -> list[Path]:
 
 
 def execute_notebook(
-    path: Path, executed: Path, on_cell: Callable[[int, int], None]
+    path: Path,
+    executed: Path,
+    on_cell: Callable[[int, int], None],
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Failure | None:
     """Run one notebook in a new kernel of this very Python, in the notebook's own folder.
 
@@ -82,6 +88,7 @@ def execute_notebook(
 
     Args:
         on_cell: called with (cell number from 1, number of cells) before each code cell.
+        on_wait: called twice a second while the notebook runs.
 
     Returns:
         None when all cells ran, else what went wrong in the first that did not.
@@ -125,6 +132,7 @@ def execute_notebook(
             try:
                 if wait([running], timeout=0.5).done:
                     break
+                on_wait()
             except KeyboardInterrupt:
                 stopped = True
                 if loop and client.km:
@@ -191,20 +199,12 @@ def run_notebooks(notebooks: Sequence[Path], executed: Path) -> bool:
     Returns:
         True when all ran to their end.
     """
-    live = sys.stdout.isatty()
     width = max(len(path.stem) for path in notebooks)
     for number, path in enumerate(notebooks, start=1):
         head = f"[{number}/{len(notebooks)}] {path.stem:<{width}}"
-        start = time.monotonic()
-
-        def show(cell: int, cells: int, head: str = head) -> None:
-            if live:
-                print(f"\r{head}  running cell {cell} of {cells} ", end="", flush=True)
-
-        print(head, end="", flush=True)
-        failure = execute_notebook(path, executed, show)
-        minutes = (time.monotonic() - start) / 60
-        print(f"\r{head}" if live else "", f"{minutes:6.1f} min" + " " * 20 * live, flush=True)
+        progress = Progress(head, executed.parent / "runs")
+        failure = execute_notebook(path, executed, progress.on_cell, progress.on_wait)
+        progress.end()
         if failure:
             print(_explain(path, failure, executed))
             return False
@@ -297,12 +297,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     first = {"dest": "first", "default": "", "metavar": "NN"}
     parser.add_argument("--from", help="first notebook, e.g. 05", **first)
+    parser.add_argument(
+        "--minutes",
+        metavar="N",
+        help="fewer steps, so that all of it takes so long on this machine",
+    )
     folder = REPOSITORY / "notebooks"
     parser.add_argument("--notebooks", type=Path, default=folder, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    if options.minutes:
+        os.environ["TINYLLM_MINUTES"] = options.minutes  # kernels inherit it
     try:
-        from tinyllm_lib.course.profiles import get_profile
-
         profile = get_profile()
         workspace = get_workspace(profile)
         notebooks = find_notebooks(options.notebooks, options.first)
@@ -310,12 +315,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_writable(executed)
         import nbclient  # noqa: F401
         import nbconvert  # noqa: F401
+
+        from tinyllm_lib.course.pace import print_forecast
     except (OSError, ValueError, ImportError) as error:
         install = ". `make setup` installs what the course needs."
         hint = install if isinstance(error, ImportError) else ""
         print(f"course: {error}{hint}", file=sys.stderr)
         return 2
     start = time.monotonic()
+    print_forecast(profile)
     what = f"{len(notebooks)} notebooks at the {profile.name} profile"
     print(f"{what}; executed copies go to {executed}\n")
     if not run_notebooks(notebooks, executed):

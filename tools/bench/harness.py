@@ -2,7 +2,7 @@
 and JSON that docs/speed.md shows.
 
 A bench is a list of `Case` and one call of `main`. Run it on an idle machine: taking turns evens
-out slow drifts, nothing evens out a neighbour.
+out slow drifts, nothing evens out a neighbour. A busy case brings its own, for both sides.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +41,7 @@ class Case:
     ours: Setup
     peer: Setup
     peer_name: str
+    busy: bool = False  # another process spins on a core meanwhile
 
 
 def main(
@@ -99,7 +102,8 @@ def compare(case: Case, runs: int) -> dict:
     for number in range(runs):
         rates = {}
         for side in ("ours", "peer") if number % 2 == 0 else ("peer", "ours"):
-            amount, seconds, peak = run_alone(getattr(case, side))
+            with neighbour(case.busy):
+                amount, seconds, peak = run_alone(getattr(case, side))
             rates[side] = amount / seconds
             peaks[side].append(peak)
         pairs.append((rates["ours"], rates["peer"]))
@@ -143,6 +147,22 @@ def run_alone(setup: Setup) -> tuple[float, float, int | None]:
         ) from None
     finally:
         process.join()
+
+
+@contextmanager
+def neighbour(busy: bool) -> Iterator[subprocess.Popen | None]:
+    """Another process that keeps one core busy, as a laptop's other programs do; if not `busy`,
+    none.
+    """
+    if not busy:
+        yield None
+        return
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _child(setup: Setup, sender) -> None:

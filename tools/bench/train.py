@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tinyllm_lib.course import get_profile
+from tinyllm_lib.course.pace import positions_per_second
 from tinyllm_lib.data import allowed_cpus, read_dialogues, write_json
 from tinyllm_lib.dataset import (
     DataOrder,
@@ -185,6 +187,23 @@ def one_step(trainer: Trainer) -> None:
     trainer.accumulate_gradients(batches, supervised)
     trainer.update()
     trainer.step, trainer.tokens = trainer.step + 1, trainer.tokens + positions
+
+
+def launched_rate(folder: Path, preset: str) -> Work:
+    """All positions of ours in the processes that `launch` starts: one for each core, of a thread.
+
+    Their start has a row of its own, so the amount is what the logged rate makes in all the time.
+    """
+
+    def work() -> float:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as scratch:
+            out = str(Path(scratch, "run"))
+            config = our_config(folder, preset, "pretrain", out, log_interval=1)
+            rate = positions_per_second(launch(config, show=False), warm=1)
+        return rate * (time.perf_counter() - start) / 1e3
+
+    return work
 
 
 # The time to a result: laptop preset, until the validation text costs no more bits per byte than
@@ -370,6 +389,21 @@ def cases() -> list[Case]:
                 "matrix products, fp32",
             )
         )
+    for name, ours in (
+        ("", partial(our_rate, folder, "laptop", "pretrain", "all")),
+        (", launched", partial(launched_rate, folder, "laptop")),
+    ):
+        for busy in (False, True) if name else (True,):
+            rows.append(
+                Case(
+                    f"laptop, pretrain, all positions{name}{', a busy neighbour' * busy}",
+                    "k/s",
+                    ours,
+                    partial(plain_rate, folder, "laptop", "pretrain", "all"),
+                    "plain",
+                    busy=busy,
+                )
+            )
     rows.append(
         Case(
             "laptop, runs to the plain run's bits per byte",
