@@ -265,6 +265,9 @@ def test_a_recording_stays_right_while_training_and_goes_when_the_model_moves(mo
     after = generate(model, prompts, kept=kept, **settings)
     assert after == generate(model, prompts, use_cache=False, **settings) != before
     assert len(made) == 1
+    with torch.inference_mode():  # of a time when the weights were broken
+        kept["reader"].cache.values.fill_(torch.nan)
+    assert generate(model, prompts, kept=kept, **settings) == after and len(made) == 1
     model.double().float()
     assert generate(model, prompts, kept=kept, **settings) == after
     assert len(made) == 2
@@ -295,6 +298,7 @@ def test_on_a_gpu_weights_have_16_bits_and_decoding_does_without_cudnn(folder, m
     half = TextGenerator(folder, device="cpu", dtype=torch.bfloat16)
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
     assert half.model.lm_head.weight is half.model.model.embed_tokens.weight
+    assert half.model.rope_cos.dtype == torch.float32
     assert half.chat("你好", max_new_tokens=3) is not None
     allowed, forward = [], model.hidden_states
 

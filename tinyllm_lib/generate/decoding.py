@@ -211,6 +211,8 @@ class _Reader:
         """An empty cache: that of the recorded step if it is large enough, else a new one."""
         if self.cache is not None and self.replay is not None:
             self.cache.length = 0
+            self.cache.keys.zero_()  # what is masked must be numbers, too
+            self.cache.values.zero_()
             if rows <= len(self.padding) <= 2 * rows and capacity <= self.cache.capacity:
                 return
         context, self.cache, self.replay = self.model.config.max_seq_len, None, None

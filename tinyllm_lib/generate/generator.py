@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.types import Device
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import SYSTEM_PROMPT
@@ -53,12 +54,7 @@ class TextGenerator:
     folder: Path | None = None  # of the model, if it comes from one
     batch_size = 64  # texts written at once
 
-    def __init__(
-        self,
-        folder: str | Path,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ):
+    def __init__(self, folder: str | Path, device: Device = None, dtype: torch.dtype | None = None):
         self.folder = model_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -66,7 +62,8 @@ class TextGenerator:
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from None
         model = Transformer.from_pretrained(self.folder, device=device)
-        model.to(dtype or usual_dtype(torch.device(device)))
+        for p in model.parameters():  # not the angles: they are exact
+            p.data = p.data.to(dtype or usual_dtype(p.device))
         self._use(model, load_tokenizer(self.folder))
 
     @classmethod

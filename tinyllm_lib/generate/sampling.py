@@ -27,7 +27,8 @@ def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty:
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU's on `device`; a GPU gets it without a wait."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    cuda = device.type == "cuda"
+    return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=cuda)
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
