@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -627,12 +628,21 @@ def test_weights_in_several_files_chat_as_well(folder, generator, tmp_path):
     )
 
 
-def test_no_step_asks_a_tensor_what_python_knows(model, monkeypatch):
+@pytest.mark.parametrize("settings", [GREEDY, MIXED], ids=["greedy", "all filters"])
+def test_a_token_is_asked_for_once(model, monkeypatch, settings):
     """On a GPU every question waits for all that was asked before."""
-    asked, really = [], torch.Tensor.any
-    monkeypatch.setattr(torch.Tensor, "any", lambda *a, **k: asked.append(a) or really(*a, **k))
-    generate(model, some_prompts(3, 8), max_new_tokens=9, stop_ids=(), **GREEDY)
-    assert not asked
+    asked = Counter()
+
+    def watch(name):
+        really = getattr(torch.Tensor, name)
+        watched = lambda *a, **k: asked.update([name]) or really(*a, **k)  # noqa: E731
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    monkeypatch.setattr(type(model), "_check_input", lambda *_: None)  # not done on a GPU
+    for name in ("any", "all", "item", "tolist", "numpy", "__bool__", "__int__", "__float__"):
+        watch(name)
+    generate(model, some_prompts(3, 8), max_new_tokens=9, stop_ids=(), **settings)
+    assert asked == {"tolist": 9}
 
 
 def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):
