@@ -2,6 +2,7 @@
 by hand.
 """
 
+import copy
 import json
 import math
 from types import SimpleNamespace
@@ -422,6 +423,16 @@ def test_bits_per_byte_by_hand(generator, tokenizer):
     for batch_size in (1, 2, 16):
         found = bits_per_byte(generator.model, tokenizer, TEXTS[:3], batch_size=batch_size)
         assert found == pytest.approx(total_bits / total_bytes, rel=1e-4)
+
+
+def test_bits_per_byte_are_computed_in_fp32_whatever_the_weights_are(generator, tokenizer):
+    half = copy.deepcopy(generator.model)
+    for p in half.parameters():
+        p.data = p.data.bfloat16()
+    rounded = copy.deepcopy(half).float()
+    expected = bits_per_byte(rounded, tokenizer, TEXTS[:3])
+    assert bits_per_byte(half, tokenizer, TEXTS[:3]) == expected
+    assert half.lm_head.weight.dtype == torch.bfloat16, "the model stays as it was"
 
 
 def test_a_text_past_the_context_counts_each_byte_once(generator, tokenizer):

@@ -2,10 +2,12 @@
 characters.
 """
 
+import itertools
 import json
 import random
 import shutil
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from tinyllm_lib.generate import (
     Sampling,
     TextGenerator,
     TextStream,
+    decoding,
     generate,
     keep_min_p,
     keep_top_k,
@@ -25,7 +28,8 @@ from tinyllm_lib.generate import (
     rows_of,
     scale_temperature,
 )
-from tinyllm_lib.generate.decoding import _Reader, decode, window_start
+from tinyllm_lib.generate.decoding import decode, window_start
+from tinyllm_lib.generate.generator import usual_dtype
 from tinyllm_lib.generate.sampling import penalise_repetition
 from tinyllm_lib.model import save_checkpoint
 from tinyllm_lib.tokenizer import encode_chat, encode_text, train_tokenizer
@@ -197,21 +201,115 @@ def test_steps_of_one_shape_write_the_same_text(context, new, settings, monkeypa
     prompts = some_prompts(7, 16)
     limits = [new - 3 * number for number in range(7)]  # rows end at different steps
     expected = generate(model, prompts, limits=limits, **settings)
-    shapes = set()
-    compute = _Reader._static_step
+    made = record_on_a_cpu(monkeypatch)
+    assert generate(model, prompts, limits=limits, **settings) == expected
+    assert made and sum(made.values()) >= 20, "nothing was replayed"
 
-    def watched(reader, cache):
-        compute(reader, cache)
-        tensors = (reader.ids, reader.positions, reader.seen, reader.cache.keys)
-        places = tuple(tensor.data_ptr() for tensor in tensors)
-        shapes.add((reader.cache, reader.seen.shape, reader.logits.shape, places))
 
-    monkeypatch.setattr(_Reader, "_static_step", watched)
-    assert generate(model, prompts, limits=limits, static_cache=True, **settings) == expected
-    caches = {cache for cache, *_ in shapes}
-    assert shapes and len(shapes) == len(caches), (
-        "shapes and places must not change between two steps of a recording"
-    )
+def record_on_a_cpu(monkeypatch):
+    """Steps are recorded as on a GPU: tensor by tensor, without Python. How often each is replayed.
+
+    torch.fx keeps what a CUDA graph keeps: kernels and the places of their tensors. Whatever Python
+    decides from one step to the next, other than by writing into these tensors, is lost.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    made = {}
+
+    def recorded(step, device):
+        reader = step.func.__self__
+
+        def once():
+            step()
+            return reader.logits
+
+        for _ in range(2):  # warm-up
+            step()
+        with monkeypatch.context() as as_on_a_gpu:  # there ids are not looked at
+            as_on_a_gpu.setattr(type(reader.model), "_check_input", lambda *_: None)
+            graph, number = make_fx(once)(), len(made)
+        reader.logits, made[number] = torch.empty(0), 0
+
+        def replay():
+            reader.logits = graph()
+            made[number] += 1
+
+        return replay
+
+    monkeypatch.setattr(decoding, "recorded", recorded)
+    monkeypatch.setattr(decoding, "recording_pays", lambda device, to_read: to_read >= 16)
+    return made
+
+
+def test_a_recording_is_used_again_where_shapes_fit(model, monkeypatch):
+    conversations = [(some_prompts(n, longest, seed=n), new) for n, longest, new in SHAPES]
+    expected = [generate(model, p, max_new_tokens=new, **MIXED) for p, new in conversations]
+    made, kept = record_on_a_cpu(monkeypatch), {}
+    for number, (prompts, new) in enumerate(conversations):
+        found = generate(model, prompts, max_new_tokens=new, kept=kept, **MIXED)
+        assert found == expected[number]
+        assert len(made) == (1, 1, 1, 1, 2, 2)[number]
+    assert made[1] >= 15, "a short text takes a recording that is there"
+
+
+SHAPES = [(4, 9, 20), (4, 12, 30), (3, 20, 40), (2, 20, 40), (1, 12, 30), (1, 5, 6)]
+
+
+def test_a_recording_stays_right_while_training_and_goes_when_the_model_moves(monkeypatch):
+    model, prompts = make_model(300), some_prompts(2, 9)
+    settings = {"max_new_tokens": 20, "stop_ids": (), **GREEDY}
+    made, kept = record_on_a_cpu(monkeypatch), {}
+    before = generate(model, prompts, kept=kept, **settings)
+    with torch.no_grad():  # as optimisers do
+        for p in model.parameters():
+            p.mul_(1.3).add_(0.01)
+    after = generate(model, prompts, kept=kept, **settings)
+    assert after == generate(model, prompts, use_cache=False, **settings) != before
+    assert len(made) == 1
+    with torch.inference_mode():  # of a time when the weights were broken
+        kept["reader"].cache.values.fill_(torch.nan)
+    assert generate(model, prompts, kept=kept, **settings) == after and len(made) == 1
+    model.double().float()
+    assert generate(model, prompts, kept=kept, **settings) == after
+    assert len(made) == 2
+    assert generate(make_model(300), prompts, kept=kept, **settings) == before and len(made) == 3
+
+
+def test_two_who_write_at_once_do_not_share_a_recording(generator, monkeypatch):
+    expected = [generator.chat(text, max_new_tokens=20) for text in ("你好", "小猫")]
+    made = record_on_a_cpu(monkeypatch)
+    streams = [generator.stream(text, max_new_tokens=20) for text in ("你好", "小猫")]
+    texts = ["", ""]
+    for pieces in itertools.zip_longest(*streams, fillvalue=""):
+        texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    assert texts == expected and len(made) == 2
+    assert generator.chat("你好", max_new_tokens=20) == expected[0] and len(made) == 2
+    abandoned = generator.stream("你好", max_new_tokens=20)
+    next(abandoned)
+    abandoned.close()
+    assert generator.chat("小猫", max_new_tokens=20) == expected[1] and len(made) == 2
+
+
+def test_on_a_gpu_weights_have_16_bits_and_decoding_does_without_cudnn(folder, model, monkeypatch):
+    for capability, dtype in (((9, 0), torch.bfloat16), ((7, 5), torch.float16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert usual_dtype(torch.device("cuda")) == dtype
+    loaded = TextGenerator(folder, device="cpu")
+    assert loaded.model.lm_head.weight.dtype == usual_dtype(torch.device("cpu")) == torch.float32
+    half = TextGenerator(folder, device="cpu", dtype=torch.bfloat16)
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    assert half.model.lm_head.weight is half.model.model.embed_tokens.weight
+    assert half.model.rope_cos.dtype == torch.float32
+    assert half.chat("你好", max_new_tokens=3) is not None
+    allowed, forward = [], model.hidden_states
+
+    def watched(*ids, **options):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return forward(*ids, **options)
+
+    monkeypatch.setattr(model, "hidden_states", watched)
+    generate(model, [[5, 6]], max_new_tokens=3, stop_ids=())
+    assert allowed == [False] * 3 and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_one_seed_one_text_another_seed_another_text(model):
@@ -530,12 +628,21 @@ def test_weights_in_several_files_chat_as_well(folder, generator, tmp_path):
     )
 
 
-def test_no_step_asks_a_tensor_what_python_knows(model, monkeypatch):
+@pytest.mark.parametrize("settings", [GREEDY, MIXED], ids=["greedy", "all filters"])
+def test_a_token_is_asked_for_once(model, monkeypatch, settings):
     """On a GPU every question waits for all that was asked before."""
-    asked, really = [], torch.Tensor.any
-    monkeypatch.setattr(torch.Tensor, "any", lambda *a, **k: asked.append(a) or really(*a, **k))
-    generate(model, some_prompts(3, 8), max_new_tokens=9, stop_ids=(), **GREEDY)
-    assert not asked
+    asked = Counter()
+
+    def watch(name):
+        really = getattr(torch.Tensor, name)
+        watched = lambda *a, **k: asked.update([name]) or really(*a, **k)  # noqa: E731
+        monkeypatch.setattr(torch.Tensor, name, watched)
+
+    monkeypatch.setattr(type(model), "_check_input", lambda *_: None)  # not done on a GPU
+    for name in ("any", "all", "item", "tolist", "numpy", "__bool__", "__int__", "__float__"):
+        watch(name)
+    generate(model, some_prompts(3, 8), max_new_tokens=9, stop_ids=(), **settings)
+    assert asked == {"tolist": 9}
 
 
 def test_a_tokenizer_from_elsewhere_ends_replies_with_its_own_id(folder, generator, tmp_path):

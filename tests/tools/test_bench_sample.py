@@ -16,14 +16,16 @@ def cases(tmp_path_factory):
         patch.setenv("TINYLLM_WORKSPACE", str(tmp_path_factory.mktemp("bench")))
         patch.setattr(sample, "get_profile", lambda name: get_profile("ci"))
         patch.setattr(sample, "NEW", 6)
+        patch.setattr(sample, "CHAT_NEW", 5)
         patch.setattr(sample, "LONG_PROMPT", 100)
         patch.setattr(sample, "CACHELESS_PROMPTS", (16, 100))
         yield sample.cases()
 
 
 def test_every_case_does_the_work_that_it_says(cases):
-    assert len({case.name for case in cases}) == len(cases) == 6
-    expected = [6, 16 * 6, 6, 6, 6, 10]
+    assert len({case.name for case in cases}) == len(cases) == 8
+    assert [case.busy for case in cases] == 7 * [False] + [True]
+    expected = [6, 16 * 6, 6, 6, 6, 10, 5, 5]
     for case, amount in zip(cases, expected, strict=True):
         assert case.ours()() == case.peer()() == amount, case.name
 

@@ -1,5 +1,6 @@
 """Bits per byte of texts: how well a model predicts, comparable between tokenizers."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,8 @@ def bits_per_byte(
     """How many bits the model needs for one byte of text, on average; 8 is no model at all.
 
     `score` says what counts. A document longer than the context is read in windows; each but the
-    first repeats half a context, which is not counted again.
+    first repeats half a context, which is not counted again. All is computed in fp32, whatever the
+    weights are kept in (bf16, where `TextGenerator` loaded them to a GPU).
 
     Args:
         texts: documents, as `read_texts` gives them. (One text: pass [text].)
@@ -36,6 +38,8 @@ def bits_per_byte(
     context = model.config.max_seq_len
     windows = (w for text in texts for w in _windows(encode_text(tokenizer, text), context))
     lengths = torch.tensor(token_byte_lengths(tokenizer))
+    if model.lm_head.weight.dtype != torch.float32:
+        model = copy.deepcopy(model).float()
     found = score(model, _batches(windows, batch_size), lengths)
     if not found.text_bytes:
         raise ValueError("no text of two tokens or more to score: are there any texts?")

@@ -1,22 +1,26 @@
 """The loop that extends a batch of prompts, and how the model reads it: `decode` and `generate`."""
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tinyllm_lib.generate.sampling import Sampling
+from tinyllm_lib.generate.sampling import Sampling, sent
 from tinyllm_lib.model import KVCache, Transformer
 from tinyllm_lib.tokenizer import EOS_TEXT_ID, IM_END_ID
 
 STOP_IDS = (IM_END_ID, EOS_TEXT_ID)  # of our tokenizers; `tokenizer.stop_ids` knows those of any
 PLAIN = Sampling()
+# cuDNN's attention makes a plan of some 50 ms for every new length (pytorch issue 155958).
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass
@@ -62,7 +66,7 @@ def generate(
     *,
     stop_ids: Sequence[int] = STOP_IDS,
     use_cache: bool = True,
-    static_cache: bool = False,
+    kept: dict[str, "_Reader"] | None = None,
     **fields: Any,
 ) -> list[Generated]:
     """Extends each prompt of token ids, all of them at once; options as in `decode` and `Sampling`.
@@ -74,7 +78,7 @@ def generate(
     sampling = replace(sampling, **fields)
     limits = limits or [sampling.max_new_tokens] * len(prompts)
     rows = rows_of(prompts, limits, sampling.seed)
-    for _ in decode(model, rows, sampling, stop_ids, use_cache, static_cache):
+    for _ in decode(model, rows, sampling, stop_ids, use_cache, kept):
         pass
     return rows
 
@@ -85,7 +89,7 @@ def decode(
     sampling: Sampling,
     stop_ids: Sequence[int] = STOP_IDS,
     use_cache: bool = True,
-    static_cache: bool = False,
+    kept: dict[str, "_Reader"] | None = None,
 ) -> Iterator[Generated]:
     """Extends all rows by a token, again and again; yields each row that has a new one.
 
@@ -95,30 +99,39 @@ def decode(
     Args:
         stop_ids: a row ends before any of these.
         use_cache: False computes keys and values of earlier positions anew (same text, slower).
-        static_cache: steps of one shape, which a GPU records as a CUDA graph and replays.
+        kept: an empty dict, where what a GPU recorded waits for the next call with this dict.
     """
     context = model.config.max_seq_len
     for number, length in enumerate((len(row.prompt) for row in rows), 1):
         if not 0 < length <= context:
             raise ValueError(f"prompt {number} has {length} tokens, expected 1 to {context}.")
-    reader = _Reader(model, use_cache, static_cache)
-    while going := [row for row in rows if not row.ended]:
-        logits = reader.next_logits(going).float().cpu()  # (rows, V)
-        if not logits.amax(-1).isfinite().all():
-            raise ValueError("the logits are not finite: the weights hold NaN.")
-        texts = [row.all_ids for row in going]
-        tokens = sampling.choose(logits, texts, [row.rng for row in going])
-        logprobs = logits.log_softmax(-1)[range(len(going)), tokens].tolist()
-        for row, text, token, logprob in zip(going, texts, tokens, logprobs, strict=True):
-            if token in stop_ids:
-                row.finish = "stop"
-                continue
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-            if start := window_start(len(text), context):
-                outgrew = f"the text outgrew the context of {context} tokens"
-                row.note = f"{outgrew}: its end was written without its first {start}."
-            yield row
+    made_for = (model, use_cache, [p.data_ptr() for p in model.parameters()])
+    reader = kept.pop("reader", None) if kept else None
+    if reader is None or reader.made_for != made_for:  # its recording knows where the weights lie
+        reader = _Reader(*made_for)
+    reader.rows = []
+    try:
+        while going := [row for row in rows if not row.ended]:
+            logits = reader.next_logits(going)  # (rows, V)
+            texts = [row.all_ids for row in going]
+            chosen = sampling.choose(logits, texts, [row.rng for row in going])[:, None]
+            logprobs = logits.log_softmax(-1).gather(1, chosen)
+            found = torch.cat([chosen.double(), logprobs.double()], 1).tolist()  # a GPU's one wait
+            if not all(math.isfinite(logprob) for _, logprob in found):
+                raise ValueError("the logits are not finite: the weights hold NaN.")
+            for row, text, (token, logprob) in zip(going, texts, found, strict=True):
+                if token in stop_ids:
+                    row.finish = "stop"
+                    continue
+                row.ids.append(int(token))
+                row.logprobs.append(logprob)
+                if start := window_start(len(text), context):
+                    outgrew = f"the text outgrew the context of {context} tokens"
+                    row.note = f"{outgrew}: its end was written without its first {start}."
+                yield row
+    finally:
+        if kept is not None and reader.replay is not None:
+            kept["reader"] = reader
     for row in rows:
         full = len(row.all_ids) == context and row.limit != sampling.max_new_tokens
         if full and row.finish == "length":
@@ -135,94 +148,119 @@ class _Reader:
     """Shows growing texts to the model, each position once as long as the cache has room.
 
     Texts are padded on the left, so that the newest tokens stand in one column; positions count
-    from each text's first token in view. Rows that ended leave the batch, unless it is `static`:
-    then all tensors keep their shapes and places for a CUDA graph (kernels are short, and starting
-    each from Python takes longer), and `seen` masks what the cache does not hold yet.
+    from each text's first token in view. Rows that ended leave the batch, except on a GPU: there a
+    step is recorded as a CUDA graph and replayed (kernels are short, and starting each from Python
+    takes longer), so all tensors keep shapes and places, and a mask says what the cache holds.
     """
 
-    rows: list[Generated]
-    padding: Tensor  # (B,) how far each text begins to the right
-    real: Tensor  # (B, capacity) False where there is padding
+    rows: list[Generated]  # of the batch, or of its beginning
+    padding: Tensor  # (B, 1) how far each text begins to the right
     cache: KVCache | None = None
+    replay: Callable[[], None] | None = None  # the recorded step: `ids` at `slot` give `logits`
 
-    def __init__(self, model: Transformer, use_cache: bool, static: bool):
-        self.model, self.use_cache, self.static = model, use_cache, static
+    def __init__(self, model: Transformer, use_cache: bool, places: list[int]):
+        self.model, self.use_cache, self.made_for = model, use_cache, (model, use_cache, places)
         self.device, self.dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
 
     @torch.inference_mode()
+    @sdpa_kernel(KERNELS)
     def next_logits(self, going: list[Generated]) -> Tensor:
-        """Logits (B, V) of the token that follows each text of `going`, the rows not ended yet."""
-        if self.cache is None or self.cache.length == self.cache.capacity:
-            return self._read_anew(going)
-        kept = [i for i, row in enumerate(self.rows) if not row.ended]
-        if len(kept) < len(self.rows) and not self.static:
-            self.rows, self.padding, self.real = going, self.padding[kept], self.real[kept]
+        """Logits (B, V) in fp32 of what follows each text of `going`, the rows not ended yet."""
+        if self.cache is None or not self.rows or self.cache.length == self.cache.capacity:
+            logits = self._read_anew(going)
+        else:
+            logits = self._read_newest(going, self.cache)
+        return (logits if logits.is_cuda else logits.cpu()).float()  # Apple's GPUs lack float64
+
+    def _read_newest(self, going: list[Generated], cache: KVCache) -> Tensor:
+        left = [i for i, row in enumerate(self.rows) if not row.ended]
+        if len(left) < len(self.rows) and self.replay is None:
+            self.rows, self.padding = going, self.padding[left]
             self.padded = bool(self.padding.any())
-            self.cache.keys = self.cache.keys[:, kept]
-            self.cache.values = self.cache.values[:, kept]
-        past = self.cache.length
-        newest = torch.tensor([row.all_ids[-1:] for row in self.rows], device=self.device)  # (B, 1)
-        if self.static:
-            return self._static_logits(self.cache, newest)[kept]
-        mask = self.real[:, : past + 1] if self.padded else None
-        return self._logits(newest, past - self.padding[:, None], mask)
+            cache.keys, cache.values = cache.keys[:, left], cache.values[:, left]
+        newest = sent(torch.tensor([row.all_ids[-1:] for row in self.rows]), self.device)  # (B, 1)
+        if self.replay is not None:
+            chosen = sent(torch.tensor(left), self.device)
+            self.ids[: len(newest)] = newest
+            self.slot.fill_(cache.length)
+            self.replay()
+            cache.length += 1
+            return self.logits[chosen]
+        columns = self.columns[: cache.length + 1]
+        mask = columns >= self.padding if self.padded else None
+        return self._logits(newest, cache.length - self.padding, mask)
 
     def _read_anew(self, going: list[Generated]) -> Tensor:
         """The last window of each text as a whole, into a cache with room for what is to come."""
-        self.rows, config = going, self.model.config
+        self.rows, context = going, self.model.config.max_seq_len
         texts = [row.all_ids for row in going]
-        windows = [text[window_start(len(text), config.max_seq_len) :] for text in texts]
+        windows = [text[window_start(len(text), context) :] for text in texts]
         T = max(map(len, windows))
         to_read = max(row.limit - len(row.ids) for row in going) - 1  # the last one is never read
-        capacity = min(config.max_seq_len, T + to_read)
-        padding = [T - len(window) for window in windows]
-        self.padding = torch.tensor(padding, device=self.device)
-        self.padded = any(padding)  # asking the tensor would wait for the GPU
-        positions = torch.arange(capacity, device=self.device) - self.padding[:, None]
-        self.real = positions >= 0
-        if self.use_cache:
-            self.cache = KVCache(config, len(going), capacity, device=self.device, dtype=self.dtype)
-        padded = [[0] * n + window for n, window in zip(padding, windows, strict=True)]
+        self._make_room(len(going), min(context, T + to_read), to_read)
+        offsets = [T - len(window) for window in windows]
+        padding = torch.tensor(offsets, device=self.device)[:, None]
+        self.padding[: len(going)] = padding
+        self.padded = any(offsets)  # asking the tensor would wait for the GPU
+        padded = [[0] * n + window for n, window in zip(offsets, windows, strict=True)]
         ids = torch.tensor(padded, device=self.device)  # (B, T)
-        mask = self.real[:, :T] if self.padded else None
-        return self._logits(ids, positions[:, :T].clamp(min=0), mask)
+        positions = self.columns[:T] - padding
+        return self._logits(ids, positions.clamp(min=0), positions >= 0 if self.padded else None)
+
+    def _make_room(self, rows: int, capacity: int, to_read: int) -> None:
+        """An empty cache: that of the recorded step if it is large enough, else a new one."""
+        if self.cache is not None and self.replay is not None:
+            self.cache.length = 0
+            self.cache.keys.zero_()  # what is masked must be numbers, too
+            self.cache.values.zero_()
+            if rows <= len(self.padding) <= 2 * rows and capacity <= self.cache.capacity:
+                return
+        context, self.cache, self.replay = self.model.config.max_seq_len, None, None
+        record = self.use_cache and recording_pays(self.device, to_read)
+        if record:  # room to grow: not a new recording for each turn of a chat
+            capacity = min(context, max(64, 2 ** (capacity - 1).bit_length()))
+        self.columns = torch.arange(capacity, device=self.device)
+        self.ids, self.padding = torch.zeros(2, rows, 1, dtype=torch.long, device=self.device)
+        if self.use_cache:
+            options = {"device": self.device, "dtype": self.dtype}
+            self.cache = KVCache(self.model.config, rows, capacity, **options)
+        if record and self.cache is not None:
+            self.slot = torch.zeros(1, dtype=torch.long, device=self.device)
+            self.replay = recorded(partial(self._step, self.cache), self.device)
+
+    def _step(self, cache: KVCache) -> None:
+        """What is recorded; kernels take `ids`, `padding` and `slot` as they stand at a replay."""
+        cache.slot = self.slot
+        seen = (self.columns >= self.padding) & (self.columns <= self.slot)  # (B, capacity)
+        self.logits = self._logits(self.ids, self.slot - self.padding, seen)
+        cache.slot = None
+        cache.length -= 1  # hidden_states counts on, and a replay does not
 
     def _logits(self, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         hidden_states, cache = self.model.hidden_states, self.cache
         x = hidden_states(ids, position_ids=positions, key_mask=mask, kv_cache=cache)
         return self.model.lm_head(x[:, -1])
 
-    def _static_logits(self, cache: KVCache, newest: Tensor) -> Tensor:
-        """Logits (B, V) of what follows `newest` (B, 1); overwritten by the next call."""
-        if cache.slot is None:  # the first step
-            self.ids, self.positions = newest, cache.length - self.padding[:, None]  # (B, 1)
-            filled = torch.arange(cache.capacity, device=self.device) <= cache.length
-            self.seen = self.real & filled  # (B, capacity)
-            cache.slot = torch.tensor([cache.length], device=self.device)
-            step = partial(self._static_step, cache)
-            self.replay = recorded(step) if newest.is_cuda else step
-        self.ids.copy_(newest)
-        self.replay()
-        cache.length += 1
-        cache.slot += 1
-        self.positions += 1
-        self.seen[:, cache.length : cache.length + 1] = True
-        return self.logits
 
-    def _static_step(self, cache: KVCache) -> None:
-        self.logits = self._logits(self.ids, self.positions, self.seen)
-        cache.length -= 1  # hidden_states counts on, and a replay does not
+def recording_pays(device: torch.device, to_read: int) -> bool:
+    """Whether to record a step in order to read so many tokens: it takes as long as a few."""
+    return device.type == "cuda" and to_read >= 16
 
 
-def recorded(step: Callable[[], None]) -> Callable[[], None]:
+def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """`step` as a CUDA graph, to be replayed with what then stands in the same tensors."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # CUDA asks for a few runs before, in another stream
-        for _ in range(3):
+    with RECORDING, torch.cuda.device(device):
+        side = side_stream(device)
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # CUDA asks for a few runs before, in another stream
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+        return graph.replay
+
+
+RECORDING = threading.Lock()  # one at a time, says PyTorch
+side_stream = cache(torch.cuda.Stream)  # each new one would keep a workspace of its own

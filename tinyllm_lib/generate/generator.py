@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch.types import Device
 from transformers import PreTrainedTokenizerFast
 
 from tinyllm_lib.data import SYSTEM_PROMPT
@@ -42,6 +43,8 @@ class TextGenerator:
         folder: a run folder (its newest checkpoint is taken), a step folder, or any Hugging Face
             Llama folder with a ChatML tokenizer.
         device: for example "cpu" or "cuda"; default: cuda where there is one.
+        dtype: of the weights; default: bfloat16 on cuda (float16 where the GPU does not multiply
+            that), else float32. To compare numbers, not texts, take torch.float32.
 
     Raises:
         FileNotFoundError: no finished checkpoint there.
@@ -51,7 +54,7 @@ class TextGenerator:
     folder: Path | None = None  # of the model, if it comes from one
     batch_size = 64  # texts written at once
 
-    def __init__(self, folder: str | Path, device: str | torch.device | None = None):
+    def __init__(self, folder: str | Path, device: Device = None, dtype: torch.dtype | None = None):
         self.folder = model_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -59,6 +62,8 @@ class TextGenerator:
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"device {str(device)!r} cannot be used here: {error}") from None
         model = Transformer.from_pretrained(self.folder, device=device)
+        for p in model.parameters():  # not the angles: they are exact
+            p.data = p.data.to(dtype or usual_dtype(p.device))
         self._use(model, load_tokenizer(self.folder))
 
     @classmethod
@@ -73,6 +78,7 @@ class TextGenerator:
         self.model, self.tokenizer = model, tokenizer
         self.context = model.config.max_seq_len
         self.stop_ids = tuple(stop_ids(tokenizer))
+        self._kept: dict = {}  # what a GPU recorded, for the next text
 
     def chat(self, messages: Messages | str, sampling: Sampling = CHAT, **fields: Any) -> str:
         """The reply to a conversation, or to one message given as text.
@@ -184,7 +190,7 @@ class TextGenerator:
     def pieces(self, rows: list[Generated], sampling: Sampling) -> Iterator[tuple[Generated, str]]:
         """Writes on all `rows`, from `rows_of`; (row, text) as soon as some text is certain."""
         streams = {id(row): TextStream(self.tokenizer, sampling.stop) for row in rows}
-        for row in decode(self.model, rows, sampling, stop_ids=self.stop_ids):
+        for row in decode(self.model, rows, sampling, self.stop_ids, kept=self._kept):
             stream = streams[id(row)]
             if text := stream.feed(row.ids[-1]):
                 yield row, text
@@ -193,6 +199,14 @@ class TextGenerator:
         for row in rows:
             if text := streams[id(row)].close():
                 yield row, text
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """Of weights that write: 16 bits on a GPU, for each token reads them all."""
+    if device.type != "cuda":
+        return torch.float32
+    native = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if native else torch.float16
 
 
 def _warn(notes: Iterable[str]) -> None:

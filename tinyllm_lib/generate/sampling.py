@@ -18,11 +18,17 @@ def penalise_repetition(logits: Tensor, texts: Sequence[Sequence[int]], penalty:
     """
     if penalty == 1:
         return logits
-    logits = logits.clone()
-    for row, text in zip(logits, texts, strict=True):
-        seen = torch.tensor(sorted(set(text)), device=logits.device)
-        row[seen] = torch.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)
-    return logits
+    seen = torch.zeros(logits.shape, dtype=torch.bool)
+    for row, text in zip(seen, texts, strict=True):
+        row[torch.tensor(text)] = True
+    less = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(sent(seen, logits.device), less, logits)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU's on `device`; a GPU gets it without a wait."""
+    cuda = device.type == "cuda"
+    return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=cuda)
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -97,15 +103,15 @@ class Sampling:
 
     def choose(
         self, logits: Tensor, texts: Sequence[Sequence[int]], rngs: Sequence[np.random.Generator]
-    ) -> list[int]:
-        """One token for each row of logits (B, V); row i draws from rngs[i] alone.
+    ) -> Tensor:
+        """One token (B,) for each row of logits (B, V), on their device; row i draws from rngs[i].
 
         Every token waits for a random time, exponentially distributed with its probability as the
         rate, and the first is chosen: token i with probability p_i. A token that rounding puts in
         or out of a filter disturbs no other, as it would in a look-up among summed probabilities.
         """
-        rates = self.probabilities(logits, texts)  # (B, V)
         if self.temperature == 0:
-            return rates.argmax(-1).tolist()
+            return penalise_repetition(logits, texts, self.repetition_penalty).argmax(-1)
         uniform = torch.from_numpy(np.stack([rng.random(logits.shape[-1]) for rng in rngs]))
-        return (rates / -uniform.log()).argmax(-1).tolist()
+        rates = self.probabilities(logits, texts)  # (B, V)
+        return (rates / -sent(uniform, logits.device).log()).argmax(-1)

@@ -3,8 +3,9 @@ cache, and one forward pass.
 
     python -m tools.bench.sample [--runs 5] [--save]
 
-The 82.6M model with random weights, fp32, greedy, no stop token: both write the same number of
-tokens from the same prompts.
+The 82.6M model and, on an idle machine and beside a process that keeps a core busy, the laptop
+model; random weights, fp32, greedy, no stop token: both write the same number of tokens from the
+same prompts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tools.bench.data import Work
 from tools.bench.harness import Case, bench_folder, main
 
 NEW = 256  # tokens written after each prompt
+CHAT_NEW = 100  # by the laptop model: its context holds 128 tokens
 LONG_PROMPT = 400  # of the case that asks for one token only
 # tokens of the prompts of the cases without a cache: the longer, the more is computed again
 CACHELESS_PROMPTS = (16, 256)
@@ -126,14 +128,19 @@ def weights_read(folder: Path, times: int) -> Work:
     return work
 
 
-def cases() -> list[Case]:
-    """Every case, on a model that is made anew."""
-    folder, profile = bench_folder() / "sample", get_profile("gpu")
-    shape = {name: profile.pretrain[name] for name in ("dim", "n_layers", "n_heads", "n_kv_heads")}
+def make_model(name: str) -> Path:
+    """A model of a profile's shape with random weights."""
+    folder, profile = bench_folder() / "sample" / name, get_profile(name)
+    shape = {key: profile.pretrain[key] for key in ("dim", "n_layers", "n_heads", "n_kv_heads")}
+    config = ModelConfig(**shape, vocab_size=profile.vocab_size, max_seq_len=profile.max_length)
     torch.manual_seed(0)
-    Transformer(
-        ModelConfig(**shape, vocab_size=profile.vocab_size, max_seq_len=profile.max_length)
-    ).save_pretrained(folder)
+    Transformer(config).save_pretrained(folder)
+    return folder
+
+
+def cases() -> list[Case]:
+    """Every case, on models that are made anew."""
+    folder, laptop = (make_model(name) for name in ("gpu", "laptop"))
     sixteen = [8 + 4 * number for number in range(16)]
     written = f"{NEW} new tokens"
     return [
@@ -170,6 +177,17 @@ def cases() -> list[Case]:
             partial(first_tokens, folder),
             partial(one_forward_pass, folder),
             "one forward pass",
+        ),
+        *(
+            Case(
+                f"laptop model, 1 prompt, {CHAT_NEW} new tokens{beside}",
+                "tokens/s",
+                partial(our_tokens, laptop, [16], CHAT_NEW),
+                partial(their_tokens, laptop, [16], CHAT_NEW),
+                "transformers",
+                busy=busy,
+            )
+            for beside, busy in (("", False), (", a busy neighbour", True))
         ),
     ]
 

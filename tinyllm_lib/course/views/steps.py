@@ -105,7 +105,7 @@ class Steps:
     def draw(self, sampling: Sampling) -> int:
         """Draws the next token as the settings say and puts it behind the text; returns its id."""
         self._check_room()
-        return self.take(sampling.choose(self._next_logits(), [self.ids], [self.rng])[0])
+        return self.take(int(sampling.choose(self._next_logits(), [self.ids], [self.rng])[0]))
 
     def take(self, token: int) -> int:
         """Puts this token behind the text."""
