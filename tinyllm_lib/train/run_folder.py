@@ -65,8 +65,10 @@ class Run:
 
     def documents_of(self, batch: PackedRow) -> dict[str, Tensor]:
         """What keeps attention inside each document, where the config asks for it."""
-        documents = {"position_ids": batch.position_ids, "document_ids": batch.document_ids}
-        return documents if self.config.separate_documents else {}
+        if not self.config.separate_documents:
+            return {}
+        kind = "document_ids" if batch.document_ids.dim() == 2 else "document_starts"
+        return {"position_ids": batch.position_ids, kind: batch.document_ids}
 
 
 def prepare_run(config: TrainConfig, processes: Processes) -> Run:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tinyllm_lib.data import is_running
 from tinyllm_lib.dataset import DataOrder
-from tinyllm_lib.model import ModelConfig, Transformer, load_state
+from tinyllm_lib.model import ModelConfig, Transformer, document_attention, load_state
 from tinyllm_lib.tokenizer import check_size
 from tinyllm_lib.train.config import TrainConfig
 from tinyllm_lib.train.devices import Processes
@@ -47,11 +47,15 @@ def train(config: TrainConfig) -> Path:
 
 
 def build(run: Run) -> Trainer:
-    """The model of a prepared run, its optimisers, and how far they are; writes nothing."""
+    """The model of a prepared run, its optimisers, and how far they are."""
     config, device = run.config, run.processes.device
     torch.manual_seed(config.seed)
     state: dict[str, Any] = {"step": 0, "tokens": 0}
     model = _build_model(run).to(device)
+    if config.separate_documents and device.type == "cuda":
+        heads = model.config.n_heads, model.config.n_kv_heads, model.config.head_dim
+        model.document_attention, why = document_attention(heads, device, run.dtype)
+        run.log.say(f"Attention within documents: {model.document_attention}; {why}.")
     optimizers = make_optimizers(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=run.dtype == torch.float16)
     if run.checkpoint:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tinyllm_lib.dataset import DataOrder, PackedRow, collate
 from tinyllm_lib.generate import Sampling, TextGenerator
-from tinyllm_lib.model import Transformer, save_checkpoint, score, snapshot
+from tinyllm_lib.model import Transformer, document_starts, save_checkpoint, score, snapshot
 from tinyllm_lib.tokenizer import token_byte_lengths
 from tinyllm_lib.train.config import get_lr
 from tinyllm_lib.train.devices import compile_pays, peak_flops
@@ -149,10 +149,13 @@ class Trainer:
         if not batches:  # more processes than rows: all must take part, so with one that is padding
             X, Y, mask, positions, documents = collate([run.train_data[rows[0]]])
             batches = [PackedRow(X, Y, 0 * mask, positions, documents.fill_(-1))]
-        if run.processes.device.type == "cuda":  # pinned, a batch travels while the GPU computes
-            batches = [PackedRow(*(t.pin_memory() for t in batch)) for batch in batches]
         supervised = sum(int(b.loss_mask.sum()) for b in batches)
-        return batches, supervised, sum(int((b.document_ids >= 0).sum()) for b in batches)
+        positions = sum(int((b.document_ids >= 0).sum()) for b in batches)
+        if run.processes.device.type == "cuda":  # which is not to wait until documents are found
+            batches = [b._replace(document_ids=document_starts(b.document_ids)) for b in batches]
+            # Pinned, a batch travels while the GPU computes.
+            batches = [PackedRow(*(t.pin_memory() for t in batch)) for batch in batches]
+        return batches, supervised, positions
 
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
         """Sums the gradient of nll / supervised_tokens over micro-batches and processes."""
