@@ -14,15 +14,16 @@ from tinyllm_lib.model import Transformer
 
 def attention_maps(model: Transformer, ids: Tensor) -> Tensor:
     """Attention weights (layers, B, H, T, T) of ids (B, T), which SDPA does not show."""
-    T = ids.shape[1]
-    cos, sin = model.rope_cos[None, :T, None], model.rope_sin[None, :T, None]
+    ids, T = ids.to(model.lm_head.weight.device), ids.shape[1]
+    angles = model.rope_cos[None, :T, None], model.rope_sin[None, :T, None]
+    cos, sin = (part.to(model.lm_head.weight.dtype) for part in angles)
     future = torch.ones(T, T, dtype=torch.bool, device=ids.device).triu(1)
     x, maps = model.model.embed_tokens(ids), []
     for block in model.model.layers:
         q, k, _ = block.self_attn.queries_keys_values(block.input_layernorm(x), cos, sin)
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, T, d)
         scores = (q @ k.transpose(-1, -2)) / math.sqrt(model.config.head_dim)
-        maps.append(scores.masked_fill(future, -torch.inf).softmax(-1))
+        maps.append(scores.masked_fill(future, -torch.inf).float().softmax(-1).cpu())
         x = block(x, cos, sin)
     return torch.stack(maps)
 
