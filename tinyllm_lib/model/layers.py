@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyllm_lib.model.config import ModelConfig
-from tinyllm_lib.model.masks import Mask, attend
+from tinyllm_lib.model.masks import attend
 
 LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys, values -> all of them
 
@@ -130,7 +130,7 @@ class Attention(nn.Module):
         cos: Tensor,
         sin: Tensor,
         *,
-        mask: Mask = None,
+        mask: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
         """(B, T, D) from x (B, T, D); without a mask, a position sees itself and those before."""
@@ -138,10 +138,6 @@ class Attention(nn.Module):
         q, k, v = self.queries_keys_values(x, cos, sin)
         if cache is not None:
             k, v = cache(k, v)  # (B, K, S, d)
-        if T == 1:  # queries that share a key head go through it together: each key is read once
-            q = q.reshape(B, k.shape[1], -1, self.head_dim)  # (B, K, H/K, d)
-            out = F.scaled_dot_product_attention(q, k, v, mask)  # type: ignore[arg-type]
-            return self.o_proj(out.reshape(B, T, -1))
         return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
 
 
