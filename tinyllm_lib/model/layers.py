@@ -4,7 +4,7 @@ positions, S keys (cached + new), D dim, H heads, K key/value heads, d numbers a
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,18 +18,6 @@ from tinyllm_lib.model.masks import attend
 LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys, values -> all of them
 
 
-def number_format(x: Tensor) -> torch.dtype:
-    """The format in which x is multiplied: autocast's where that is on, else its own."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Within it, operations take the number formats they are given."""
-    on = torch.is_autocast_enabled(x.device.type)  # to enter for nothing takes 10 us, every time
-    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
-
-
 class RMSNorm(nn.RMSNorm):
     """Divides vectors by their root mean square, scales each coordinate (Zhang & Sennrich 2019)."""
 
@@ -37,7 +25,9 @@ class RMSNorm(nn.RMSNorm):
         """(..., D) from x (..., D), in the number format of x (autocast would take fp32 on CUDA;
         the sum of squares is in fp32 in any case).
         """
-        with without_autocast(x):
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)  # to switch it off for nothing takes 10 us
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
             return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -184,32 +174,28 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """A scalar in fp32 from x (N, D), weight (V, D), targets (N,) and weights (N,).
 
-        Products are in autocast's number format, softmax and sums in fp32. A gradient is rounded
+        Products are in the number format of x, softmax and sums in fp32. A gradient is rounded
         after its weight, which may thus hold the scale that keeps it within the range of fp16.
         """
-        dtype, step = number_format(x), HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
-        total = torch.zeros((), device=x.device, dtype=torch.float32)
-        dx, dweight = torch.empty_like(x, dtype=dtype), torch.zeros_like(weight)
-        with without_autocast(x):
-            x, matrix = x.to(dtype), weight.to(dtype)
-            chunk = x.new_empty(
-                min(step, len(x)), len(weight)
-            )  # used by all, for new memory is slow
-            product = torch.empty_like(matrix)
-            chunk_p = torch.empty_like(chunk, dtype=torch.float32)
-            for start in range(0, len(x), step):
-                rows = slice(start, start + step)
-                target, w = targets[rows, None], weights[rows, None].float()
-                logits = torch.mm(x[rows], matrix.T, out=chunk[: len(target)])  # (rows, V)
-                p = torch.softmax(logits, -1, dtype=torch.float32, out=chunk_p[: len(target)])
-                # By way of the likeliest token: its p, unlike the target's, never rounds to 0.
-                gap = logits.amax(-1, keepdim=True).float() - logits.gather(1, target).float()
-                total += ((gap - p.amax(-1, keepdim=True).log()) * w).sum()
-                if any(ctx.needs_input_grad):
-                    p.scatter_(1, target, p.gather(1, target) - 1)
-                    grad = torch.mul(p, w, out=logits)
-                    torch.mm(grad, matrix, out=dx[rows])
-                    dweight += torch.mm(grad.T, x[rows], out=product)
+        step = HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
+        matrix, total = weight.to(x.dtype), x.new_zeros((), dtype=torch.float32)
+        dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
+        # New memory is slow: all chunks use the same. Autocast leaves what has an `out` alone.
+        all_logits = x.new_empty(min(step, len(x)), len(weight))
+        all_p, product = torch.empty_like(all_logits, dtype=torch.float32), torch.empty_like(matrix)
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            target, w = targets[rows, None], weights[rows, None].float()
+            logits = torch.mm(x[rows], matrix.T, out=all_logits[: len(target)])  # (rows, V)
+            p = torch.softmax(logits, -1, dtype=torch.float32, out=all_p[: len(target)])
+            # By way of the likeliest token: its p, unlike the target's, never rounds to 0.
+            gap = logits.amax(-1, keepdim=True).float() - logits.gather(1, target).float()
+            total += ((gap - p.amax(-1, keepdim=True).log()) * w).sum()
+            if any(ctx.needs_input_grad):
+                p.scatter_(1, target, p.gather(1, target) - 1)
+                grad = torch.mul(p, w, out=logits)
+                torch.mm(grad, matrix, out=dx[rows])
+                dweight += torch.mm(grad.T, x[rows], out=product)
         ctx.save_for_backward(dx, dweight)
         return total
 
@@ -217,4 +203,4 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x and weight, times that of the loss."""
         dx, dweight = ctx.saved_tensors
-        return dx * grad.to(dx.dtype), dweight * grad.to(dweight.dtype), None, None
+        return dx * grad, dweight * grad, None, None

@@ -15,7 +15,7 @@ from torch.types import Device
 
 from tinyllm_lib.data import read_json, write_json
 from tinyllm_lib.model.config import ModelConfig, TokenIds
-from tinyllm_lib.model.layers import Block, HeadLoss, KVCache, RMSNorm, number_format, rope_angles
+from tinyllm_lib.model.layers import Block, HeadLoss, KVCache, RMSNorm, rope_angles
 from tinyllm_lib.model.masks import attention_mask
 
 WEIGHTS = "model.safetensors"
@@ -83,7 +83,8 @@ class Transformer(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(past, past + T, device=ids.device)[None]  # (1, T)
         x = self.model.embed_tokens(ids)  # (B, T, D)
-        x = x.to(number_format(x))
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         cos = self.rope_cos[position_ids][:, :, None].to(x.dtype)  # (B or 1, T, 1, d/2)
         sin = self.rope_sin[position_ids][:, :, None].to(x.dtype)
         if (mask := document_starts) is None:
