@@ -5,7 +5,6 @@ positions, S keys (cached + new), D dim, H heads, K key/value heads, d numbers a
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyllm_lib.model.config import ModelConfig
-from tinyllm_lib.model.masks import attend
+from tinyllm_lib.model.masks import Mask, attend
 
-LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys, values -> all of them
+LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None  # new keys, values -> all
 
 
 class RMSNorm(nn.RMSNorm):
@@ -76,12 +75,8 @@ class KVCache:
         self.length = 0
         self.slot: Tensor | None = None
 
-    def layer(self, i: int) -> LayerCache:
-        """Layer i's view of this cache: `append` for its keys and values."""
-        return partial(self.append, i)
-
     def append(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k, v (B, K, T, d) behind what is filled; returns all keys, values (B, K, S, d).
+        """Writes layer i's k, v (B, K, T, d) behind what is filled; returns all, (B, K, S, d).
 
         B may be fewer than the cache has rows: its first ones are meant.
         """
@@ -115,20 +110,13 @@ class Attention(nn.Module):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        *,
-        mask: Tensor | None = None,
-        cache: LayerCache | None = None,
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask = None, cache: LayerCache = None
     ) -> Tensor:
         """(B, T, D) from x (B, T, D); without a mask, a position sees itself and those before."""
-        B, T, _ = x.shape
         q, k, v = self.queries_keys_values(x, cos, sin)
         if cache is not None:
             k, v = cache(k, v)  # (B, K, S, d)
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):

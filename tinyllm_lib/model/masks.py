@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.types import Device
 
+Mask = Tensor | None  # (B, 1, T, S), bool or added to scores; `document_starts`; None: causal
 # Queries may share keys: torch 2.11 sees it by itself, later ones are to be told.
 GROUPED: Any = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
@@ -51,10 +52,8 @@ def document_starts(document_ids: Tensor) -> Tensor:
     return F.pad(starts, (0, ends), value=begins.numel()).int()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """What queries (B, H, T, d) find in keys and values (B, K, S, d). The mask: (B, 1, T, S), bool
-    or added to scores; or `document_starts`; without one, a query sees all keys up to its own.
-    """
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """What queries (B, H, T, d) find in keys and values (B, K, S, d)."""
     B, H, T, d = q.shape
     if mask is not None and mask.dim() == 1:
         q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (q, k, v))  # rows laid end to end

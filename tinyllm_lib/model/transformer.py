@@ -4,6 +4,7 @@ x + swiglu(norm(x))] -> norm -> logits (B, T, V). A saved folder is an ordinary 
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,7 +93,8 @@ class Transformer(nn.Module):
         if mask is not None and mask.dtype == torch.bool:  # else made in each layer
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -math.inf)
         for i, block in enumerate(self.model.layers):
-            x = block(x, cos, sin, mask=mask, cache=kv_cache.layer(i) if kv_cache else None)
+            cache = kv_cache and partial(kv_cache.append, i)
+            x = block(x, cos, sin, mask=mask, cache=cache)
         if kv_cache is not None:
             kv_cache.length += T
         return self.model.norm(x)
