@@ -18,6 +18,7 @@ from tinyllm_lib.model import (
     latest_checkpoint,
     load_state,
     save_checkpoint,
+    snapshot,
     step_folders,
     step_of,
 )
@@ -119,6 +120,26 @@ def test_a_checkpoint_holds_the_weights_bit_for_bit(save, model):
     loaded = Transformer.from_pretrained(save(1))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+
+def test_later_steps_do_not_change_a_snapshot(model):
+    state = {"moments": [(torch.ones(2), 3)], "step": 1}
+    trained = random_model(model.config)
+    ids = torch.arange(8)[None]
+    trained.weighted_nll(ids, ids, torch.ones(1, 8)).backward()
+    for block in trained.model.layers:
+        block.compile(backend="eager")
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    copied, copied_state = snapshot(trained), snapshot(state)
+    with torch.no_grad():
+        for p in trained.parameters():
+            p.zero_()
+    state["moments"][0][0].zero_()
+    assert all(torch.equal(before[name], tensor) for name, tensor in copied.state_dict().items())
+    assert all(p.grad is None for p in copied.parameters())
+    assert copied.lm_head.weight is copied.model.embed_tokens.weight
+    assert copied_state["step"] == 1 and isinstance(copied_state["moments"][0], tuple)
+    assert copied_state["moments"][0][0].tolist() == [1, 1]
 
 
 def test_checksums_cover_every_file(save):

@@ -1,6 +1,5 @@
 """Whatever keeps attention inside the documents of packed rows gives what the dense mask gives."""
 
-import inspect
 import math
 import re
 from dataclasses import replace
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from helpers.tiny import random_model
 
 from tinyllm_lib.model import ModelConfig, document_attention, document_starts, masks
-from tinyllm_lib.model.masks import difference_from_dense
 
 CONFIG = ModelConfig(dim=64, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=97, max_seq_len=48)
 HEADS = (4, 2, 16)
@@ -50,30 +48,23 @@ varlen.register_autograd(
 )
 
 
-def torch_2_10(q, k, v, cu_q, cu_k, max_q, max_k, is_causal=False, return_aux=None):
-    assert is_causal and q.shape == k.shape and (max_q, max_k) == (48, 48) and cu_q is cu_k
-    return varlen(q, k, v, cu_q)
-
-
 def torch_2_11(q, k, v, cu_q, cu_k, max_q, max_k, *, return_aux=None, window_size=(-1, -1)):
-    assert window_size == (-1, 0) and q.shape == k.shape
+    assert window_size == (-1, 0) and (max_q, max_k) == (48, 48) and cu_q is cu_k
     return varlen(q, k, v, cu_q)
 
 
 def torch_2_12(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False):
-    assert window_size == (-1, 0) and enable_gqa == (q.shape != k.shape)
+    assert window_size == (-1, 0) and enable_gqa
     return varlen(q, k, v, cu_q)
 
 
 def put_in_place(monkeypatch, function):
     monkeypatch.setattr(masks, "varlen_attn", function)
-    monkeypatch.setattr(masks, "VARLEN_OPTIONS", list(inspect.signature(function).parameters))
+    monkeypatch.setattr(masks, "GROUPED", {"enable_gqa": True} if function is torch_2_12 else {})
 
 
-def make_model(kind="dense", config=CONFIG):
-    model = random_model(config, seed=0, scale=5.0, norm_spread=0.1)
-    model.document_attention = kind
-    return model
+def make_model(config=CONFIG):
+    return random_model(config, seed=0, scale=5.0, norm_spread=0.1)
 
 
 def some_batch(seed):
@@ -96,18 +87,18 @@ def test_starts_are_those_of_documents_of_rows_and_of_padding():
     assert document_starts(ids).tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 9, 10, *[12] * 6]
 
 
-@pytest.mark.parametrize("function", [torch_2_10, torch_2_11, torch_2_12])
+@pytest.mark.parametrize("function", [torch_2_11, torch_2_12])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_varlen_attention_gives_what_the_dense_mask_gives(function, kv_heads, monkeypatch):
     put_in_place(monkeypatch, function)
-    config = replace(CONFIG, n_kv_heads=kv_heads)
-    dense, varlen = make_model(config=config), make_model("varlen", config)
+    model = make_model(replace(CONFIG, n_kv_heads=kv_heads))
     ids, position_ids, document_ids = some_batch(0)
     results = []
-    for model, documents in (
-        (dense, {"document_ids": document_ids}),
-        (varlen, {"document_starts": document_starts(document_ids)}),
+    for documents in (
+        {"document_ids": document_ids},
+        {"document_starts": document_starts(document_ids)},
     ):
+        model.zero_grad()
         loss = model.weighted_nll(
             ids, ids.flip(1), torch.rand(4, 48).fill_(0.01), position_ids=position_ids, **documents
         )
@@ -117,25 +108,12 @@ def test_varlen_attention_gives_what_the_dense_mask_gives(function, kv_heads, mo
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["flex", "dense"])
-@torch.no_grad()  # FlexAttention has no backward on a CPU
-def test_other_masks_from_starts_give_what_document_ids_give(kind):
-    ids, position_ids, document_ids = some_batch(0)
-    starts = document_starts(document_ids)
-    torch.testing.assert_close(
-        make_model(kind)(ids, position_ids=position_ids, document_starts=starts),
-        make_model()(ids, position_ids=position_ids, document_ids=document_ids),
-        rtol=1e-5,
-        atol=1e-5,
-    )
-
-
-@pytest.mark.parametrize("kind", ["varlen", "flex", "dense", "causal"])
+@pytest.mark.parametrize("kind", ["document_ids", "document_starts", "causal"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_compiled_blocks_are_compiled_once_for_all_layers_and_batches(kind, autocast, monkeypatch):
     put_in_place(monkeypatch, torch_2_12)
     torch._dynamo.reset()
-    compiled, model = [], make_model("dense" if kind == "causal" else kind)
+    compiled, model = [], make_model()
 
     def backend(graph, inputs):
         compiled.append(graph)
@@ -145,46 +123,39 @@ def test_compiled_blocks_are_compiled_once_for_all_layers_and_batches(kind, auto
         block.compile(dynamic=False, fullgraph=True, backend=backend)
     for seed in range(4):
         ids, position_ids, document_ids = some_batch(seed)
-        documents = {"document_starts": document_starts(document_ids)} if kind != "causal" else {}
-        with (
-            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
-            torch.set_grad_enabled(kind != "flex"),
-        ):
-            x = model.hidden_states(ids, position_ids=position_ids, **documents)
-        if kind != "flex":
-            x.sum().backward()
+        documents = {"document_ids": document_ids, "document_starts": document_starts(document_ids)}
+        documents = {name: tensor for name, tensor in documents.items() if name == kind}
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            model.hidden_states(ids, position_ids=position_ids, **documents).sum().backward()
     assert len(compiled) == 1
 
 
-def test_a_way_is_taken_if_it_does_on_the_device_what_the_dense_mask_does(monkeypatch):
-    assert document_attention(HEADS, CPU, torch.float32, True)[0] == "dense"
-    put_in_place(monkeypatch, torch_2_12)
-    assert difference_from_dense("varlen", HEADS, CPU, torch.float32) < 1e-5
-    assert difference_from_dense("varlen", HEADS, CPU, torch.bfloat16) < 0.02
-    put_in_place(monkeypatch, lambda q, k, v, starts, *_, **__: varlen(q, k, v, starts[[0, -1]]))
-    assert difference_from_dense("varlen", HEADS, CPU, torch.float32) > 0.5  # sees all
+def works(q, k, v, starts, *_, **__):
+    return varlen(q, k, v, starts)
 
 
+def sees_all(q, k, v, starts, *_, **__):
+    return varlen(q, k, v, starts[[0, -1]])
+
+
+def gives_nan(q, *_, **__):
+    return q * math.nan
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("differences", "compiled", "kind", "why"),
+    ("function", "kind", "why"),
     [
-        ([0.004], True, "varlen", "varlen differs from the dense mask by 0.4%"),
-        ([0.3, 0.004], True, "flex", "varlen differs .* 30.0%; flex differs .* 0.4%"),
-        ([math.nan, RuntimeError("no kernel\nhere")], True, "dense", "varlen .*nan.*; flex fails"),
-        ([RuntimeError("no kernel")], False, "dense", r"varlen fails here \(RuntimeError: no ker"),
+        (works, "varlen", r"flash attention differs from the dense mask by 0\.\d%"),
+        (sees_all, "dense", r"flash attention differs from the dense mask by [5-9]\d\.\d%"),
+        (gives_nan, "dense", "flash attention differs from the dense mask by nan%"),
+        (None, "dense", r"flash attention fails \(NotImplementedError: Could not run"),
     ],
 )
-def test_what_fails_or_differs_is_passed_over_with_a_sentence(
-    differences, compiled, kind, why, monkeypatch
+def test_flash_attention_is_taken_if_it_does_what_the_dense_mask_does(
+    function, kind, why, dtype, monkeypatch
 ):
-    left = iter(differences)
-
-    def tried(*arguments):
-        if isinstance(result := next(left), Exception):
-            raise result
-        return result
-
-    put_in_place(monkeypatch, torch_2_12)
-    monkeypatch.setattr(masks, "difference_from_dense", tried)
-    found, said = document_attention(HEADS, torch.device("cuda"), torch.bfloat16, compiled)
+    if function:  # else torch's own, which has no kernel for a CPU
+        put_in_place(monkeypatch, function)
+    found, said = document_attention(HEADS, CPU, dtype)
     assert found == kind and re.match(why, said), said

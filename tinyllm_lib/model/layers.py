@@ -4,8 +4,7 @@ positions, S keys (cached + new), D dim, H heads, K key/value heads, d numbers a
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,19 +14,7 @@ from torch import Tensor, nn
 from tinyllm_lib.model.config import ModelConfig
 from tinyllm_lib.model.masks import Mask, attend
 
-LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys, values -> all of them
-
-
-def number_format(x: Tensor) -> torch.dtype:
-    """The format in which x is multiplied: autocast's where that is on, else its own."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Within it, operations take the number formats they are given."""
-    on = torch.is_autocast_enabled(x.device.type)  # to enter for nothing takes 10 us, every time
-    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
+LayerCache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None  # new keys, values -> all
 
 
 class RMSNorm(nn.RMSNorm):
@@ -37,7 +24,9 @@ class RMSNorm(nn.RMSNorm):
         """(..., D) from x (..., D), in the number format of x (autocast would take fp32 on CUDA;
         the sum of squares is in fp32 in any case).
         """
-        with without_autocast(x):
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)  # to switch it off for nothing takes 10 us
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
             return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -86,12 +75,8 @@ class KVCache:
         self.length = 0
         self.slot: Tensor | None = None
 
-    def layer(self, i: int) -> LayerCache:
-        """Layer i's view of this cache: `append` for its keys and values."""
-        return partial(self.append, i)
-
     def append(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes k, v (B, K, T, d) behind what is filled; returns all keys, values (B, K, S, d).
+        """Writes layer i's k, v (B, K, T, d) behind what is filled; returns all, (B, K, S, d).
 
         B may be fewer than the cache has rows: its first ones are meant.
         """
@@ -125,24 +110,13 @@ class Attention(nn.Module):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(
-        self,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        *,
-        mask: Mask = None,
-        cache: LayerCache | None = None,
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask = None, cache: LayerCache = None
     ) -> Tensor:
         """(B, T, D) from x (B, T, D); without a mask, a position sees itself and those before."""
-        B, T, _ = x.shape
         q, k, v = self.queries_keys_values(x, cos, sin)
         if cache is not None:
             k, v = cache(k, v)  # (B, K, S, d)
-        if T == 1:  # queries that share a key head go through it together: each key is read once
-            q = q.reshape(B, k.shape[1], -1, self.head_dim)  # (B, K, H/K, d)
-            out = F.scaled_dot_product_attention(q, k, v, mask)  # type: ignore[arg-type]
-            return self.o_proj(out.reshape(B, T, -1))
-        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -188,32 +162,28 @@ class HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """A scalar in fp32 from x (N, D), weight (V, D), targets (N,) and weights (N,).
 
-        Products are in autocast's number format, softmax and sums in fp32. A gradient is rounded
+        Products are in the number format of x, softmax and sums in fp32. A gradient is rounded
         after its weight, which may thus hold the scale that keeps it within the range of fp16.
         """
-        dtype, step = number_format(x), HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
-        total = torch.zeros((), device=x.device, dtype=torch.float32)
-        dx, dweight = torch.empty_like(x, dtype=dtype), torch.zeros_like(weight)
-        with without_autocast(x):
-            x, matrix = x.to(dtype), weight.to(dtype)
-            chunk = x.new_empty(
-                min(step, len(x)), len(weight)
-            )  # used by all, for new memory is slow
-            product = torch.empty_like(matrix)
-            chunk_p = torch.empty_like(chunk, dtype=torch.float32)
-            for start in range(0, len(x), step):
-                rows = slice(start, start + step)
-                target, w = targets[rows, None], weights[rows, None].float()
-                logits = torch.mm(x[rows], matrix.T, out=chunk[: len(target)])  # (rows, V)
-                p = torch.softmax(logits, -1, dtype=torch.float32, out=chunk_p[: len(target)])
-                # By way of the likeliest token: its p, unlike the target's, never rounds to 0.
-                gap = logits.amax(-1, keepdim=True).float() - logits.gather(1, target).float()
-                total += ((gap - p.amax(-1, keepdim=True).log()) * w).sum()
-                if any(ctx.needs_input_grad):
-                    p.scatter_(1, target, p.gather(1, target) - 1)
-                    grad = torch.mul(p, w, out=logits)
-                    torch.mm(grad, matrix, out=dx[rows])
-                    dweight += torch.mm(grad.T, x[rows], out=product)
+        step = HeadLoss.ROWS if x.is_cuda else HeadLoss.ROWS_CPU
+        matrix, total = weight.to(x.dtype), x.new_zeros((), dtype=torch.float32)
+        dx, dweight = torch.empty_like(x), torch.zeros_like(weight)
+        # New memory is slow: all chunks use the same. Autocast leaves what has an `out` alone.
+        all_logits = x.new_empty(min(step, len(x)), len(weight))
+        all_p, product = torch.empty_like(all_logits, dtype=torch.float32), torch.empty_like(matrix)
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            target, w = targets[rows, None], weights[rows, None].float()
+            logits = torch.mm(x[rows], matrix.T, out=all_logits[: len(target)])  # (rows, V)
+            p = torch.softmax(logits, -1, dtype=torch.float32, out=all_p[: len(target)])
+            # By way of the likeliest token: its p, unlike the target's, never rounds to 0.
+            gap = logits.amax(-1, keepdim=True).float() - logits.gather(1, target).float()
+            total += ((gap - p.amax(-1, keepdim=True).log()) * w).sum()
+            if any(ctx.needs_input_grad):
+                p.scatter_(1, target, p.gather(1, target) - 1)
+                grad = torch.mul(p, w, out=logits)
+                torch.mm(grad, matrix, out=dx[rows])
+                dweight += torch.mm(grad.T, x[rows], out=product)
         ctx.save_for_backward(dx, dweight)
         return total
 
@@ -221,4 +191,4 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x and weight, times that of the loss."""
         dx, dweight = ctx.saved_tensors
-        return dx * grad.to(dx.dtype), dweight * grad.to(dweight.dtype), None, None
+        return dx * grad, dweight * grad, None, None

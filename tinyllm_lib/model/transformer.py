@@ -4,6 +4,7 @@ x + swiglu(norm(x))] -> norm -> logits (B, T, V). A saved folder is an ordinary 
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,8 +16,8 @@ from torch.types import Device
 
 from tinyllm_lib.data import read_json, write_json
 from tinyllm_lib.model.config import ModelConfig, TokenIds
-from tinyllm_lib.model.layers import Block, HeadLoss, KVCache, RMSNorm, number_format, rope_angles
-from tinyllm_lib.model.masks import attention_mask, document_mask
+from tinyllm_lib.model.layers import Block, HeadLoss, KVCache, RMSNorm, rope_angles
+from tinyllm_lib.model.masks import attention_mask
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # lists the parts of weights in several files
@@ -40,7 +41,7 @@ class Transformer(nn.Module):
 
     rope_cos: Tensor  # (max_seq_len, d/2)
     rope_sin: Tensor
-    document_attention: str = "dense"  # what `document_starts` turns into; see `document_attention`
+    document_attention: str = "dense"  # "varlen": packed rows may come with `document_starts`
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -72,7 +73,7 @@ class Transformer(nn.Module):
         Args:
             position_ids: (B, T); default: counted from the cache's length.
             document_ids: (B, T); positions attend only within their own document (packed rows).
-            document_starts: the same from `document_starts`, without a dense mask on a GPU.
+            document_starts: the same from `document_starts`, where flash attention works.
             key_mask: (B, S) True where a key is a real token, False where it is (left) padding.
             kv_cache: read and extended in place.
         """
@@ -83,17 +84,17 @@ class Transformer(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(past, past + T, device=ids.device)[None]  # (1, T)
         x = self.model.embed_tokens(ids)  # (B, T, D)
-        x = x.to(number_format(x))
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         cos = self.rope_cos[position_ids][:, :, None].to(x.dtype)  # (B or 1, T, 1, d/2)
         sin = self.rope_sin[position_ids][:, :, None].to(x.dtype)
-        if document_starts is not None:
-            mask = document_mask(self.document_attention, document_starts, *ids.shape)
-        else:
+        if (mask := document_starts) is None:
             mask = attention_mask(T, past, document_ids, key_mask, ids.device)
-        if isinstance(mask, Tensor) and mask.dtype == torch.bool:  # else made in each layer
+        if mask is not None and mask.dtype == torch.bool:  # else made in each layer
             mask = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -math.inf)
         for i, block in enumerate(self.model.layers):
-            x = block(x, cos, sin, mask=mask, cache=kv_cache.layer(i) if kv_cache else None)
+            cache = kv_cache and partial(kv_cache.append, i)
+            x = block(x, cos, sin, mask=mask, cache=cache)
         if kv_cache is not None:
             kv_cache.length += T
         return self.model.norm(x)
