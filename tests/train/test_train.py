@@ -41,6 +41,7 @@ from tinyllm_lib.generate import TextGenerator
 from tinyllm_lib.model import (
     ModelConfig,
     Transformer,
+    document_starts,
     latest_checkpoint,
     load_state,
     save_checkpoint,
@@ -1214,6 +1215,22 @@ def test_a_batch_for_a_gpu_lies_in_pinned_memory(tiny_config, tmp_path, monkeypa
     assert [id(tensor) for tensor in pinned] == [
         id(tensor) for batch in batches for tensor in batch
     ]
+
+
+def test_where_flash_attention_works_a_batch_tells_where_its_documents_begin(
+    tiny_config, tmp_path, monkeypatch
+):
+    """On a GPU they would have to be looked for, which waits for it."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    trainer = trainer_of(tiny_config(tmp_path / "run"))
+    on(trainer, device=torch.device("cuda"))
+    (batch,), *counts = trainer.load_step(0)
+    assert trainer.run.documents_of(batch).keys() == {"position_ids", "document_ids"}
+    trainer.flash = True
+    (with_starts,), *same_counts = trainer.load_step(0)
+    assert trainer.run.documents_of(with_starts).keys() == {"position_ids", "document_starts"}
+    assert torch.equal(with_starts.document_ids, document_starts(batch.document_ids))
+    assert same_counts == counts
 
 
 # ---- the machine

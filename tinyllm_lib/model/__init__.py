@@ -9,8 +9,8 @@ Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` i
     Transformer: the language model: logits, and the loss that trains it (`weighted_nll`)
     apply_rope: turns pairs of coordinates by the angles of their positions
     attention_mask: which keys each new query may see, or None for plain causality
-    document_attention: the fastest way to keep attention inside documents that works on a device
     document_starts: where the documents of packed rows begin, as that way takes it
+    flash_works: whether flash attention keeps packed documents apart on a device
     latest_checkpoint: the newest checkpoint of a run that is undamaged
     load_state: the trainer's state of a checkpoint
     model_folder: the folder itself if it holds a model, else the newest checkpoint of that run
@@ -48,6 +48,6 @@ from tinyllm_lib.model.layers import (
     rope_angles,
     rope_frequencies,
 )
-from tinyllm_lib.model.masks import attention_mask, document_attention, document_starts
+from tinyllm_lib.model.masks import attention_mask, document_starts, flash_works
 from tinyllm_lib.model.scoring import Batch, score
 from tinyllm_lib.model.transformer import INDEX, Transformer, weight_files

@@ -41,7 +41,6 @@ class Transformer(nn.Module):
 
     rope_cos: Tensor  # (max_seq_len, d/2)
     rope_sin: Tensor
-    document_attention: str = "dense"  # "varlen": packed rows may come with `document_starts`
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -73,7 +72,7 @@ class Transformer(nn.Module):
         Args:
             position_ids: (B, T); default: counted from the cache's length.
             document_ids: (B, T); positions attend only within their own document (packed rows).
-            document_starts: the same from `document_starts`, where flash attention works.
+            document_starts: the same from `document_starts`, where `flash_works`.
             key_mask: (B, S) True where a key is a real token, False where it is (left) padding.
             kv_cache: read and extended in place.
         """

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tinyllm_lib.data import is_running
 from tinyllm_lib.dataset import DataOrder
-from tinyllm_lib.model import ModelConfig, Transformer, document_attention, load_state
+from tinyllm_lib.model import ModelConfig, Transformer, flash_works, load_state
 from tinyllm_lib.tokenizer import check_size
 from tinyllm_lib.train.config import TrainConfig
 from tinyllm_lib.train.devices import Processes
@@ -52,10 +52,11 @@ def build(run: Run) -> Trainer:
     torch.manual_seed(config.seed)
     state: dict[str, Any] = {"step": 0, "tokens": 0}
     model = _build_model(run).to(device)
+    flash = False
     if config.separate_documents and device.type == "cuda":
         heads = model.config.n_heads, model.config.n_kv_heads, model.config.head_dim
-        model.document_attention, why = document_attention(heads, device, run.dtype)
-        run.log.say(f"Attention within documents: {model.document_attention}; {why}.")
+        flash, why = flash_works(heads, device, run.dtype)
+        run.log.say(f"Flash attention within documents is {'on' if flash else 'off'}: {why}.")
     optimizers = make_optimizers(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=run.dtype == torch.float16)
     if run.checkpoint:
@@ -75,6 +76,7 @@ def build(run: Run) -> Trainer:
         tokens=state["tokens"],
         skipped=state.get("skipped", 0),
         saved_step=state["step"],
+        flash=flash,
     )
     # A run that goes on does as it did, where the compiler is: its sums are rounded otherwise.
     auto = config.compile == "auto" and device.type == "cuda" and state.get("compiled")

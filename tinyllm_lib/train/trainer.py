@@ -46,6 +46,7 @@ class Trainer:
     tokens: int
     skipped: int  # steps of these that changed nothing: in fp16 their gradient was not finite
     saved_step: int
+    flash: bool = False  # attention within documents by `document_starts`
     compiled: bool = False
     stop: bool = False  # after the current step
     loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step, our share
@@ -150,12 +151,12 @@ class Trainer:
             X, Y, mask, positions, documents = collate([run.train_data[rows[0]]])
             batches = [PackedRow(X, Y, 0 * mask, positions, documents.fill_(-1))]
         supervised = sum(int(b.loss_mask.sum()) for b in batches)
-        positions = sum(int((b.document_ids >= 0).sum()) for b in batches)
-        if run.processes.device.type == "cuda":  # which is not to wait until documents are found
+        used = sum(int((b.document_ids >= 0).sum()) for b in batches)
+        if self.flash:
             batches = [b._replace(document_ids=document_starts(b.document_ids)) for b in batches]
-            # Pinned, a batch travels while the GPU computes.
+        if run.processes.device.type == "cuda":  # pinned, a batch travels while the GPU computes
             batches = [PackedRow(*(t.pin_memory() for t in batch)) for batch in batches]
-        return batches, supervised, positions
+        return batches, supervised, used
 
     def accumulate_gradients(self, batches: list[PackedRow], supervised_tokens: int) -> None:
         """Sums the gradient of nll / supervised_tokens over micro-batches and processes."""
