@@ -277,9 +277,7 @@ def test_what_training_refuses(tmp_path):
 
 @pytest.mark.parametrize("documents", [1, 3, 20])
 def test_a_few_documents_give_a_smaller_tokenizer_that_works_and_say_so(documents, tmp_path):
-    with pytest.warns(
-        UserWarning, match=r"This text gives \d\d\d entries, not 6,144: no other pair comes twice"
-    ):
+    with pytest.warns(UserWarning, match=r"This text gives \d\d\d entries, not 6,144"):
         small = train_tokenizer(TEXTS[:documents], tmp_path)
     assert 261 < len(small) < 1000 and tokenizer_hash(small) == tokenizer_hash(
         load_tokenizer(tmp_path)

@@ -71,10 +71,7 @@ def train_tokenizer(
     )
     tokenizer.train_from_iterator(_training_texts(texts), trainer)
     if (size := tokenizer.get_vocab_size()) < vocab_size:
-        warnings.warn(
-            f"This text gives {size:,} entries, not {vocab_size:,}: no other pair comes twice.",
-            stacklevel=2,
-        )
+        warnings.warn(f"This text gives {size:,} entries, not {vocab_size:,}.", stacklevel=2)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
