@@ -72,18 +72,6 @@ def test_a_container_sees_its_own_group_at_the_top(group):
     assert group("0::/../../kubepods/pod1\n", files) == (2, 2**30)
 
 
-def test_groups_of_version_1_lie_apart(group):
-    files = {
-        "cpu/box/cpu.cfs_quota_us": -1,
-        "cpu/box/cpu.cfs_period_us": 100000,
-        "cpu/cpu.cfs_quota_us": 50000,
-        "cpu/cpu.cfs_period_us": 100000,
-        "memory/lab/memory.limit_in_bytes": 2**20,
-        "memory/memory.limit_in_bytes": 9223372036854771712,
-    }
-    assert group("5:memory:/lab\n4:cpuset:/\n2:cpu,cpuacct:/box\n0::/\n", files) == (1, 2**20)
-
-
 def test_without_limits_it_is_the_machine(group, monkeypatch):
     monkeypatch.setattr(machine, "MEMBERSHIP", Path("/nowhere"))
     built_in = allowed_memory()

@@ -68,9 +68,7 @@ def test_machines_that_never_come(tiny_config, tmp_path, monkeypatch, capsys):
 
 
 def test_a_meeting_place_that_nobody_knows(tiny_config, tmp_path):
-    with pytest.raises(
-        LaunchError, match=r"before any training process could leave a traceback, after gaierror"
-    ):
+    with pytest.raises(LaunchError, match=r"(?s)no training process was started:.*gaierror"):
         launch(
             tiny_config(tmp_path / "run"),
             1,

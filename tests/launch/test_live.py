@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from tinyllm_lib.launch import progress_html, read_metrics, watch
-from tinyllm_lib.launch.live import GrowingFile
+from tinyllm_lib.launch import View, progress_html, read_metrics, watch
 from tinyllm_lib.launch.progress import progress_text
 
 
@@ -82,22 +81,6 @@ def test_a_half_written_line_of_metrics_is_left_out(tmp_path):
     assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}]
 
 
-def test_a_file_is_read_on_whole_lines_at_a_time_and_anew_when_replaced(tmp_path):
-    path = tmp_path / "log"
-    file = GrowingFile(path)
-    assert file.news() == ([], False)
-    path.write_text("一\n二\nthr", encoding="utf-8")
-    assert file.news() == (["一", "二"], True)
-    assert file.news() == ([], False)
-    with path.open("a") as f:
-        f.write("ee\n")
-    assert file.news() == (["three"], False)
-    (tmp_path / "other").write_text("new\n")
-    (tmp_path / "other").replace(path)
-    assert file.news() == (["new"], True)
-    assert GrowingFile(path, skip=True).news() == ([], False)
-
-
 def write_log(run, lines):
     with (run / "train.log").open("a", encoding="utf-8") as f:
         f.writelines(f"2026-11-25 06:25:33  {line}\n" for line in lines)
@@ -122,6 +105,24 @@ def test_a_run_is_followed_line_by_line_to_its_end(tmp_path, monkeypatch, capsys
         *(f"step {n}" for n in range(70, 500)),
         "Finished: run, 500 steps.",
     ]
+
+
+def test_whole_lines_are_shown_and_a_log_that_is_replaced_from_its_start(tmp_path, capsys):
+    view = View(tmp_path)
+    write_log(tmp_path, ["step 1"])
+    with (tmp_path / "train.log").open("ab") as log:
+        log.write("2026-11-25 06:25:34  step 2 一".encode()[:-1])  # half a character, too
+        log.flush()
+        view.update()
+        log.write("一".encode()[-1:] + b"\n")
+    view.update()
+    view.update()
+    (tmp_path / "train.log").unlink()
+    write_log(tmp_path, ["step 1 of another run", "step 2", "step 3"])
+    view.update()
+    View(tmp_path, skip=True).update()
+    shown = ["step 1", "step 2 一", "step 1 of another run", "step 2", "step 3"]
+    assert capsys.readouterr().out.splitlines() == shown
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,9 @@ def allowed_cpus() -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         cores = os.cpu_count() or 1
-    version_1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    for limit in [*_limits("cpu", "cpu.max"), *_limits("cpu", *version_1)]:
-        if len(limit) == 2 and min(limit) > 0:  # a quota of -1 is none
-            cores = min(cores, math.ceil(limit[0] / limit[1]))  # quota / period
+    for limit in _limits("cpu.max"):
+        if len(limit) == 2:  # quota and period
+            cores = min(cores, math.ceil(limit[0] / limit[1]))
     return max(1, cores)
 
 
@@ -34,28 +33,22 @@ def allowed_memory() -> int:
         size = 1024 * kibibytes.value
     else:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [*_limits("memory", "memory.max"), *_limits("memory", "memory.limit_in_bytes")]
-    return min([size, *(number for limit in limits for number in limit)])
+    return min([size, *(number for limit in _limits("memory.max") for number in limit)])
 
 
-def _limits(controller: str, *files: str) -> Iterator[list[int]]:
-    """The numbers in these files ("max" is none), for each cgroup of this process and all above."""
+def _limits(name: str) -> Iterator[list[int]]:
+    """The numbers in this file ("max" is none), for the cgroup of this process and all above."""
     try:
         lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:  # version 2
-            roots = [CGROUPS, CGROUPS / "unified"]
-        else:
-            roots = [CGROUPS / controller] if controller in controllers.split(",") else []
+    for path in (line.removeprefix("0::") for line in lines if line.startswith("0::/")):
         # A path with ".." is not in the part of the tree that this container sees.
         parts = [] if ".." in path else path.strip("/").split("/")
-        for folder in (root.joinpath(*parts[:n]) for root in roots for n in range(len(parts) + 1)):
+        for folder in (CGROUPS.joinpath(*parts[:n]) for n in range(len(parts) + 1)):
             with suppress(OSError, ValueError):
-                texts = [(folder / name).read_text(encoding="utf-8") for name in files]
-                yield [int(word) for text in texts for word in text.split()]
+                text = (folder / name).read_text(encoding="utf-8")
+                yield [int(word) for word in text.split()]
 
 
 def utf8_output() -> None:

@@ -21,7 +21,6 @@ from tinyllm_lib.data.streams import MAX_LINE_BYTES, BadLine, CorpusError, Line,
 LINES_BEFORE_JUDGING = 1000  # a share of fewer lines says little
 # That none of so many falls to a share of 1% happens once in 500 million corpora.
 DOCUMENTS_BEFORE_SPLITTING = 2000
-KEEP_A_COPY = 'rejects="rejected.jsonl" keeps a copy of them.'
 
 Paths = str | os.PathLike | Iterable[str | os.PathLike]
 Document = TypeVar("Document")
@@ -54,18 +53,18 @@ class ReadReport:
             advice = "Nothing after it can be read. Fetch the file again for the rest."
             warnings.warn(f"{place}: {problem.detail}. {advice}", stacklevel=3)
 
-    def judge(self, max_rejected_share: float, rejects: str | os.PathLike | None) -> None:
+    def judge(self, max_rejected_share: float) -> None:
         """A CorpusError if a larger share of the lines is bad."""
         bad = self.rejected_lines
         if bad <= max_rejected_share * self.lines:
             return
         kinds = "; ".join(f"{kind} {n:,}, {self.first[kind]}" for kind, n in self.rejected.items())
-        copy = f"They are in {rejects}." if rejects else KEEP_A_COPY
         raise CorpusError(
             f"{bad:,} of {self.lines:,} lines are bad ({bad / self.lines:.1%}), more than"
-            f" max_rejected_share={max_rejected_share:g} allows: {kinds}. {copy} Expected is one"
-            " JSON object a line (not one large JSON array). Repair it, fetch it again, or pass a"
-            " larger max_rejected_share if these lines may go."
+            f" max_rejected_share={max_rejected_share:g} allows: {kinds}."
+            ' rejects="rejected.jsonl" keeps a copy of them. Expected is one JSON object a line'
+            " (not one large JSON array). Repair it, fetch it again, or pass a larger"
+            " max_rejected_share if these lines may go."
         )
 
     def __str__(self) -> str:
@@ -160,7 +159,7 @@ def _read(
                     out.write(line.raw + b"\n" if line.raw else b"")
                     report.reject(line, problem)
                     if report.lines >= LINES_BEFORE_JUDGING:
-                        report.judge(max_rejected_share, rejects)
+                        report.judge(max_rejected_share)
                     continue
                 digest = int.from_bytes(blake2b(content, digest_size=8).digest(), "big")
                 if digest in seen:
@@ -169,7 +168,7 @@ def _read(
                 if deduplicate:
                     seen.add(digest)
                 yield digest, document
-        report.judge(max_rejected_share, rejects)
+        report.judge(max_rejected_share)
 
     def part() -> Iterator[Document]:
         """Those of the part asked for; a small corpus that has none in "val" gets one there."""

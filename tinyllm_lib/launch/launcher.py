@@ -20,7 +20,7 @@ import torch
 
 from tinyllm_lib.data import allowed_cpus, require_writable
 from tinyllm_lib.launch import cluster
-from tinyllm_lib.launch.live import REFRESH_SECONDS, GrowingFile, View
+from tinyllm_lib.launch.live import REFRESH_SECONDS, View
 from tinyllm_lib.train import TrainConfig
 
 STOP_PATIENCE = 120.0  # seconds for a step and a checkpoint
@@ -141,7 +141,7 @@ class Torchrun(AbstractContextManager):
 
     def __init__(self, arguments: list[str], scratch: str):
         self._scratch = Path(scratch)
-        self._output = GrowingFile(self._scratch / "output.txt")
+        printed = Path(scratch, "output.txt")
         # What this process can import, the workers can.
         paths = [str(cluster.PACKAGE_PARENT), os.environ.get("PYTHONPATH", ""), *sys.path]
         env = {
@@ -153,7 +153,7 @@ class Torchrun(AbstractContextManager):
             "PYTHONIOENCODING": "utf-8",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        with self._output.path.open("ab") as output:
+        with printed.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", AGENT, "agent", *arguments],
                 env=os.environ | env,
@@ -162,9 +162,11 @@ class Torchrun(AbstractContextManager):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone, who stop the workers in order
             )
+        self._output, self._half_line = printed.open("rb"), b""
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._output.close()
 
     def news(self, pause: float) -> Iterator[list[str]]:
         """What was printed since the last time, every `pause` seconds until torchrun has ended. A
@@ -178,7 +180,9 @@ class Torchrun(AbstractContextManager):
             raise LaunchError(self._failure())
 
     def _printed(self) -> list[str]:
-        return [line for line in self._output.news()[0] if not NOISE.match(line)]
+        *lines, self._half_line = (self._half_line + self._output.read()).split(b"\n")
+        texts = (line.decode(errors="replace").rstrip("\r") for line in lines)
+        return [text for text in texts if not NOISE.match(text)]
 
     def stop(self, patience: float = 0.0) -> None:
         """Ends all processes: asks workers, waits, tells torchrun, kills it, which workers notice.
@@ -201,5 +205,5 @@ class Torchrun(AbstractContextManager):
             said = report.read_text(encoding="utf-8")
         if "Traceback (most recent call last)" in said:
             return said
-        self._output = GrowingFile(self._output.path)
+        self._output.seek(0)
         return "\n".join([f"{said}. The last lines:", *self._printed()[-20:]])

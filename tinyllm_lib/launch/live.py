@@ -1,6 +1,5 @@
 """A run as it is seen, rebuilt from the files of its folder, whoever started it."""
 
-import collections
 import json
 import os
 import sys
@@ -38,8 +37,12 @@ def read_metrics(run: str | Path) -> list[dict]:
     """The lines of a run's `metrics.jsonl`, oldest first; a half-written last line is left out. A
     FileNotFoundError says that the run has written none.
     """
-    text = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    return [json.loads(line) for line in whole_lines(Path(run) / "metrics.jsonl")]
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that grows, without the last as long as it has no end."""
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
 
 class View:
@@ -53,16 +56,21 @@ class View:
     def __init__(self, run: Path, handle: Any = None, *, skip: bool = False):
         self.run, self.ended = run, False
         self.plain = handle is None and not has_notebook_front_end()
-        self._handle, self._skip = handle, skip
-        self._log_file = GrowingFile(run / "train.log", skip=skip)
-        self._metrics_file = GrowingFile(run / "metrics.jsonl")
-        self._log: collections.deque[str] = collections.deque(maxlen=4)
-        self._metrics: list[dict] = []
+        self._handle = handle
+        lines = self._log_lines()
+        self._seen = lines if skip else lines[:-30]
+        self._shown: list[str] = []  # the last lines of the log and what was said
+
+    def _log_lines(self) -> list[str]:
+        log = self.run / "train.log"
+        return whole_lines(log) if log.is_file() else []
 
     def update(self, said: Sequence[str] = ()) -> None:
         """Shows what the run has written since the last call, and `said` below its log."""
-        lines, anew = self._log_file.news()
-        lines = [line[21:] for line in (lines[-30:] if anew and not self._skip else lines)]
+        log, seen = self._log_lines(), self._seen
+        goes_on = log[: len(seen)] == seen  # else: a new run in the place of another
+        lines = [line[21:] for line in (log[len(seen) :] if goes_on else log)]
+        self._seen = log
         if lines:
             self.ended = lines[-1].startswith(ENDS)
         if self.plain:
@@ -71,44 +79,17 @@ class View:
             return
         from IPython.display import display
 
-        self._log.extend([*lines, *said])
-        lines, anew = self._metrics_file.news()
-        self._metrics = ([] if anew else self._metrics) + [json.loads(line) for line in lines]
-        state = self._metrics, run_config(self.run).get("steps", 0)
+        self._shown = [*self._shown, *lines, *said][-4:]
+        metrics = read_metrics(self.run) if (self.run / "metrics.jsonl").is_file() else []
+        state = metrics, run_config(self.run).get("steps", 0)
         shown = {
-            "text/html": progress_html(*state, list(self._log)),
+            "text/html": progress_html(*state, self._shown),
             "text/plain": " · ".join(progress_text(*state)),
         }
         if self._handle:
             self._handle.update(shown, raw=True)
         else:
             self._handle = display(shown, raw=True, display_id=True)
-
-
-class GrowingFile:
-    """The complete lines of a file that grows, is not there yet, or is replaced by another.
-
-    With `skip` without those that it holds now.
-    """
-
-    def __init__(self, path: Path, *, skip: bool = False):
-        self.path, self._file, self._at = path, 0, 0
-        if skip and path.is_file():
-            self._file, self._at = path.stat().st_ino, path.stat().st_size
-
-    def news(self) -> tuple[list[str], bool]:
-        """The lines since the last call, and whether they are those of another file than before."""
-        try:
-            with self.path.open("rb") as f:
-                state = os.fstat(f.fileno())
-                anew = state.st_ino != self._file or state.st_size < self._at
-                self._file, self._at = state.st_ino, 0 if anew else self._at
-                f.seek(self._at)
-                lines = f.read().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return [], False
-        self._at += sum(len(line) + 1 for line in lines)
-        return [line.decode(errors="replace").rstrip("\r") for line in lines], anew
 
 
 def has_notebook_front_end() -> bool:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,7 @@ def _explain(error: Exception, who: str) -> tuple[float, str]:
         return _when(failure), said
     if type(error).__name__ == "RendezvousTimeoutError":
         return time.time(), "The other machines did not come in time: does the command run there?"
-    cause: BaseException = error
-    while earlier := cause.__cause__ or cause.__context__:
-        cause = earlier
-    said = f"torchrun ended with code 1 before any {who} could leave a traceback, after"
-    return time.time(), f"{said} {type(cause).__name__}: {cause}".rstrip(".")
+    return time.time(), f"no {who} was started:\n{traceback.format_exc()}"
 
 
 def _when(failure: Any) -> float:

@@ -99,16 +99,16 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, where: str) -> None:
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, before, added = spec["model"], spec["pre_tokenizer"] or {}, spec["added_tokens"]
-    greedy = [t["content"] for t in added if t["lstrip"] or t["rstrip"] or t["single_word"]]
+    greedy = ("lstrip", "rstrip", "single_word")
+    plain_text = [t["content"] for t in added if not t["special"] or any(t[k] for k in greedy)]
     alone = tokenizer("a", add_special_tokens=False)["input_ids"]
-    plain = before.get("type") == "ByteLevel" and before.get("use_regex", True)
+    byte_level = before.get("type") == "ByteLevel" and not before["add_prefix_space"]
+    plain = byte_level and before.get("use_regex", True)
     found = {
         "a normalizer": spec["normalizer"] and spec["normalizer"]["type"],
         "another pre-tokenizer than ByteLevel with its own pattern": not plain and str(before),
-        "a space put in front": before.get("add_prefix_space"),
         "BPE with": [name for name in SWITCHES if model.get(name)],
-        "tokens that swallow the spaces beside them": greedy,
-        "added tokens that are not special": [t["content"] for t in added if not t["special"]],
+        "added tokens that are not special, or swallow spaces beside them": plain_text,
         "tokens put around every text": tokenizer("a")["input_ids"] != alone,
     }
     if problems := [f"{name} ({value})" for name, value in found.items() if value]:

@@ -94,6 +94,5 @@ def _wait_until_ready(process: subprocess.Popen, url: str, timeout: float, log: 
             time.sleep(0.1)
     log.seek(0)
     last = "\n".join(log.read().decode("utf-8", "replace").splitlines()[-12:])
-    ended = f"ended with exit code {process.returncode}"
-    what = f"did not answer within {timeout:g} s" if process.returncode is None else ended
+    what = f"did not answer within {timeout:g} s, or ended (exit code {process.returncode})"
     raise RuntimeError(f"The server {what}. Its last lines:\n{last}")

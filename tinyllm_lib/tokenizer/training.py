@@ -71,10 +71,7 @@ def train_tokenizer(
     )
     tokenizer.train_from_iterator(_training_texts(texts), trainer)
     if (size := tokenizer.get_vocab_size()) < vocab_size:
-        warnings.warn(
-            f"This text gives {size:,} entries, not {vocab_size:,}: no other pair comes twice.",
-            stacklevel=2,
-        )
+        warnings.warn(f"This text gives {size:,} entries, not {vocab_size:,}.", stacklevel=2)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -99,8 +96,8 @@ def train_tokenizer(
 def _training_texts(texts: Iterable[str]) -> Iterator[str]:
     """The texts, and the roles, which stand in no document but in every message's header."""
     text = None
-    for text in checked(texts):
-        yield text
+    for text in texts:
+        yield checked(text)
     if text is None:
         raise ValueError("train_tokenizer got no text: an empty file, or a used-up iterator?")
     for role in ROLES:
