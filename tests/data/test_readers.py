@@ -325,7 +325,7 @@ def test_an_error_page_saved_under_the_name_of_an_archive(tmp_path):
 
 def test_an_archive_without_a_corpus(tmp_path):
     path = write(tmp_path / "a.tar", tar_of(README_md=b"# hello", data_parquet=b"PAR1"))
-    with pytest.raises(CorpusError, match="no .jsonl or .json file inside"):
+    with pytest.raises(CorpusError, match="README.md, data.parquet"):
         list(read_texts(path))
 
 

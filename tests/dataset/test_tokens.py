@@ -373,18 +373,22 @@ def test_an_empty_source_is_an_error_and_leaves_no_manifest(tokenizer, tmp_path)
 
 def test_a_text_that_cannot_be_encoded_is_named(tokenizer, tmp_path, monkeypatch):
     small_batches(monkeypatch)
-    with pytest.raises(ValueError, match=r"half of a surrogate pair in '半个\\ud83d'"):
+    with pytest.raises(
+        ValueError, match=r"text 14: character 3 is '\\ud83d', half of a surrogate pair"
+    ):
         write_pretrain_tokens([*TEXTS[:13], "半个\ud83d", *TEXTS], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="expected text, found None"):
+    with pytest.raises(ValueError, match="text 12: expected text, found NoneType"):
         write_pretrain_tokens([*TEXTS[:11], None], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="half of a surrogate pair"):
+    with pytest.raises(
+        ValueError, match="dialogue 12, message 3: character 1 is .* half of a surrogate pair"
+    ):
         write_sft_tokens([*DIALOGUES[:11], dialogue("你好", "\ud83d")], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="expected .* a role .*found {'role': 'human'"):
+    with pytest.raises(ValueError, match="dialogue 1, message 2: expected a role"):
         write_sft_tokens([[SYSTEM, {"role": "human", "content": 3}]], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="expected .* found '用'"):
+    with pytest.raises(ValueError, match="dialogue 2, message 1: expected .* found '用'"):
         write_sft_tokens([DIALOGUES[0], "用户：你好"], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="expected .* found 'id'"):
+    with pytest.raises(ValueError, match="dialogue 2, message 1: expected .* found 'id'"):
         write_sft_tokens([DIALOGUES[0], {"id": 1, "conversations": []}], tokenizer, tmp_path)
-    with pytest.raises(ValueError, match="half of a surrogate pair"):
+    with pytest.raises(ValueError, match="text 2: character 1"):
         write_sft_tokens(DIALOGUES[:1], tokenizer, tmp_path, replay=["\ud83d"])
     assert not list(tmp_path.iterdir())

@@ -132,12 +132,12 @@ def test_many_texts_at_once_have_the_ids_they_have_alone(tokenizer):
 def test_half_of_a_surrogate_pair_is_no_text(tokenizer, tmp_path):
     with pytest.raises(
         ValueError,
-        match=r"half of a surrogate pair in '半\\ud83d'.*read_texts .* reject",
+        match=r"character 2 is '\\ud83d', half of a surrogate pair.*read_texts .* reject",
     ):
         encode_text(tokenizer, "半\ud83d")
-    with pytest.raises(ValueError, match=r"half of a surrogate pair in '半\\udc00'"):
-        encode_texts(tokenizer, ["好", "半\udc00"])
-    with pytest.raises(ValueError, match=r"half of a surrogate pair in '半\\ud83d'"):
+    with pytest.raises(ValueError, match="text 12: character 2 is"):
+        encode_texts(tokenizer, ["好", "半\udc00"], first=11)
+    with pytest.raises(ValueError, match="text 2: character . is .* half of a surrogate pair"):
         train_tokenizer(["好", "半\ud83d"], tmp_path)
 
 
@@ -799,18 +799,18 @@ def test_a_length_without_room_for_a_token_is_refused(tokenizer, max_length, pro
         ([], "empty dialogue"),
         (
             [SYSTEM, {"role": "human", "content": "你好"}],
-            "expected a message with a role of system, user, assistant",
+            "message 2: expected a role of system, user, assistant",
         ),
-        ([{"content": "你好"}], "expected .* found {'content': '你好'}"),
-        ([{"role": "user", "content": None}], "expected .* found .*None}"),
-        ([{"role": "user"}], "expected .* found {'role': 'user'}"),
-        ([SYSTEM, "你好"], "expected .* found '你好'"),
-        ({"id": 1, "conversations": []}, "expected .* found 'id'"),
-        (dialogue("你好", "\ud83d"), "half of a surrogate pair"),
+        ([{"content": "你好"}], "message 1: .* found {'content': '你好'}"),
+        ([{"role": "user", "content": None}], "message 1: .* found .*None}"),
+        ([{"role": "user"}], "message 1: .* found {'role': 'user'}"),
+        ([SYSTEM, "你好"], "message 2: expected .* found '你好'"),
+        ({"id": 1, "conversations": []}, "message 1: expected .* found 'id'"),
+        (dialogue("你好", "\ud83d"), "message 3: character 1 is .* half of a surrogate pair"),
     ],
 )
 def test_what_encode_chat_refuses(tokenizer, messages, message):
     with pytest.raises(ValueError, match=message):
         encode_chat(tokenizer, messages)
-    with pytest.raises(ValueError, match=message):
-        encode_chats(tokenizer, [LONG, messages])
+    with pytest.raises(ValueError, match=f"dialogue 8, .*{message}"):
+        encode_chats(tokenizer, [LONG, messages], first=7)

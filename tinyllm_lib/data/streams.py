@@ -92,7 +92,7 @@ def _unpacked(path: Path) -> Any:
 
 def _members(archive: str, stream: Any) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, file) of each .jsonl and .json file; an error where the archive is damaged."""
-    found = False
+    found, skipped = False, []
     with tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
             name = member.name.rsplit("/", 1)[-1]
@@ -102,10 +102,13 @@ def _members(archive: str, stream: Any) -> Iterator[tuple[str, IO[bytes]]]:
             if name.lower().endswith((".jsonl", ".json")):
                 found = True
                 yield f"{archive}:{member.name}", file
+            else:
+                skipped.append(name)
         if tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE:  # neither header nor zeros
             raise tarfile.ReadError("the archive has no end mark, so files may be missing")
         while rest := tar.fileobj.read(CHUNK):  # on to the end, where a checksum may be
             if rest.strip(b"\0"):
                 raise tarfile.ReadError("data after the last readable member")
     if not found:
-        raise CorpusError(f"{archive}: no .jsonl or .json file inside.")
+        names = ", ".join(skipped[:5]) or "nothing"
+        raise CorpusError(f"{archive}: no .jsonl or .json file inside, found {names}.")

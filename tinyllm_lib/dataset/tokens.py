@@ -57,8 +57,8 @@ def write_pretrain_tokens(
     text at all are a ValueError.
     """
 
-    def encode(items: list[str]) -> tuple[list[Sample], dict[str, int]]:
-        return encode_documents(tokenizer, items), {}
+    def encode(items: list[str], first: int) -> tuple[list[Sample], dict[str, int]]:
+        return encode_documents(tokenizer, items, first=first), {}
 
     return _write(texts, encode, Path(out_dir), "pretrain", tokenizer, {}, **options)
 
@@ -84,11 +84,12 @@ def write_sft_tokens(
         learn_all: ignore the mask and learn every token, for the comparison in notebook 06.
     """
 
-    def encode(items: list) -> tuple[list[Sample], dict[str, int]]:
+    def encode(items: list, first: int) -> tuple[list[Sample], dict[str, int]]:
         dialogues = [item for item in items if not isinstance(item, tuple)]
         texts = [item[0] for item in items if isinstance(item, tuple)]  # to replay
-        chats = encode_chats(tokenizer, dialogues, max_length=max_length)
-        replayed = encode_documents(tokenizer, texts, max_length=max_length)
+        chats = encode_chats(tokenizer, dialogues, max_length=max_length, first=first)
+        first += len(dialogues)
+        replayed = encode_documents(tokenizer, texts, max_length=max_length, first=first)
         samples = [sample for sample in chats + replayed if any(sample.loss_mask)]
         counts = {
             "dialogues": len(chats),
@@ -173,7 +174,7 @@ def _write(
     shard: _Shard | None = None
     with ExitStack() as files:  # an error removes the unfinished ones
         while batch := _next_batch(stream):
-            samples, counted = encode(batch)
+            samples, counted = encode(batch, read + 1)
             read += len(batch)
             counts.update(counted)
             if samples:

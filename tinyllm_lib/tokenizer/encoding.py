@@ -4,7 +4,7 @@ The alphabet is the 256 bytes, so every text has ids and comes back unchanged. T
 special token: `<|im_end|>` in a document is encoded as ten characters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -41,15 +41,20 @@ def text_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 def encode_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """Ids of `text` alone: nothing is added, and a quoted `<|im_end|>` is its characters.
 
-    What has no bytes, such as half of a surrogate pair, is a ValueError.
+    Half of a surrogate pair, which has no bytes, is a ValueError.
     """
-    return text_encoder(tokenizer).encode(checked(text), add_special_tokens=False).ids
+    try:
+        return text_encoder(tokenizer).encode(text, add_special_tokens=False).ids
+    except TypeError:
+        raise ValueError(why_no_bytes(text)) from None
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
-    """`encode_text` of each text, on all cores at once."""
-    checked_texts = [checked(text) for text in texts]
-    encodings = text_encoder(tokenizer).encode_batch_fast(checked_texts, add_special_tokens=False)
+def encode_texts(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], *, first: int = 1
+) -> list[list[int]]:
+    """`encode_text` of each text, on all cores at once; in errors they are counted from `first`."""
+    texts = [*checked(texts, first)]
+    encodings = text_encoder(tokenizer).encode_batch_fast(texts, add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
 
 
@@ -68,29 +73,40 @@ class Sample:
 
 
 def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str], *, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    *,
+    max_length: int | None = None,
+    first: int = 1,
 ) -> list[Sample]:
     """`encode_texts`, each between `text_start` and the end token."""
     start, end = text_start(tokenizer), tokenizer.eos_token_id
     samples = []
-    for ids in encode_texts(tokenizer, texts):
+    for ids in encode_texts(tokenizer, texts, first=first):
         kept = [*start, *ids, end][:max_length]
         cut = len(start) + len(ids) + 1 - len(kept)
         samples.append(Sample(kept, [1] * len(kept), cut_tokens=cut, cut_supervised=cut))
     return samples
 
 
-def checked(text: object) -> str:
-    """The text, if it can be encoded; a ValueError that shows it, if not."""
+def checked(texts: Iterable[str], first: int = 1) -> Iterator[str]:
+    """The texts, up to one that cannot be encoded, whose ValueError counts from `first`."""
+    for number, text in enumerate(texts, first):
+        if reason := why_no_bytes(text):
+            raise ValueError(f"text {number}: {reason}")
+        yield text
+
+
+def why_no_bytes(text: object) -> str | None:
+    """Why a text cannot be encoded, or None where it can."""
     if not isinstance(text, str):
-        raise ValueError(f"expected text, found {text!r:.80}.")
+        return f"expected text, found {type(text).__name__}."
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        around = text[max(0, error.start - 20) : error.start + 20]
-        advice = "mend or omit the text, as read_texts does (it rejects such lines)"
-        raise ValueError(f"half of a surrogate pair in {around!r}: {advice}.") from None
-    return text
+        found = f"character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair"
+        return f"{found}: mend or omit the text, as read_texts does (it rejects such lines)."
+    return None
 
 
 def encode_chat(
@@ -156,10 +172,11 @@ def encode_chats(
     dialogues: list[list[dict[str, str]]],
     *,
     max_length: int | None = None,
+    first: int = 1,
 ) -> list[Sample]:
-    """`encode_chat` of each dialogue, on all cores at once."""
-    for messages in dialogues:
-        check_messages(messages)
+    """`encode_chat` of each dialogue, on all cores; in errors they are counted from `first`."""
+    for number, messages in enumerate(dialogues, first):
+        check_messages(messages, f"dialogue {number}, ")
     texts = [message["content"] for messages in dialogues for message in messages]
     ids = iter(encode_texts(tokenizer, texts))
     contents = ([next(ids) for _ in messages] for messages in dialogues)
@@ -169,16 +186,18 @@ def encode_chats(
     ]
 
 
-def check_messages(messages: list[dict[str, str]]) -> None:
-    """Passes a dialogue that can be encoded, but for its texts; another is a ValueError."""
+def check_messages(messages: list[dict[str, str]], where: str = "") -> None:
+    """Passes a dialogue that can be encoded; the ValueError of another names the message."""
     if not messages:
-        raise ValueError("an empty dialogue: expected at least one message.")
-    for message in messages:
+        raise ValueError(f"{where}an empty dialogue: expected at least one message.")
+    for number, message in enumerate(messages, 1):
         match message:
-            case {"role": role, "content": str()} if role in ROLES:
-                continue
-        expected = f"a message with a role of {', '.join(ROLES)} and text"
-        raise ValueError(f"expected {expected}, found {message!r:.80}.")
+            case {"role": role, "content": str(text)} if role in ROLES:
+                problem = why_no_bytes(text)
+            case _:
+                problem = f"expected a role of {', '.join(ROLES)} and text, found {message!r:.80}."
+        if problem:
+            raise ValueError(f"{where}message {number}: {problem}")
 
 
 @lru_cache(maxsize=8)

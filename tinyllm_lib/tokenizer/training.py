@@ -96,8 +96,8 @@ def train_tokenizer(
 def _training_texts(texts: Iterable[str]) -> Iterator[str]:
     """The texts, and the roles, which stand in no document but in every message's header."""
     text = None
-    for text in texts:
-        yield checked(text)
+    for text in checked(texts):
+        yield text
     if text is None:
         raise ValueError("train_tokenizer got no text: an empty file, or a used-up iterator?")
     for role in ROLES:
