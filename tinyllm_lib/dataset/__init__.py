@@ -13,10 +13,11 @@ Read `tokens.py` (on disk), `packed.py` (what trains), `padded.py` (to look at).
     PackedDataset: what trains: shards as rows of `context` positions, several documents in each
     PackedRow: X, Y, loss_mask and the documents of one packed row, or, stacked, of a batch
     collate: stacks rows to a batch (B, context)
+    ahead: what a function gives for each step, prepared by threads meanwhile
     DataOrder: which rows make up a step, from the seed and the step alone
 """
 
-from tinyllm_lib.dataset.packed import DataOrder, PackedDataset, PackedRow, collate
+from tinyllm_lib.dataset.packed import DataOrder, PackedDataset, PackedRow, ahead, collate
 from tinyllm_lib.dataset.padded import PretrainDataset, SFTDataset, shift_and_pad
 from tinyllm_lib.dataset.tokens import (
     read_manifest,

@@ -1,10 +1,12 @@
 """The packed rows that train: several documents share a row, and (next to) nothing is padding."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -199,6 +201,18 @@ class DataOrder:
 def collate(rows: list[PackedRow]) -> PackedRow:
     """Stacks rows to a batch (B, context)."""
     return PackedRow(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+def ahead(make: Callable[[int], Any], steps: range, threads: int) -> Iterator[Any]:
+    """What `make` gives for each step, in order, prepared by threads while the caller computes."""
+    futures: deque[Future] = deque()
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        for step in steps:
+            futures.append(pool.submit(make, step))
+            if len(futures) > max(1, threads):
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
 
 
 class Rows:

@@ -7,8 +7,6 @@ micro-batches and processes), and the order of the data is a function of (seed, 
 import math
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinyllm_lib.dataset import DataOrder, PackedRow, collate
+from tinyllm_lib.dataset import DataOrder, PackedRow, ahead, collate
 from tinyllm_lib.generate import Sampling, TextGenerator
 from tinyllm_lib.model import Transformer, document_starts, save_checkpoint, score, snapshot
 from tinyllm_lib.tokenizer import token_byte_lengths
@@ -64,7 +62,7 @@ class Trainer:
         peak = peak_flops(processes.device, run.dtype) * processes.world_size
         clock, clock_tokens = time.perf_counter(), self.tokens
         steps = range(self.step, config.steps)
-        for batches, supervised, positions in _ahead(self.load_step, steps, config.num_workers):
+        for batches, supervised, positions in ahead(self.load_step, steps, config.num_workers):
             counts = torch.tensor([supervised, positions, self.stop], dtype=torch.float64)
             supervised, positions, stop = map(int, processes.all_reduce(counts).tolist())
             if stop:
@@ -300,15 +298,3 @@ class Trainer:
             said = f"Stopped after step {self.step} of {steps}; {saved}."
             return log.say(f"{said} The same command goes on from here.")
         log.say(f"Finished: {log.folder.name}, {steps} steps, {self.tokens:,} tokens.")
-
-
-def _ahead(load: Callable[[int], LoadedStep], steps: range, threads: int) -> Iterator[LoadedStep]:
-    """What `load` gives for each step, in order, prepared by threads while the caller computes."""
-    futures: deque[Future[LoadedStep]] = deque()
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for step in steps:
-            futures.append(pool.submit(load, step))
-            if len(futures) > max(1, threads):
-                yield futures.popleft().result()
-        while futures:
-            yield futures.popleft().result()
