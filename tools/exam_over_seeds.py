@@ -18,10 +18,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib.course import get_profile, prepare  # noqa: E402
+from tinyllm_lib.course import get_profile, get_workspace, prepare  # noqa: E402
 from tinyllm_lib.course.run import exam_result  # noqa: E402
 from tinyllm_lib.course.world import CLASS_MEANING  # noqa: E402
-from tinyllm_lib.data import allowed_cpus, get_workspace, utf8_output, write_json  # noqa: E402
+from tinyllm_lib.data import allowed_cpus, utf8_output, write_json  # noqa: E402
 from tinyllm_lib.evaluate import ExamResult, run_exam  # noqa: E402
 from tinyllm_lib.launch import launch  # noqa: E402
 from tinyllm_lib.train import TrainConfig  # noqa: E402

@@ -16,8 +16,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib.course import get_profile, prepare  # noqa: E402
-from tinyllm_lib.data import Workspace, atomic_path, get_workspace, utf8_output  # noqa: E402
+from tinyllm_lib.course import Workspace, get_profile, get_workspace, prepare  # noqa: E402
+from tinyllm_lib.data import atomic_path, utf8_output  # noqa: E402
 from tinyllm_lib.model import latest_checkpoint  # noqa: E402
 
 RUNS = "pretrain", "chat"

@@ -18,7 +18,8 @@ import nbformat
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tinyllm_lib.data import Workspace, get_workspace, utf8_output, write_json  # noqa: E402
+from tinyllm_lib.course import Workspace, get_workspace  # noqa: E402
+from tinyllm_lib.data import utf8_output, write_json  # noqa: E402
 from tinyllm_lib.generate import TextGenerator  # noqa: E402
 from tinyllm_lib.model import step_folders, step_of  # noqa: E402
 

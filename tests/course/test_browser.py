@@ -33,9 +33,8 @@ PANELS = {
     "setup": (
         """
 import time
-from tinyllm_lib.course import prepare, widgets
+from tinyllm_lib.course import get_workspace, prepare, widgets
 from tinyllm_lib.generate import TextGenerator
-from tinyllm_lib.data import get_workspace
 ws = get_workspace()
 bot = TextGenerator(prepare.chat_run(ws))
 shape = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}

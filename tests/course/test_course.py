@@ -12,9 +12,8 @@ import nbformat
 import pytest
 from helpers.tiny import start_python
 
-from tinyllm_lib.course import progress
+from tinyllm_lib.course import Workspace, progress
 from tinyllm_lib.course import run as course
-from tinyllm_lib.data import Workspace
 from tinyllm_lib.train import train
 
 pytest_plugins = ["helpers.tiny_fixtures"]

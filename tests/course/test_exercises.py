@@ -14,10 +14,9 @@ import pytest
 import torch
 from helpers.tiny import load_tool
 
-from tinyllm_lib.course import prepare
+from tinyllm_lib.course import get_workspace, prepare
 from tinyllm_lib.course.exercises import EXERCISES, SETUPS, check_exercise, show_progress
 from tinyllm_lib.course.exercises.progress import read_progress
-from tinyllm_lib.data import get_workspace
 from tinyllm_lib.tokenizer import encode_chat
 
 REPOSITORY = Path(__file__).resolve().parents[2]

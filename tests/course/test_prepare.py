@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from helpers.tiny import ROOT
 
-from tinyllm_lib.course import get_profile, prepare
+from tinyllm_lib.course import Workspace, get_profile, get_workspace, prepare
 from tinyllm_lib.course.made import file_fingerprint
 from tinyllm_lib.course.profiles import PROFILES
 from tinyllm_lib.course.world import write_sample_corpus
-from tinyllm_lib.data import Workspace, get_workspace, read_texts, write_json
+from tinyllm_lib.data import read_texts, write_json
 from tinyllm_lib.dataset import read_manifest, write_pretrain_tokens
 from tinyllm_lib.launch import read_metrics
 from tinyllm_lib.model import latest_checkpoint

@@ -380,6 +380,21 @@ def test_a_real_model_its_file_and_the_command(generator, tmp_path, capsys):
         run_exam(generator, EXAM, kind="both")
 
 
+def test_the_exam_beside_a_run_is_the_default(generator, tmp_path, monkeypatch, capsys):
+    step = tmp_path / "runs" / "chat" / "checkpoints" / "step_000007"
+    generator.model.save_pretrained(step)
+    generator.tokenizer.save_pretrained(str(step))
+    monkeypatch.chdir(tmp_path / "runs")
+    assert main(["chat"]) == 2
+    missing = tmp_path / "raw" / "exam.jsonl"
+    assert capsys.readouterr().err.startswith(f"error: {missing} is missing")
+    missing.parent.mkdir()
+    write_lines(missing, EXAM)
+    assert main(["chat"]) == 0 and exam_of(step, missing).exam == "exam.jsonl"
+    with pytest.raises(ValueError, match="which exam"):
+        run_exam(generator)
+
+
 def test_the_kind_of_a_run_is_read_from_its_token_shards(tmp_path):
     step = tmp_path / "run" / "checkpoints" / "step_000001"
     step.mkdir(parents=True)

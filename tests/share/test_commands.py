@@ -192,13 +192,13 @@ def test_help_names_every_command(capsys):
         assert word in out, word
 
 
-def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, workspace_root, capsys):
+def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, capsys):
     pytest.importorskip("gguf", reason="gguf is not installed: make setup")
     torch.manual_seed(0)
     (tmp_path / "我的 模型").mkdir()
     tokenizer_folder = shutil.copytree(tokenizer_folder, tmp_path / "我的 模型" / "tokenizer")
     torch.save(OldModel(400).state_dict(), tmp_path / "我的 模型" / "old.pth")
-    new = workspace_root / "ci" / "runs" / "旧 old"  # found by its name later
+    new = tmp_path / "旧 old"
     heads = ["--n-heads", "8", "--n-kv-heads", "2", "--max-seq-len", "64"]
     assert (
         share.main(
@@ -213,11 +213,11 @@ def test_import_card_and_gguf_from_a_terminal(tokenizer_folder, tmp_path, worksp
         == 0
     )
     assert capsys.readouterr().out.strip() == str(new)
-    assert share.main(["gguf", "旧 old", "--dtype", "q8_0"]) == 0
+    assert share.main(["gguf", str(new), "--dtype", "q8_0"]) == 0
     assert capsys.readouterr().out.strip() == str(new / "旧 old-q8_0.gguf")
     assert (new / "旧 old-q8_0.Modelfile").is_file()
     assert (new / "旧 old-q8_0.gguf").read_bytes()[:4] == b"GGUF"
-    assert share.main(["card", "旧 old", "--license", "mit"]) == 0
+    assert share.main(["card", str(new), "--license", "mit"]) == 0
     assert "license: mit" in capsys.readouterr().out
 
 

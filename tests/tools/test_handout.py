@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from helpers.tiny import load_tool
 
-from tinyllm_lib.course import get_profile, prepare
+from tinyllm_lib.course import get_profile, get_workspace, prepare
 from tinyllm_lib.course.profiles import PROFILES
-from tinyllm_lib.data import get_workspace
 from tinyllm_lib.model import latest_checkpoint, step_folders
 from tinyllm_lib.train import train
 

@@ -15,7 +15,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields, replace
 
-from tinyllm_lib.data import SYSTEM_PROMPT, find_run, utf8_output
+from tinyllm_lib.course.workspace import find_run
+from tinyllm_lib.data import SYSTEM_PROMPT, utf8_output
 from tinyllm_lib.generate import Sampling, TextGenerator, rows_of
 
 START = Sampling(temperature=0.7, top_k=50, max_new_tokens=256)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinyllm_lib.course.profiles import PROFILES, Profile
-from tinyllm_lib.data import get_workspace, read_json, write_json
+from tinyllm_lib.course.workspace import get_workspace
+from tinyllm_lib.data import read_json, write_json
 from tinyllm_lib.dataset import write_pretrain_tokens
 from tinyllm_lib.launch import launch, read_metrics
 from tinyllm_lib.tokenizer import train_tokenizer

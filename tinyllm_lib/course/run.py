@@ -24,7 +24,8 @@ from pathlib import Path
 
 from tinyllm_lib.course.profiles import get_profile
 from tinyllm_lib.course.progress import Progress
-from tinyllm_lib.data import Workspace, atomic_path, get_workspace, require_writable, utf8_output
+from tinyllm_lib.course.workspace import Workspace, get_workspace
+from tinyllm_lib.data import atomic_path, require_writable, utf8_output
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUESTIONS = ("你好呀", "中国的首都是哪里？", "1+1等于多少？")

@@ -13,8 +13,6 @@ Read `streams.py` (files to lines), `documents.py` (a line to messages), `reader
     differences: phrases that say how two records of what a thing was made from differ
     download_pretrain: fetches the seq-monkey corpus
     download_sft: fetches BELLE's dialogues
-    find_run: a run by its path, or by its name in the workspace
-    get_workspace: the folder of a profile
     is_running: whether a process of this machine is there and not dead
     read_dialogues: streams the dialogues of a corpus, as messages
     read_json: the JSON object in a file, or what you say where there is none
@@ -28,7 +26,6 @@ Read `streams.py` (files to lines), `documents.py` (a line to messages), `reader
     split_text: cuts a text into chunks, at sentence ends where it can
     SYSTEM_PROMPT: what the system says where a dialogue does not
     utf8_output: makes what a command prints to a file or a pipe UTF-8, whatever the locale
-    Workspace: the paths in the folder of a profile
     write_json: writes a JSON file whole or not at all
 """
 
@@ -39,4 +36,3 @@ from tinyllm_lib.data.machine import allowed_cpus, allowed_memory, is_running, u
 from tinyllm_lib.data.provenance import content_fingerprint, differences, sha256
 from tinyllm_lib.data.readers import ReadReport, read_dialogues, read_texts
 from tinyllm_lib.data.streams import BadLine, CorpusError, read_lines
-from tinyllm_lib.data.workspace import Workspace, find_run, get_workspace

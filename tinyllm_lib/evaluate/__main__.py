@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tinyllm_lib.data import find_run, utf8_output
+from tinyllm_lib.data import utf8_output
 from tinyllm_lib.evaluate.exam import run_exam
 from tinyllm_lib.evaluate.results import format_table
 
@@ -17,15 +17,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Ask a model the exam and print the table.",
     )
     add = parser.add_argument
-    add("run", help="a run, checkpoint or Hugging Face folder, or a run's name in the workspace")
-    add("exam", nargs="?", help="a file of your own; default: the workspace's, kept as exam.json")
+    add("run", help="the folder of a run or checkpoint, or of a Hugging Face model")
+    add(
+        "exam",
+        nargs="?",
+        help="a file of your own; default: that beside the run, kept as exam.json",
+    )
     add("--kind", choices=("auto", "chat", "base"), default="auto", help="default: %(default)s")
     add("--limit", type=int, help="at most so many questions of each class")
     add("--wrong", action="store_true", help="list the wrong answers too")
     o = parser.parse_args(argv)
     try:
         # A few questions of one's own must not replace the result of the whole exam.
-        result = run_exam(find_run(o.run), o.exam, kind=o.kind, limit=o.limit, save=o.exam is None)
+        result = run_exam(o.run, o.exam, kind=o.kind, limit=o.limit, save=o.exam is None)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinyllm_lib.data import content_fingerprint, differences, get_workspace, read_json, read_lines
+from tinyllm_lib.data import content_fingerprint, differences, read_json, read_lines
 from tinyllm_lib.evaluate.grading import goes_on_with, grade
 from tinyllm_lib.evaluate.results import Answer, ExamResult
 from tinyllm_lib.generate import TextGenerator
@@ -106,7 +106,7 @@ def run_exam(
 
     Args:
         generator: a generator, or the folder of a run or checkpoint.
-        exam: file, or rows; default: the exam of the workspace.
+        exam: file, or rows; default: `raw/exam.jsonl` of the workspace that the run lies in.
         kind: "chat", "base", or "auto": base if the run learned from documents, else chat.
         limit: ask at most so many questions of each class, spread over it.
         save: write `exam.json` into the run folder, if there is one and no `limit`.
@@ -120,10 +120,13 @@ def run_exam(
         raise ValueError(f"limit is {limit}, expected 1 or more.")
     if not isinstance(generator, TextGenerator):
         generator = TextGenerator(generator)
-    if exam is None:
-        exam = get_workspace().raw / "exam.jsonl"
+    folder = generator.folder
+    if exam is None:  # workspace/<profile>/runs/<name>
+        if folder is None:
+            raise ValueError("which exam? This model comes from no folder: give a file or rows.")
+        exam = run_folder(folder.resolve()).parent.parent / "raw" / "exam.jsonl"
     name = Path(exam).name if isinstance(exam, str | Path) else "exam"
-    rows, folder = load_exam(exam), generator.folder
+    rows = load_exam(exam)
     if kind == "auto":
         kind = kind_of_run(folder)
     asked, start = _spread(rows, limit), time.perf_counter()

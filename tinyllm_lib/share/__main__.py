@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from tinyllm_lib import share
-from tinyllm_lib.data import find_run, utf8_output
+from tinyllm_lib.data import utf8_output
 
 COMMANDS: dict[str, Callable] = {"import": share.import_checkpoint, "gguf": share.export_gguf}
 COMMANDS |= {"card": share.model_card, "publish": share.publish, "serve": share.serve}
@@ -26,8 +26,6 @@ def main(argv: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(argv))
     command = options.pop("command")
     try:
-        if "folder" in options:
-            options["folder"] = find_run(options["folder"])
         made = COMMANDS[command](**options)
         if command != "serve":
             print(made)
@@ -54,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, default in (("--n-heads", 16), ("--n-kv-heads", 8), ("--max-seq-len", 512)):
         old.add_argument(name, type=int, default=default, help="default: %(default)s")
     for one in (gguf, card, hub, server):
-        one.add_argument("folder", metavar="RUN", help="a run, or a checkpoint")
+        one.add_argument("folder", metavar="RUN", help="the folder of a run or checkpoint")
     gguf.add_argument("out", nargs="?")
     gguf.add_argument("--dtype", default="f16", help="f32, f16 (default), bf16 or q8_0")
     hub.add_argument("repo_id", metavar="OWNER/NAME")

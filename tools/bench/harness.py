@@ -20,7 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from tinyllm_lib.data import allowed_cpus, allowed_memory, get_workspace, utf8_output, write_json
+from tinyllm_lib.course import get_workspace
+from tinyllm_lib.data import allowed_cpus, allowed_memory, utf8_output, write_json
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures" / "bench"
 

@@ -29,7 +29,8 @@ from tinyllm_lib.course.chat import Written, write_ids
 from tinyllm_lib.course.demo.visitors import Server, host_name, is_loopback
 from tinyllm_lib.course.views import html
 from tinyllm_lib.course.views.steps import CANDIDATES, SLIDERS, Steps, settings, steps_html
-from tinyllm_lib.data import find_run, utf8_output
+from tinyllm_lib.course.workspace import find_run
+from tinyllm_lib.data import utf8_output
 from tinyllm_lib.generate import Sampling, TextGenerator
 from tinyllm_lib.model import step_folders, step_of, weight_files
 from tinyllm_lib.train import is_out_of_memory, run_config

@@ -6,18 +6,17 @@ import tempfile
 
 import numpy as np
 
-from tinyllm_lib.course import prepare
+from tinyllm_lib.course import get_workspace, prepare
 from tinyllm_lib.course.exercises.exercise import NotYet, close, done, exercise, require
-from tinyllm_lib.data import get_workspace
 from tinyllm_lib.dataset import PackedDataset, write_pretrain_tokens
 from tinyllm_lib.tokenizer import encode_chat
 
 SETUP = """
 from itertools import islice
 
-from tinyllm_lib.course import prepare
+from tinyllm_lib.course import get_workspace, prepare
 from tinyllm_lib.course.exercises import check_exercise
-from tinyllm_lib.data import get_workspace, read_texts
+from tinyllm_lib.data import read_texts
 from tinyllm_lib.tokenizer import encode_chat, encode_text
 
 ws = get_workspace()

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from tinyllm_lib.course import get_profile, prepare
+from tinyllm_lib.course import get_profile, get_workspace, prepare
 from tinyllm_lib.course.exercises.exercise import NotYet, close, done, exercise, require
-from tinyllm_lib.data import get_workspace
 from tinyllm_lib.train import train_memory
 
 SETUP = """
 import math
 from dataclasses import replace
 
-from tinyllm_lib.course import get_profile, prepare
+from tinyllm_lib.course import get_profile, get_workspace, prepare
 from tinyllm_lib.course.exercises import check_exercise
-from tinyllm_lib.data import get_workspace
 from tinyllm_lib.train import train_memory
 
 ws = get_workspace()

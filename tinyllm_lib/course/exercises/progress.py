@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from tinyllm_lib.course.exercises.exercise import EXERCISES, NotDone, NotYet
-from tinyllm_lib.data import get_workspace, write_json
+from tinyllm_lib.course.workspace import get_workspace
+from tinyllm_lib.data import write_json
 from tinyllm_lib.evaluate import format_table
 
 

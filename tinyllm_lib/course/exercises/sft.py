@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tinyllm_lib.course import prepare
+from tinyllm_lib.course import get_workspace, prepare
 from tinyllm_lib.course.exercises.exercise import NotYet, close, done, exercise, require
-from tinyllm_lib.data import get_workspace
 from tinyllm_lib.evaluate import Answer, ExamResult
 from tinyllm_lib.tokenizer import encode_chat
 

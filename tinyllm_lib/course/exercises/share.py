@@ -6,9 +6,8 @@ from itertools import zip_longest
 
 import torch
 
-from tinyllm_lib.course import prepare
+from tinyllm_lib.course import get_workspace, prepare
 from tinyllm_lib.course.exercises.exercise import NotYet, close, done, exercise, require
-from tinyllm_lib.data import get_workspace
 
 SETUP = """
 import torch

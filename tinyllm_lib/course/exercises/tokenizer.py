@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from tinyllm_lib.course import prepare
+from tinyllm_lib.course import get_workspace, prepare
 from tinyllm_lib.course.exercises.exercise import NotYet, done, exercise, require
-from tinyllm_lib.data import get_workspace
 from tinyllm_lib.tokenizer import encode_text
 
 SETUP = """
 import codecs
 from itertools import islice
 
-from tinyllm_lib.course import prepare
+from tinyllm_lib.course import get_workspace, prepare
 from tinyllm_lib.course.exercises import check_exercise
-from tinyllm_lib.data import get_workspace, read_texts
+from tinyllm_lib.data import read_texts
 from tinyllm_lib.tokenizer import encode_text, token_bytes
 
 ws = get_workspace()

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from tinyllm_lib.course.made import file_fingerprint, made_by_us, sign
 from tinyllm_lib.course.prepare.real import REAL_CORPORA
 from tinyllm_lib.course.profiles import Profile, get_profile
+from tinyllm_lib.course.workspace import Workspace
 from tinyllm_lib.course.world import sample_recipe, write_sample_corpus
 from tinyllm_lib.data import (
-    Workspace,
     atomic_path,
     differences,
     read_dialogues,

@@ -17,7 +17,8 @@ from tinyllm_lib.course.prepare.data import (
     tokenizer,
 )
 from tinyllm_lib.course.profiles import Profile, get_profile
-from tinyllm_lib.data import Workspace, differences
+from tinyllm_lib.course.workspace import Workspace
+from tinyllm_lib.data import differences
 from tinyllm_lib.dataset import read_manifest, shards_fingerprint
 from tinyllm_lib.model import (
     latest_checkpoint,
