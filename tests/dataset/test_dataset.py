@@ -257,8 +257,9 @@ def one_by_one(lengths, context):
 def test_best_fit_places_pieces_as_if_one_by_one(data, context):
     """Runs that are resumed need the same rows, in the same order, from every version."""
     lengths = data.draw(st.lists(st.integers(1, context), max_size=60))
-    order, row = packed.best_fit(np.array(lengths, np.int64), context)
-    found = [order[row == i].tolist() for i in range(len(set(row.tolist())))]
+    row = packed.best_fit(np.array(lengths, np.int64), context)
+    order = np.lexsort((-np.array(lengths, np.int64), row))
+    found = [order[row[order] == i].tolist() for i in range(len(set(row.tolist())))]
     assert found == one_by_one(lengths, context)
 
 
@@ -283,6 +284,7 @@ def same_rows(a, b):
     )
 
 
+@pytest.mark.parametrize("packing", ["best_fit", "none"])
 def test_rows_are_packed_once_and_read_from_beside_the_shards_by_all_others(large, packing):
     folder, made = large
     first, second = (PackedDataset(folder, 32, packing=packing) for _ in range(2))
@@ -290,6 +292,13 @@ def test_rows_are_packed_once_and_read_from_beside_the_shards_by_all_others(larg
     (kept,) = folder.glob("packed_*")
     assert kept.name.startswith(f"packed_{packing}_32_")
     assert kept.stat().st_mode == (folder / "manifest.json").stat().st_mode, "for others, too"
+
+
+def test_a_stream_has_no_file_and_needs_none(large):
+    folder, made = large
+    first, second = (PackedDataset(folder, 32, packing="stream") for _ in range(2))
+    assert made() == 2 and first.left_out > 0 and same_rows(first, second)
+    assert not [*folder.glob("packed_*")]
 
 
 def test_few_rows_leave_no_file(packed_texts):
@@ -301,7 +310,7 @@ def test_rows_of_another_context_packing_or_version_are_others(large, monkeypatc
     folder, made = large
     for context, packing in ((32, "best_fit"), (48, "best_fit"), (32, "none")):
         PackedDataset(folder, context, packing=packing)
-    monkeypatch.setattr(packed, "PACKING_VERSION", 2)
+    monkeypatch.setattr(packed, "PACKING_VERSION", 99)
     PackedDataset(folder, 32)
     assert made() == len([*folder.glob("packed_*")]) == 4
 
@@ -389,7 +398,7 @@ def test_where_every_row_has_something_to_learn_none_is_left_out_and_the_order_i
 ):
     write_sft_tokens(DIALOGUES, tokenizer, tmp_path, max_length=128)
     data = PackedDataset(tmp_path, 128, packing=packing)
-    monkeypatch.setattr(PackedDataset, "_learned", lambda self, pieces: pieces[:, 2] > 0)
+    monkeypatch.setattr(PackedDataset, "_has_target", lambda self, row: True)
     as_it_was = PackedDataset(tmp_path, 128, packing=packing)
     assert (
         data.left_out == 0

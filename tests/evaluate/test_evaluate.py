@@ -385,12 +385,15 @@ def test_the_exam_beside_a_run_is_the_default(generator, tmp_path, monkeypatch, 
     generator.model.save_pretrained(step)
     generator.tokenizer.save_pretrained(str(step))
     monkeypatch.chdir(tmp_path / "runs")
-    assert main(["chat"]) == 2
+    assert main([str(step.relative_to(tmp_path / "runs"))]) == 2
     missing = tmp_path / "raw" / "exam.jsonl"
     assert capsys.readouterr().err.startswith(f"error: {missing} is missing")
     missing.parent.mkdir()
     write_lines(missing, EXAM)
-    assert main(["chat"]) == 0 and exam_of(step, missing).exam == "exam.jsonl"
+    assert (
+        main([str(step.relative_to(tmp_path / "runs"))]) == 0
+        and exam_of(step, missing).exam == "exam.jsonl"
+    )
     with pytest.raises(ValueError, match="which exam"):
         run_exam(generator)
 

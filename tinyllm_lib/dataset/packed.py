@@ -1,6 +1,7 @@
 """The packed rows that train: several documents share a row, and (next to) nothing is padding."""
 
-from collections import deque
+import bisect
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,8 +21,12 @@ from tinyllm_lib.data import atomic_path, content_fingerprint, sha256
 from tinyllm_lib.dataset.tokens import read_manifest, shards_fingerprint
 from tinyllm_lib.tokenizer import tokenizer_hash
 
-PACKING_VERSION = 1  # another one where the same shards would give other rows
+PACKINGS = ("best_fit", "stream", "none")
+PACKING_VERSION = 2  # another one where the same shards would give other rows
 KEPT_PIECES = 100_000  # rows of fewer pieces are packed again, which takes no time
+
+Piece = tuple[int, int, int]  # shard, first token, positions
+Places = range | np.ndarray  # on the tape of all pieces, laid end to end
 
 
 class PackedRow(NamedTuple):
@@ -47,7 +52,7 @@ class PackedDataset(Dataset):
         context: positions in a row.
         packing: "best_fit": each document into the row with the least room that holds it (Ding et
             al. 2024), one longer than the context in pieces. "stream": one after the other, cut
-            where a row is full; no waste, for billions of tokens. "none": a row each.
+            where a row is full; no waste, no file, for billions of tokens. "none": a row each.
         tokenizer: checked against the manifest when given.
 
     Raises:
@@ -76,9 +81,9 @@ class PackedDataset(Dataset):
             )
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
         packed = self._packed()
-        self.rows = Rows(packed["pieces"].numpy(), packed["starts"].numpy())
-        self.positions = int(self.rows.pieces[:, 2].sum())
+        self.rows = Rows(packed["pieces"], packed["begins"], packed["ends"])
         self.left_out = int(packed["left_out"])
+        self.positions = int(np.sum(self.rows.ends) - np.sum(self.rows.begins))
 
     def _open(self, entry: dict) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Ids, loss mask (None: all is learned) and where each document starts, of one shard."""
@@ -95,62 +100,63 @@ class PackedDataset(Dataset):
         mask = array("mask", "uint8", tokens) if self.manifest["kind"] == "sft" else None
         return ids, mask, array("offsets", "uint64", entry["documents"] + 1).astype(np.int64)
 
-    def _packed(self) -> dict[str, Tensor]:
+    def _packed(self) -> dict[str, Any]:
         """The rows, from the file beside the shards; a missing or damaged one is written anew, if
         they are many and the folder is open to us.
         """
+        if self.packing == "stream":
+            return self._pack()
         made_from = [shards_fingerprint(self.manifest), PACKING_VERSION]
         name = f"packed_{self.packing}_{self.context}_{content_fingerprint(made_from)}.safetensors"
-        with suppress(OSError, SafetensorError):
-            return load_file(self.folder / name)  # memory-mapped, its size checked
+        with suppress(OSError, SafetensorError):  # memory-mapped, its size checked
+            return {key: kept.numpy() for key, kept in load_file(self.folder / name).items()}
         packed = self._pack()
         if len(packed["pieces"]) >= KEPT_PIECES:
             with suppress(OSError), atomic_path(self.folder / name) as temporary:
-                temporary.write_bytes(save(packed))  # save_file closes it to all others
+                raw = save({key: torch.as_tensor(array) for key, array in packed.items()})
+                temporary.write_bytes(raw)  # save_file closes it to all others
         return packed
 
-    def _pack(self) -> dict[str, Tensor]:
+    def _pack(self) -> dict[str, Any]:
+        """The pieces, and where each row begins and ends."""
         pieces = self._pieces()
-        order, row = PACKINGS[self.packing](pieces[:, 2], self.context)
-        by_row = np.argsort(row, kind="stable")
-        order, row = order[by_row], row[by_row]
-        sizes = np.bincount(row)
-        has_target = np.bincount(row, self._learned(pieces)[order]) > 0
-        starts = np.cumsum(np.append(0, sizes[has_target]))
-        return {
-            "pieces": torch.from_numpy(pieces[order[has_target[row]]]),
-            "starts": torch.from_numpy(starts),
-            "left_out": torch.tensor(np.sum(~has_target)),
-        }
+        lengths = pieces[:, 2]
+        begins: Places
+        ends: Places
+        if self.packing == "stream":  # a torn last row is dropped
+            tape = int(lengths.sum())
+            size = max(1, min(self.context, tape))
+            begins, ends = range(0, tape - size + 1, size), range(size, tape + 1, size)
+        else:
+            fits = self.packing == "best_fit"
+            row = best_fit(lengths, self.context) if fits else np.arange(len(pieces))
+            pieces = pieces[np.lexsort((-lengths, row))]  # row by row, the longest first
+            sizes = np.bincount(row, lengths).astype(np.int64)
+            ends = np.cumsum(sizes)
+            begins = ends - sizes
+        rows = Rows(pieces, begins, ends)
+        if self.manifest["kind"] == "sft":  # else everything is learned
+            learned = np.array([self._has_target(rows[i]) for i in range(len(rows))], bool)
+            begins, ends = np.array(begins)[learned], np.array(ends)[learned]
+        left_out = len(rows) - len(begins)
+        return {"pieces": pieces, "begins": begins, "ends": ends, "left_out": left_out}
 
     def _pieces(self) -> np.ndarray:
-        """(N, 3) shard, first token and positions of each document, or of each part of one, cut
-        where a context ends: of the document's own or, in a stream, of all laid end to end.
-        """
-        offsets = [offsets for _, _, offsets in self.shards]
-        shard = np.repeat(np.arange(len(offsets)), [len(of) - 1 for of in offsets])
-        start = np.concatenate([of[:-1] for of in offsets])
-        length = np.concatenate([np.diff(of) - 1 for of in offsets])
-        before = (np.cumsum(length) - length) % self.context * (self.packing == "stream")
-        counts = -(-(before + length) // self.context) * (length > 0)
-        document = np.repeat(np.arange(len(counts)), counts)
-        nth = np.arange(len(document)) - (np.cumsum(counts) - counts)[document]
-        ends_before = nth * self.context - before[document]
-        begin = np.maximum(ends_before, 0)
-        end = np.minimum(ends_before + self.context, length[document])
-        return np.stack([shard[document], start[document] + begin, end - begin], 1)
+        """(N, 3) shard, first token and positions of each document, or of each part that fits."""
+        parts = []
+        for number, (_, _, offsets) in enumerate(self.shards):
+            lengths = np.diff(offsets) - 1
+            most = max(1, lengths.max()) if self.packing == "stream" else self.context
+            counts = -(-lengths // most)  # pieces of each document, rounded up
+            document = np.repeat(np.arange(len(counts)), counts)
+            at = (np.arange(len(document)) - (np.cumsum(counts) - counts)[document]) * most
+            left = np.minimum(most, lengths[document] - at)
+            parts.append(np.stack([np.full_like(at, number), offsets[document] + at, left], 1))
+        return np.concatenate(parts)
 
-    def _learned(self, pieces: np.ndarray) -> np.ndarray:
-        """(N,) whether a piece has a target to learn; pieces in the order of `_pieces`."""
-        learned = np.ones(len(pieces), bool)
-        for number, (_, mask, _) in enumerate(self.shards):
-            here = pieces[:, 0] == number
-            if mask is not None and here.any():
-                _, start, length = pieces[here].T
-                bounds = np.stack([start + 1, start + length + 1], 1).ravel()
-                within = np.maximum.reduceat(mask[: bounds[-1]], bounds[:-1])
-                learned[here] = within[::2] > 0  # between them lie first tokens, never targets
-        return learned
+    def _has_target(self, row: list[Piece]) -> bool:
+        parts = ((self.shards[shard][1], start + 1, start + n + 1) for shard, start, n in row)
+        return any(mask is None or mask[start:end].any() for mask, start, end in parts)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -216,69 +222,49 @@ def ahead(make: Callable[[int], Any], steps: range, threads: int) -> Iterator[An
 
 
 class Rows:
-    """The pieces of each row, `rows[i]` as a list of (shard, first token, positions).
+    """Rows, cut from `pieces` (N, 3) when asked for: `rows[i]` is a list of pieces."""
 
-    Args:
-        pieces: (N, 3) row after row.
-        starts: (rows + 1,) the piece with which each row begins, and N.
-    """
-
-    def __init__(self, pieces: np.ndarray, starts: np.ndarray):
-        self.pieces, self.starts = pieces, starts
+    def __init__(self, pieces: np.ndarray, begins: Places, ends: Places):
+        self.pieces, self.begins, self.ends = pieces, begins, ends
+        self.piece_ends = np.cumsum(pieces[:, 2])
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.begins)
 
-    def __getitem__(self, index: int) -> list[tuple[int, int, int]]:
-        row = range(len(self))[index]  # its IndexError ends a `for`
-        return [*map(tuple, self.pieces[self.starts[row] : self.starts[row + 1]].tolist())]
+    def __getitem__(self, index: int) -> list[Piece]:
+        begin, end = int(self.begins[index]), int(self.ends[index])  # an IndexError ends a `for`
+        first = np.searchsorted(self.piece_ends, begin, "right")
+        last = np.searchsorted(self.piece_ends, end, "left")
+        shard, start, length = self.pieces[first : last + 1].T
+        stop = self.piece_ends[first : last + 1]
+        skipped = np.maximum(begin - (stop - length), 0)  # of the first piece
+        read = length - skipped - np.maximum(stop - end, 0)
+        return [*zip(shard.tolist(), (start + skipped).tolist(), read.tolist(), strict=True)]
 
 
-# ---- lengths of the pieces (N,) -> numbers of the pieces as they are placed, and the row of each
-
-Placed = tuple[np.ndarray, np.ndarray]
-
-
-def best_fit(lengths: np.ndarray, context: int) -> Placed:
-    """Longest piece first, into the row with the least room that holds it; of several such rows
-    into the last that came to this room.
-
-    All pieces of a length are placed at once, for the row with the least room keeps the least: it
-    takes as many as it holds, then the next row does.
+def best_fit(lengths: np.ndarray, context: int) -> np.ndarray:
+    """(N,) the row of each piece: longest piece first, into the row with the least room that holds
+    it; of several such rows into the last that came to this room.
     """
-    rows, placed = 0, [np.zeros(0, np.int64)]
-    with_room: list[list[int]] = [[] for _ in range(context + 1)]  # the last to come at the end
-    counts = np.bincount(lengths, minlength=context + 1).tolist()
-    for size in range(context, 0, -1):
-        for room in range(size, context + 1) if counts[size] else ():
-            fit = room // size  # pieces that a row of this room takes
-            wanted = -(-counts[size] // fit)
-            if room == context:
-                with_room[room] = [*range(rows + wanted - 1, rows - 1, -1)]
-                rows += wanted
-            if taken := with_room[room][: -wanted - 1 : -1]:
-                del with_room[room][-len(taken) :]
-                here = min(counts[size], fit * len(taken))
-                placed.append(np.repeat(taken, fit)[:here])
-                with_room[room - fit * size] += taken
-                if short := fit * len(taken) - here:  # of the last row, which still has room
-                    last = with_room[room - fit * size].pop()
-                    with_room[room - (fit - short) * size].append(last)
-                counts[size] -= here
-                if not counts[size]:
-                    break
-    return np.argsort(-lengths, kind="stable"), np.concatenate(placed)
-
-
-def stream(lengths: np.ndarray, context: int) -> Placed:
-    """One after the other; pieces end where rows do, and a torn last row is dropped."""
-    row = (np.cumsum(lengths) - lengths) // context
-    row = row[row < max(1, lengths.sum() // context)]
-    return np.arange(len(row)), row
-
-
-PACKINGS: dict[str, Callable[[np.ndarray, int], Placed]] = {
-    "best_fit": best_fit,
-    "stream": stream,
-    "none": lambda lengths, _: (np.arange(len(lengths)), np.arange(len(lengths))),
-}
+    rows, placed = 0, []
+    with_room: dict[int, list[int]] = defaultdict(list)
+    rooms: list[int] = []  # those of which there is a row, sorted
+    order = np.argsort(-lengths, kind="stable")
+    for length in lengths[order].tolist():
+        i = bisect.bisect_left(rooms, length)
+        if i < len(rooms):
+            room = rooms[i]
+            row = with_room[room].pop()
+            if not with_room[room]:
+                del rooms[i]
+        else:
+            room, row = context, rows
+            rows += 1
+        placed.append(row)
+        if left := room - length:
+            if not with_room[left]:
+                bisect.insort(rooms, left)
+            with_room[left].append(row)
+    row_of = np.empty(len(lengths), np.int64)
+    row_of[order] = placed
+    return row_of
