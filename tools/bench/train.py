@@ -380,15 +380,16 @@ def cases() -> list[Case]:
                         "plain",
                     )
                 )
-        rows.append(
-            Case(
-                f"{preset}, pretrain, all positions, against products alone",
-                "k/s",
-                partial(our_rate, folder, preset, "pretrain", "all"),
-                partial(products_alone, preset),
-                "matrix products, fp32",
+        for how in ("", ", compiled") if shutil.which("g++") else ("",):
+            rows.append(
+                Case(
+                    f"{preset}, pretrain, all positions{how}, against products alone",
+                    "k/s",
+                    partial(our_rate, folder, preset, "pretrain", "all", compile=bool(how)),
+                    partial(products_alone, preset),
+                    "matrix products, fp32",
+                )
             )
-        )
     for name, ours in (
         ("", partial(our_rate, folder, "laptop", "pretrain", "all")),
         (", launched", partial(launched_rate, folder, "laptop")),
