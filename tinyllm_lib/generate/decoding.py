@@ -21,6 +21,7 @@ STOP_IDS = (IM_END_ID, EOS_TEXT_ID)  # of our tokenizers; `tokenizer.stop_ids` k
 PLAIN = Sampling()
 # cuDNN's attention makes a plan of some 50 ms for every new length (pytorch issue 155958).
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+RECORDED_ON = ("cuda",)  # devices on which starting kernels takes longer than running them
 
 
 @dataclass
@@ -153,7 +154,7 @@ class _Reader:
     takes longer), so all tensors keep shapes and places, and a mask says what the cache holds.
     """
 
-    rows: list[Generated]  # of the batch, or of its beginning
+    rows: list[Generated]  # of the batch
     padding: Tensor  # (B, 1) how far each text begins to the right
     cache: KVCache | None = None
     replay: Callable[[], None] | None = None  # the recorded step: `ids` at `slot` give `logits`
@@ -180,14 +181,12 @@ class _Reader:
             cache.keys, cache.values = cache.keys[:, left], cache.values[:, left]
         newest = sent(torch.tensor([row.all_ids[-1:] for row in self.rows]), self.device)  # (B, 1)
         if self.replay is not None:
-            chosen = sent(torch.tensor(left), self.device)
-            self.ids[: len(newest)] = newest
+            self.ids.copy_(newest)
             self.slot.fill_(cache.length)
             self.replay()
             cache.length += 1
-            return self.logits[chosen]
-        columns = self.columns[: cache.length + 1]
-        mask = columns >= self.padding if self.padded else None
+            return self.logits[sent(torch.tensor(left), self.device)]
+        mask = self.columns[: cache.length + 1] >= self.padding if self.padded else None
         return self._logits(newest, cache.length - self.padding, mask)
 
     def _read_anew(self, going: list[Generated]) -> Tensor:
@@ -199,28 +198,32 @@ class _Reader:
         to_read = max(row.limit - len(row.ids) for row in going) - 1  # the last one is never read
         self._make_room(len(going), min(context, T + to_read), to_read)
         offsets = [T - len(window) for window in windows]
-        padding = torch.tensor(offsets, device=self.device)[:, None]
-        self.padding[: len(going)] = padding
+        self.padding.copy_(torch.tensor(offsets)[:, None])
         self.padded = any(offsets)  # asking the tensor would wait for the GPU
         padded = [[0] * n + window for n, window in zip(offsets, windows, strict=True)]
-        ids = torch.tensor(padded, device=self.device)  # (B, T)
-        positions = self.columns[:T] - padding
-        return self._logits(ids, positions.clamp(min=0), positions >= 0 if self.padded else None)
+        positions = self.columns[:T] - self.padding  # (B, T)
+        ids, mask = (
+            torch.tensor(padded, device=self.device),
+            positions >= 0 if self.padded else None,
+        )
+        return self._logits(ids, positions.clamp(min=0), mask)
 
     def _make_room(self, rows: int, capacity: int, to_read: int) -> None:
-        """An empty cache: that of the recorded step if it is large enough, else a new one."""
-        if self.cache is not None and self.replay is not None:
-            self.cache.length = 0
-            self.cache.keys.zero_()  # what is masked must be numbers, too
-            self.cache.values.zero_()
-            if rows <= len(self.padding) <= 2 * rows and capacity <= self.cache.capacity:
-                return
-        context, self.cache, self.replay = self.model.config.max_seq_len, None, None
-        record = self.use_cache and recording_pays(self.device, to_read)
+        """An empty cache: that of the recorded step if it has this batch and room, else a new one,
+        and a new recording if it pays: to record takes as long as a few steps.
+        """
+        recorded_for = self.cache if self.replay and len(self.padding) == rows else None
+        if recorded_for and recorded_for.capacity >= capacity:
+            recorded_for.length = 0
+            recorded_for.keys.zero_()  # what is masked must be numbers, too
+            recorded_for.values.zero_()
+            return
+        self.cache, self.replay = None, None
+        record = self.use_cache and self.device.type in RECORDED_ON and to_read >= 16
         if record:  # room to grow: not a new recording for each turn of a chat
-            capacity = min(context, max(64, 2 ** (capacity - 1).bit_length()))
+            capacity = min(self.model.config.max_seq_len, max(64, 2 ** (capacity - 1).bit_length()))
         self.columns = torch.arange(capacity, device=self.device)
-        self.ids, self.padding = torch.zeros(2, rows, 1, dtype=torch.long, device=self.device)
+        self.padding, self.ids = torch.zeros(2, rows, 1, dtype=torch.long, device=self.device)
         if self.use_cache:
             options = {"device": self.device, "dtype": self.dtype}
             self.cache = KVCache(self.model.config, rows, capacity, **options)
@@ -240,11 +243,6 @@ class _Reader:
         hidden_states, cache = self.model.hidden_states, self.cache
         x = hidden_states(ids, position_ids=positions, key_mask=mask, kv_cache=cache)
         return self.model.lm_head(x[:, -1])
-
-
-def recording_pays(device: torch.device, to_read: int) -> bool:
-    """Whether to record a step in order to read so many tokens: it takes as long as a few."""
-    return device.type == "cuda" and to_read >= 16
 
 
 def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
