@@ -30,7 +30,7 @@ help:
 	@echo "make test          format, lint, types, unit tests, every notebook at the ci profile"
 	@echo "make test-slow     the same, with the slow tests and every notebook alone from nothing"
 	@echo "make figures       the pictures in figures/"
-	@echo "make bench         ours against libraries that do the same, on an idle machine: the next four"
+	@echo "make bench         the next four, on an idle machine; SAVE=1: renew figures/bench/, which docs show"
 	@echo "make bench-data    reading, tokenizer training, encoding"
 	@echo "make bench-train   training, against the plain recipe with transformers"
 	@echo "make bench-sample  sampling, against transformers' generate and the loop without a cache"
@@ -43,7 +43,6 @@ help:
 	@echo "EXTRAS=hub,serve,llama   more packages, by the groups of pyproject.toml"
 	@echo "FROM=05 MINUTES=12       make course: go on from this notebook; as many steps as fit into 12"
 	@echo "HOST=0.0.0.0 PORT=8866   make demo: where to listen (127.0.0.1: this machine alone)"
-	@echo "SAVE=1                   make bench: renew figures/bench/ too, which docs/speed.md shows"
 	@echo "TINYLLM_PROFILE=ci       ci, laptop (default), gpu or full: sizes of data and model"
 	@echo "Without make: docs/contributing.md has the Python command of each target."
 

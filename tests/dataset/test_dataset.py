@@ -294,6 +294,19 @@ def test_rows_are_packed_once_and_read_from_beside_the_shards_by_all_others(larg
     assert kept.stat().st_mode == (folder / "manifest.json").stat().st_mode, "for others, too"
 
 
+def test_rows_that_were_changed_and_kept_their_size_are_never_trained_on(large):
+    folder, _ = large
+    PackedDataset(folder, 32)
+    (kept,) = folder.glob("packed_*")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(ValueError, match=r"packed_….safetensors is damaged: delete it"):
+        PackedDataset(folder, 32).check_content()
+    kept.unlink()
+    PackedDataset(folder, 32).check_content()
+
+
 def test_a_stream_has_no_file_and_needs_none(large):
     folder, made = large
     first, second = (PackedDataset(folder, 32, packing="stream") for _ in range(2))

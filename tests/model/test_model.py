@@ -214,6 +214,15 @@ def reference_nll(model, ids, targets, weights):
     return (F.cross_entropy(model(ids).transpose(1, 2), targets, reduction="none") * weights).sum()
 
 
+def test_a_score_computes_no_gradient(model, monkeypatch):
+    monkeypatch.setattr(torch, "mul", None)  # where the gradient of a chunk begins
+    x, ones = torch.randn(1, 9, model.config.dim), torch.ones(1, 9)
+    with torch.no_grad():
+        assert model.head_nll(x, ones.long(), ones).isfinite()
+    with pytest.raises(TypeError):
+        model.head_nll(x, ones.long(), ones)
+
+
 @pytest.mark.parametrize("supervised", ["all", "some", "one"])
 def test_the_loss_equals_cross_entropy_with_its_gradients(model, supervised):
     ids, targets = some_ids(3, 40), some_ids(3, 40, seed=2)

@@ -1,6 +1,7 @@
 """The packed rows that train: several documents share a row, and (next to) nothing is padding."""
 
 import bisect
+import hashlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -81,6 +82,7 @@ class PackedDataset(Dataset):
             )
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
         packed = self._packed()
+        self.packed = packed
         self.rows = Rows(packed["pieces"], packed["begins"], packed["ends"])
         self.left_out = int(packed["left_out"])
         self.positions = int(np.sum(self.rows.ends) - np.sum(self.rows.begins))
@@ -111,6 +113,7 @@ class PackedDataset(Dataset):
         with suppress(OSError, SafetensorError):  # memory-mapped, its size checked
             return {key: kept.numpy() for key, kept in load_file(self.folder / name).items()}
         packed = self._pack()
+        packed["sha256"] = _digest(packed)
         if len(packed["pieces"]) >= KEPT_PIECES:
             with suppress(OSError), atomic_path(self.folder / name) as temporary:
                 raw = save({key: torch.as_tensor(array) for key, array in packed.items()})
@@ -182,7 +185,10 @@ class PackedDataset(Dataset):
         return 1 - self.positions / (len(self) * self.context)
 
     def check_content(self) -> None:
-        """Reads every byte of the shards; a ValueError says which file is not as it was written."""
+        """Reads every byte of shards and rows; a ValueError says what is not as it was written."""
+        kept = self.packed.get("sha256")
+        if kept is not None and not np.array_equal(kept, _digest(self.packed)):
+            raise ValueError(f"{self.folder}/packed_….safetensors is damaged: delete it.")
         for shard in self.manifest["shards"]:
             for name, checksum in shard["sha256"].items():
                 if sha256(path := self.folder / name) != checksum:
@@ -219,6 +225,11 @@ def ahead(make: Callable[[int], Any], steps: range, threads: int) -> Iterator[An
                 yield futures.popleft().result()
         while futures:
             yield futures.popleft().result()
+
+
+def _digest(packed: dict[str, Any]) -> np.ndarray:
+    content = b"".join(packed[key].tobytes() for key in ("pieces", "begins", "ends"))
+    return np.array([*hashlib.sha256(content).digest()], np.uint8)
 
 
 class Rows:

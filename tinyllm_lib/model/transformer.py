@@ -116,7 +116,8 @@ class Transformer(nn.Module):
         if x.device.type == "cpu":  # unsupervised positions need no logits; free to select on a CPU
             kept = weights.nonzero().squeeze(1)
             x, targets, weights = x[kept], targets[kept], weights[kept]
-        return HeadLoss.apply(x, self.lm_head.weight, targets, weights)
+        weight = self.lm_head.weight if torch.is_grad_enabled() else self.lm_head.weight.detach()
+        return HeadLoss.apply(x, weight, targets, weights)
 
     def num_parameters(self) -> int:
         """Learned numbers, the tied embedding counted once."""

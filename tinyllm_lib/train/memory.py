@@ -31,9 +31,10 @@ def train_memory(config: TrainConfig, vocab_size: int, gpus: int = 1) -> dict[st
     kept = 6 * shape.dim + 2 * shape.n_kv_heads * shape.head_dim + 4 * shape.hidden_dim
     dtype = "bf16" if config.dtype == "auto" else config.dtype
     size = 4 if dtype == "fp32" else 2
+    copies = 2 if gpus > 1 and steps not in (1, "auto") else 1  # our own, and what is exchanged
     parts = {
         "weights, fp32": 4 * total,
-        "gradients, fp32": 4 * total,
+        "gradients, fp32": 4 * total * copies,
         "Muon: one mean per weight": 4 * muon,
         "AdamW: two means per weight": 8 * (total - muon),
         f"activations, {dtype}": size * tokens * shape.n_layers * kept,

@@ -85,10 +85,10 @@ def prepare_run(config: TrainConfig, processes: Processes) -> Run:
         raise ValueError("TrainConfig: tokenizer_path is empty, and so is init_from: set one.")
     tokenizer = load_tokenizer(tokenizer_folder)
     if processes.rank:
-        dist.barrier()
+        processes.wait_for_each_other()
     train_data, val_data = _open_data(config, tokenizer)
-    if processes.world_size > 1 and not processes.rank:
-        dist.barrier()  # the first one has packed the rows for all
+    if not processes.rank:
+        processes.wait_for_each_other()  # the first one has packed the rows for all
     config = replace(config, steps=_count_steps(config, train_data))
     if start:
         shape = ModelConfig.from_hf(read_json(start / "config.json"), str(start / "config.json"))

@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> Path:
         with _stopped_by_signals(trainer):
             trainer.fit()
     if processes.world_size > 1:
-        dist.barrier()  # nobody leaves while another still needs it
+        processes.wait_for_each_other()  # nobody leaves while another still needs it
     return folder
 
 
@@ -77,10 +77,11 @@ def build(run: Run) -> Trainer:
         skipped=state.get("skipped", 0),
         saved_step=state["step"],
         flash=flash,
+        compiled=config.compile == "auto"
+        and device.type == "cuda"
+        and state.get("compiled", False),
     )
-    # A run that goes on does as it did, where the compiler is: its sums are rounded otherwise.
-    auto = config.compile == "auto" and device.type == "cuda" and state.get("compiled")
-    if config.compile is True or auto:
+    if config.compile is True:
         trainer.compile()
     return trainer
 
@@ -103,9 +104,10 @@ def _objective(model: Transformer, processes: Processes) -> nn.Module:
     """
     if processes.world_size == 1:
         return Objective(model)
-    shared = DistributedDataParallel(
-        Objective(model), gradient_as_bucket_view=True, broadcast_buffers=False
-    )
+    objective = Objective(model)  # its buffers, RoPE's angles, are the same in all
+    buffers = [name for name, _ in objective.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, buffers)
+    shared = DistributedDataParallel(objective, gradient_as_bucket_view=True)
 
     def add_up(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         summed = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
@@ -140,7 +142,7 @@ def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with suppress(OSError):
+        with suppress(Exception):
             trainer.finish_saving()
         run, what = trainer.run, (str(error).splitlines() or [type(error).__name__])[0]
         if is_out_of_memory(error):

@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,7 +88,8 @@ class Trainer:
                     self.finish_saving()  # a full disk ends the run here
                 clock, clock_tokens = time.perf_counter(), self.tokens
             pause = time.perf_counter()
-            with self._uncompiled():
+            eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+            with eager:  # of other shapes than a step
                 if evaluated := last or self.step % (config.eval_interval or config.steps) == 0:
                     row |= self.evaluate()
                 if len(row) > 1:
@@ -106,36 +107,35 @@ class Trainer:
         """Tries a step's gradient and forgets it. Its time decides about the compiler; and in which
         order gradients come decides how processes sum them, which must not differ after a resume.
         """
-        run, config, gpu = self.run, self.run.config, self.run.processes.device.type == "cuda"
-        undecided = config.compile == "auto" and gpu and not self.compiled
-        seconds = [0.0]
-        for _ in range(2 if undecided else 1 if run.processes.world_size > 1 else 0):
+        run, config, device = self.run, self.run.config, self.run.processes.device
+        auto = config.compile == "auto" and device.type == "cuda"
+        undecided = auto and not self.compiled
+        seconds = torch.zeros(1)
+        for _ in range(2 if undecided else int(run.processes.world_size > 1)):
             batches, supervised, _ = self.load_step(self.step)
             start = time.perf_counter()
             self.accumulate_gradients(batches, supervised)
             self.loss.item()
-            seconds = [time.perf_counter() - start]
+            seconds[0] = time.perf_counter() - start
         self.objective.zero_grad()
         if undecided:
-            mean = run.processes.all_reduce(torch.tensor(seconds)).item() / run.processes.world_size
-            pays, why = compile_pays(mean * (config.steps - self.step))
-            run.log.say(f"torch.compile is {'on' if pays else 'off'}: {why}.")
-            if pays:
-                self.compile()
+            mean = run.processes.all_reduce(seconds).item() / run.processes.world_size
+            self.compiled, why = compile_pays(mean * (config.steps - self.step))
+            run.log.say(f"torch.compile is {'on' if self.compiled else 'off'}: {why}.")
+        if auto and self.compiled:
+            self.compile()
 
     def compile(self) -> None:
         """Compiles the blocks for training; they are alike, so the compiler works once."""
         if self.run.config.compile == "auto":
             torch._dynamo.config.suppress_errors = True  # without a C compiler it goes on as it is
+        torch._dynamo.config.optimize_ddp = False  # it would cut blocks into DDP's buckets
         for block in self.model.model.layers:
             block.compile(dynamic=False)
         for optimizer in self.optimizers:
             if isinstance(optimizer, Muon) and self.run.processes.device.type == "cuda":
                 optimizer.compile()
         self.compiled = True
-
-    def _uncompiled(self) -> AbstractContextManager:  # for other shapes than those of a step
-        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     # ---- one step
 
@@ -171,7 +171,8 @@ class Trainer:
                 with run.autocast():
                     loss = self.objective(batch.X, batch.Y, weights, **run.documents_of(batch))
                 loss.backward()
-            self.loss += loss.detach() / self.scaler.get_scale()
+            self.loss += loss.detach()
+        self.loss /= self.scaler.get_scale()
 
     def update(self) -> None:
         """Clips and steps the optimisers; waits for the device in fp16 only. There a step whose
@@ -268,9 +269,10 @@ class Trainer:
                 "torch_rng": torch.get_rng_state(),
             }
             what = run.log.folder, self.step, snapshot(self.model), run.tokenizer, snapshot(state)
-            write = partial(save_checkpoint, keep_last=config.keep_last)
-            write = partial(write, keep_every=config.keep_every)
-            self.saving = ThreadPoolExecutor(1).submit(write, *what)
+            save = partial(
+                save_checkpoint, keep_last=config.keep_last, keep_every=config.keep_every
+            )
+            self.saving = ThreadPoolExecutor(1).submit(save, *what)
         self.saved_step = self.step
 
     def finish_saving(self) -> None:
@@ -284,6 +286,7 @@ class Trainer:
         run, data, processes = self.run, self.run.train_data, self.run.processes
         for rows in filter(None, (data, run.val_data) if processes.rank == 0 else ()):
             rows.check_content()
+        processes.wait_for_each_other()
         run.log.say(
             f"{self.model.num_parameters():,} parameters, {len(data):,} rows of {data.context}"
             f" ({data.waste:.1%} padding; {data.left_out:,} without a token to learn left out),"
