@@ -14,6 +14,8 @@ for name in [
     name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "all_proxy")
 ]:
     del os.environ[name]  # tests talk to this machine alone
+import tinyllm_lib  # noqa: E402, F401  before torch: it says how OpenMP's threads wait
+
 _workspace = tempfile.TemporaryDirectory(prefix="tinyllm-test-", ignore_cleanup_errors=True)
 os.environ["TINYLLM_WORKSPACE"] = _workspace.name  # never the learner's own
 

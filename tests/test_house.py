@@ -43,8 +43,8 @@ def line_counts():
     return counts | {"core": counts.pop(".") - counts["course"]}
 
 
-# As the design has it, and 220 for what GPUs asked for: fp16 with its scaler, flash attention within
-# documents, recorded sampling, checkpoints beside training, rows kept on the disk.
+# As the design has it, and 220 for what GPUs asked for: fp16 with its scaler, flash attention
+# within documents, recorded sampling, checkpoints beside training, rows kept on the disk.
 MOST_LINES = {"core": 6500 + 220, "launch": 700}
 
 

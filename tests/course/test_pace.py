@@ -1,12 +1,14 @@
 """Minutes and steps: how long the course takes here, and what fits into the time one has."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 
 from tinyllm_lib.course import get_profile, pace
 from tinyllm_lib.course.pace import course_minutes, fit_to_minutes
+from tinyllm_lib.data import write_json
 from tinyllm_lib.train import TrainConfig, get_lr
 
 LAPTOP = get_profile("laptop")
@@ -56,7 +58,7 @@ def test_minutes_that_are_none_and_profiles_that_nobody_has_measured_are_refused
 @pytest.fixture
 def rates(workspace_root, monkeypatch):
     """The rates that this machine will be found to have, one for each time it is measured."""
-    rates = [7000, 3000]
+    rates = [7000, 3000, 1000]
     monkeypatch.setenv("TINYLLM_PROFILE", "laptop")
     monkeypatch.setattr(pace, "measure_rate", lambda profile: rates.pop(0))
     return rates
@@ -68,7 +70,7 @@ def test_the_same_minutes_are_the_same_steps_whatever_the_machine_does_meanwhile
     monkeypatch.setenv("TINYLLM_MINUTES", "15")
     first = get_profile()
     assert first == fit_to_minutes(LAPTOP, 7000, 15) and get_profile() == first
-    assert rates == [3000], "measured once"
+    assert rates == [3000, 1000], "measured once"
     monkeypatch.setenv("TINYLLM_MINUTES", "15.0")
     assert get_profile() == first
     monkeypatch.setenv("TINYLLM_MINUTES", "20")
@@ -77,10 +79,24 @@ def test_the_same_minutes_are_the_same_steps_whatever_the_machine_does_meanwhile
     assert kept == {"15": 7000, "20": 3000}
 
 
+@pytest.mark.parametrize("kept", ["abc", -5, math.nan, math.inf, None])
+def test_a_kept_rate_that_is_none_is_measured_anew(rates, workspace_root, monkeypatch, kept):
+    monkeypatch.setenv("TINYLLM_MINUTES", "15")
+    write_json(workspace_root / "laptop" / "pace.json", {"15": kept})
+    assert get_profile() == fit_to_minutes(LAPTOP, 7000, 15)
+
+
+def test_warm_ups_are_a_tenth_at_most_be_it_of_a_quarter_of_the_steps():
+    least = fit_to_minutes(LAPTOP, 1000, 1)
+    assert least.pretrain["warmup_steps"] <= least.pretrain["steps"] / 10
+    assert least.sft["warmup_steps"] == 1
+    assert fit_to_minutes(LAPTOP, 10**6, 99).sft["warmup_steps"] == LAPTOP.sft["warmup_steps"]
+
+
 def test_without_minutes_or_by_name_a_profile_is_as_it_is(rates, monkeypatch):
     assert get_profile() == LAPTOP
     monkeypatch.setenv("TINYLLM_MINUTES", "15")
-    assert get_profile("laptop") == LAPTOP and len(rates) == 2
+    assert get_profile("laptop") == LAPTOP and len(rates) == 3
     monkeypatch.setenv("TINYLLM_MINUTES", "soon")
     with pytest.raises(ValueError, match="TINYLLM_MINUTES is 'soon': expected a number"):
         get_profile()
@@ -95,6 +111,11 @@ def test_the_forecast_says_minutes_and_what_fewer_steps_cost(rates, monkeypatch,
     said = " ".join(capsys.readouterr().out.split())
     assert "3,000 tokens/s" in said and "about 35 minutes" in said
     assert "of 1,900 steps" in said and pace.COST in said
+    assert "pace.json to measure anew" in said and "not enough" not in said
+    monkeypatch.setenv("TINYLLM_MINUTES", "9")
+    pace.print_forecast(replace(fit_to_minutes(LAPTOP, 1000, 9)))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "With 5% of the steps expect far less." in said and "9 minutes are not enough" in said
     pace.print_forecast(get_profile("ci"))
     assert not capsys.readouterr().out, "nobody has measured it"
 

@@ -5,7 +5,9 @@ minutes one has.
 import random
 import tempfile
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
+from statistics import median
 
 from tinyllm_lib.course.profiles import PROFILES, Profile
 from tinyllm_lib.course.workspace import get_workspace
@@ -58,7 +60,10 @@ def fit_to_minutes(profile: Profile, rate: float, minutes: float) -> Profile:
     steps = int(share * profile.pretrain["steps"])
     warmup = min(profile.pretrain["warmup_steps"], max(1, steps // 10))
     pretrain = {**profile.pretrain, "steps": steps, "warmup_steps": warmup}
+    sft_steps = int(share * profile.sft["epochs"] * MEASURED[profile.name][0])
     sft = {**profile.sft, "epochs": round(share * profile.sft["epochs"], 4)}
+    # A quarter of them is the shortest run of notebook 06.
+    sft["warmup_steps"] = min(profile.sft["warmup_steps"], max(1, sft_steps // 40))
     return replace(profile, minutes=minutes, pretrain=pretrain, sft=sft)
 
 
@@ -87,7 +92,8 @@ def profile_within(profile: Profile, minutes: float) -> Profile:
 def kept_rate(profile: Profile) -> float:
     """The rate by which the steps of a profile with `minutes` were decided; 0: not yet."""
     kept = read_json(get_workspace(profile).root / "pace.json", {})
-    return kept.get(f"{profile.minutes:g}", 0) if profile.minutes else 0
+    rate = kept.get(f"{profile.minutes:g}") if profile.minutes else 0
+    return rate if isinstance(rate, int | float) and isfinite(rate) and rate > 0 else 0
 
 
 def measure_rate(profile: Profile) -> float:
@@ -110,13 +116,15 @@ def measure_rate(profile: Profile) -> float:
 
 
 def positions_per_second(run: Path, warm: int = WARM) -> float:
-    """Positions/s, padding included, of a run that logged every step, without its first `warm`."""
+    """Positions/s, padding included, of a run that logged every step: by the median of its steps
+    but for the first `warm`, for one that a neighbour held up says nothing.
+    """
     rows, config = read_metrics(run), run_config(run)
-    seconds = sum(
+    seconds = median(
         (row["tokens"] - before["tokens"]) / row["tokens_per_second"]
         for before, row in zip(rows[warm - 1 :], rows[warm:], strict=False)
     )
-    return (len(rows) - warm) * config["batch_size"] * config["max_seq_len"] / seconds
+    return config["batch_size"] * config["max_seq_len"] / seconds
 
 
 def print_forecast(profile: Profile) -> None:
@@ -132,4 +140,11 @@ def print_forecast(profile: Profile) -> None:
         return
     steps, all_steps = (p.pretrain["steps"] for p in (profile, PROFILES[profile.name]))
     print(f"Of pretraining it takes {steps:,} of {all_steps:,} steps,")
-    print(f"of fine-tuning the same share.\n{COST}\n", flush=True)
+    print(f"of fine-tuning the same share. {COST}")
+    if steps < all_steps / 3:
+        print(f"With {steps / all_steps:.0%} of the steps expect far less.")
+    if minutes > profile.minutes + 1:
+        print(f"{profile.minutes:g} minutes are not enough here: this is the least that trains.")
+    kept = get_workspace(profile).root / "pace.json"
+    print(f"The same minutes are the same steps from now on; delete {kept} to measure anew.")
+    print(flush=True)

@@ -27,15 +27,15 @@ class Progress:
         """Again and again while the notebook runs."""
         minutes = int((time.monotonic() - self.start) / SECONDS_A_LINE)
         if not self.live and minutes > self.told:
-            self.told = minutes
+            first, self.told = not self.told, minutes
             training = newest_step(self.runs, SECONDS_A_LINE)
             where = ", ".join(filter(None, [self.where, training]))
-            print(f"\n      after {minutes} min: {where}", end="", flush=True)
+            print("\n" * first + f"      after {minutes} min: {where}", flush=True)
 
     def end(self) -> None:
         """The notebook is through, or has stopped."""
         minutes = f"{(time.monotonic() - self.start) / 60:6.1f} min"
-        again = f"\r{self.head}" if self.live else f"\n{self.head}" if self.told else ""
+        again = f"\r{self.head}" if self.live else self.head if self.told else ""
         print(again, minutes + " " * 20 * self.live, flush=True)
 
 

@@ -3,3 +3,5 @@ machine.
 
 `harness` is what all benches share; `data` measures notebooks 01 to 03 (`make bench-data`).
 """
+
+import tinyllm_lib  # noqa: F401  before torch: it says how OpenMP's threads wait
