@@ -2,14 +2,12 @@
 at a speed.
 """
 
-import json
 
 import pytest
-from helpers.tiny import start_python
 
 from tinyllm_lib.course import get_profile
 from tinyllm_lib.course.world import write_sample_corpus
-from tools.bench import data, gpu, train
+from tools.bench import data, train
 from tools.bench.harness import bench_folder
 
 
@@ -60,27 +58,3 @@ def test_the_plain_recipe_has_as_many_parameters_as_ours(small_training, tmp_pat
         train.prepare_run(config, train.Processes.join(config))
     ).model.num_parameters()
     assert ours == sum(p.numel() for p in train.plain_recipe("laptop", 1e-3)[0].parameters())
-
-
-def test_the_gpu_script_is_tried_on_a_cpu(tmp_path):
-    process = start_python("-m", "tools.bench.gpu", "--dry-run", "--out", str(tmp_path))
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    assert found["dry_run"] and all(
-        row["tokens_per_second"] > 0 and row["dtype"] == "bfloat16" for row in found["sweep"]
-    )
-    assert 0 < found["loss_against_fp32"] < 0.05  # bf16 rounds, and no more than that
-    assert all(
-        min(row["plain"], row["static"], row["memory_bound"]) > 0 and row["same_tokens"] > 0.5
-        for row in found["sampling"]
-    )
-    samples = found["model"]["samples"]
-    assert all(text.startswith(prompt) for text, prompt in zip(samples, gpu.PROMPTS, strict=True))
-    assert gpu.table(found["sweep"]) in output
-
-
-def test_the_gpu_script_says_that_there_is_no_gpu(capsys):
-    with pytest.raises(SystemExit):
-        gpu.main([])
-    assert "no GPU was found" in capsys.readouterr().err
