@@ -2,7 +2,6 @@
 at a speed.
 """
 
-
 import pytest
 
 from tinyllm_lib.course import get_profile
