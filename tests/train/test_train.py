@@ -626,7 +626,7 @@ def test_a_compiled_run_killed_at_a_random_step_goes_on_and_ends_the_same(tiny_c
     assert "Finished" not in process.communicate()[0], step
     torch._dynamo.reset()
     train(config)
-    assert "torch.compile is on" in (run / "train.log").read_text("utf-8")
+    assert "1 x cpu, fp32, compiled" in (run / "train.log").read_text("utf-8")
     assert_same_end(run, undisturbed)
 
 

@@ -292,6 +292,8 @@ class Trainer:
             f" ({data.waste:.1%} padding; {data.left_out:,} without a token to learn left out),"
             f" {len(run.val_data or ()):,} for validation, steps {self.step} to {run.config.steps},"
             f" {processes.world_size} x {processes.device.type}, {run.config.dtype}"
+            + ", compiled"
+            * self.compiled
         )
 
     def _say_how_it_ended(self) -> None:
