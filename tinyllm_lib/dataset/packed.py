@@ -81,8 +81,7 @@ class PackedDataset(Dataset):
                 " pass the one they were made with."
             )
         self.shards = [self._open(entry) for entry in self.manifest["shards"]]
-        packed = self._packed()
-        self.packed = packed
+        self.packed = packed = self._packed()
         self.rows = Rows(packed["pieces"], packed["begins"], packed["ends"])
         self.left_out = int(packed["left_out"])
         self.positions = int(np.sum(self.rows.ends) - np.sum(self.rows.begins))
@@ -113,8 +112,8 @@ class PackedDataset(Dataset):
         with suppress(OSError, SafetensorError):  # memory-mapped, its size checked
             return {key: kept.numpy() for key, kept in load_file(self.folder / name).items()}
         packed = self._pack()
-        packed["sha256"] = _digest(packed)
         if len(packed["pieces"]) >= KEPT_PIECES:
+            packed["sha256"] = _digest(packed)
             with suppress(OSError), atomic_path(self.folder / name) as temporary:
                 raw = save({key: torch.as_tensor(array) for key, array in packed.items()})
                 temporary.write_bytes(raw)  # save_file closes it to all others

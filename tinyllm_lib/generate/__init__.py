@@ -6,6 +6,7 @@ Read `generator.py` (messages to a reply), `decoding.py` (the loop), `sampling.p
     Sampling: how a text is written: temperature, filters, seed, stop strings
     decode: the one loop under all of them: rows of ids, a new token for each in turn
     rows_of: the rows that `decode` and `TextGenerator.pieces` write on, one for each prompt of ids
+    usual_dtype: the number format of weights that write on a device
     generate: extends prompts of ids token by token, all of them at once
     TextStream: tokens in, text out, as soon as it is certain
     ContextWarning: a text did not fit the context, and what was left out
@@ -16,7 +17,7 @@ Read `generator.py` (messages to a reply), `decoding.py` (the loop), `sampling.p
 """
 
 from tinyllm_lib.generate.decoding import decode, generate, rows_of
-from tinyllm_lib.generate.generator import ContextWarning, TextGenerator
+from tinyllm_lib.generate.generator import ContextWarning, TextGenerator, usual_dtype
 from tinyllm_lib.generate.sampling import (
     Sampling,
     keep_min_p,

@@ -9,7 +9,7 @@ Read `config.py`, `layers.py`, `transformer.py` in this order; `checkpoint.py` i
     Transformer: the language model: logits, and the loss that trains it (`weighted_nll`)
     apply_rope: turns pairs of coordinates by the angles of their positions
     attention_mask: which keys each new query may see, or None for plain causality
-    document_starts: where the documents of packed rows begin, as that way takes it
+    document_starts: where the documents of packed rows begin, as flash attention takes it
     flash_works: whether flash attention keeps packed documents apart on a device
     latest_checkpoint: the newest checkpoint of a run that is undamaged
     load_state: the trainer's state of a checkpoint

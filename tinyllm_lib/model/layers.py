@@ -76,11 +76,8 @@ class KVCache:
         self.slot: Tensor | None = None
 
     def append(self, i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes layer i's k, v (B, K, T, d) behind what is filled; returns all, (B, K, S, d).
-
-        B may be fewer than the cache has rows: its first ones are meant.
-        """
-        keys, values = self.keys[i, : len(k)], self.values[i, : len(k)]
+        """Writes layer i's k, v (B, K, T, d) behind what is filled; returns all, (B, K, S, d)."""
+        keys, values = self.keys[i], self.values[i]
         if self.slot is not None:
             return keys.index_copy_(2, self.slot, k), values.index_copy_(2, self.slot, v)
         end = self.length + k.shape[2]

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinyllm_lib.data import allowed_cpus
+from tinyllm_lib.generate import usual_dtype
 from tinyllm_lib.model import ModelConfig
 from tinyllm_lib.train.config import TrainConfig
 
@@ -95,7 +96,7 @@ def choose_dtype(wanted: str, device: torch.device, shape: ModelConfig) -> tuple
     if wanted != "auto":
         return wanted, "asked for"
     if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
+        native = usual_dtype(device) == torch.bfloat16
         return ("bf16", "this GPU has it") if native else ("fp16", "this GPU lacks bf16")
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "fp32", f"this {device.type} has no bf16 instructions"

@@ -291,9 +291,8 @@ class Trainer:
             f"{self.model.num_parameters():,} parameters, {len(data):,} rows of {data.context}"
             f" ({data.waste:.1%} padding; {data.left_out:,} without a token to learn left out),"
             f" {len(run.val_data or ()):,} for validation, steps {self.step} to {run.config.steps},"
-            f" {processes.world_size} x {processes.device.type}, {run.config.dtype}"
-            + ", compiled"
-            * self.compiled
+            f" {processes.world_size} x {processes.device.type},"
+            f" {run.config.dtype}{', compiled' if self.compiled else ''}"
         )
 
     def _say_how_it_ended(self) -> None:

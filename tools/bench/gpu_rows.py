@@ -9,11 +9,9 @@ import gc
 import io
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,7 @@ from tinyllm_lib.train import (
     train,
     train_memory,
 )
+from tools.bench.harness import neighbour
 
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads")
 Rows = Iterator[dict]
@@ -57,7 +56,7 @@ def training_rows(name: str, config: TrainConfig, steps: int, busy: bool) -> Row
     }
     yield row
     if busy:
-        with busy_process():
+        with neighbour(busy=True):
             _, beside = timed(step, steps)
         found = compared(tokens / beside, tokens / later, "alone", "tokens/s")
         yield {"case": f"{name}, a busy process beside it", **found}
@@ -230,16 +229,6 @@ def compared(ours: float, peer: float | None, peer_name: str, unit: str) -> dict
 
 def rounded(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-@contextmanager
-def busy_process() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def wait() -> None:
