@@ -100,7 +100,7 @@ def _with_baseline(config: Mapping[str, Any]) -> dict[str, Any]:
 def _known(given: Any, base: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise ValueError(f"{where} is {given!r}, expected an object of options.")
-    if unknown := ", ".join(given.keys() - base.keys()):
+    if unknown := ", ".join(sorted(given.keys() - base.keys())):
         raise ValueError(f"{where} cannot have {unknown} here. What it can: {', '.join(base)}.")
     return given
 
