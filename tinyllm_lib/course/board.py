@@ -69,12 +69,12 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
     full = _with_baseline(config)
     cost, steps = step_costs(full), {stage: full[stage]["steps"] for stage in STAGES}
     left = BUDGET - sum(steps[stage] * cost[stage] for stage in STAGES)
-    both = not any(steps.values())
+    share = 1 if any(steps.values()) else PRETRAIN_SHARE
     for stage in STAGES:
         if not steps[stage]:
-            share = PRETRAIN_SHARE if both and stage == "pretrain" else 1
             full[stage]["steps"] = steps[stage] = max(1, int(share * left / cost[stage]))
             left -= steps[stage] * cost[stage]
+        share = 1
     if left < 0:
         told = " and ".join(f"{steps[s]:,} steps of {s} at {cost[s]:,.0f} each" for s in STAGES)
         raise ValueError(
@@ -117,16 +117,14 @@ def step_costs(config: Mapping[str, Any]) -> dict[str, float]:
 
 def reference_tokens(config: Mapping[str, Any]) -> int:
     """What a settled config costs, at most `BUDGET`."""
-    cost = step_costs(config)
-    return round(sum(config[stage]["steps"] * cost[stage] for stage in STAGES))
+    return round(sum(config[stage]["steps"] * cost for stage, cost in step_costs(config).items()))
 
 
 def model_of(options: Mapping[str, Any]) -> Transformer:
     """The laptop profile's model in the shape that the options say, without its numbers."""
-    laptop = get_profile("laptop")
-    context = {"vocab_size": laptop.vocab_size, "max_seq_len": laptop.max_length}
+    laptop, shape = get_profile("laptop"), [options[name] for name in SHAPE]
     with torch.device("meta"):
-        return Transformer(ModelConfig(**{name: options[name] for name in SHAPE}, **context))
+        return Transformer(ModelConfig(*shape, laptop.vocab_size, laptop.max_length))
 
 
 class Row(NamedTuple):
