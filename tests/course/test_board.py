@@ -94,7 +94,7 @@ def test_the_baseline_is_the_laptop_recipe_the_page_shows():
             "costs 2,02[0-9],... reference tokens .900 steps of pretrain",
         ),
         ({"pretrain": {"steps": 400}, "sft": {"steps": 268}}, "1,501,664 .* allows 1,500,000"),
-        ({"pretrain": {"dim": 4096}}, "narrower or fewer layers"),
+        ({"pretrain": {"dim": 4096}}, "fewer rows or layers cost less"),
         ({"pretrain": {"dim": 130}}, "not a multiple of n_heads"),
         ({"pretrain": {"data_path": "mine"}}, "pretrain cannot have data_path here"),
         ({"sft": {"dim": 64}}, "sft cannot have dim here. What it can: batch_size"),

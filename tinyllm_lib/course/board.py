@@ -77,11 +77,9 @@ def settle(config: Mapping[str, Any]) -> dict[str, Any]:
         share = 1
     if left < 0:
         told = " and ".join(f"{steps[s]:,} steps of {s} at {cost[s]:,.0f} each" for s in STAGES)
-        raise ValueError(
-            f"this config costs {BUDGET - left:,.0f} reference tokens ({told}), the board allows"
-            f" {BUDGET:,}. Leave out the steps of a stage, and it gets what the other leaves; fewer"
-            " rows, and narrower or fewer layers, make a step cheaper."
-        )
+        what = f"this config costs {BUDGET - left:,.0f} reference tokens ({told})"
+        advice = "A stage without steps gets what the other leaves; fewer rows or layers cost less."
+        raise ValueError(f"{what}, the board allows {BUDGET:,}. {advice}")
     return full
 
 
@@ -239,10 +237,9 @@ def data_hash(profile: Profile) -> str:
 
 def row_of(name: str, config: Mapping[str, Any], seeds: Sequence[int], profile: Profile) -> Row:
     """The row of a config: each seed trained and examined."""
-    full = settle(config)
+    full, results = settle(config), []
     steps = " and ".join(f"{full[stage]['steps']:,} steps of {stage}" for stage in STAGES)
     print(f"{name}: {steps}, {reference_tokens(full):,} of {BUDGET:,} reference tokens.")
-    results = []
     for seed in seeds:
         print(f"\nSeed {seed}, {len(results) + 1} of {len(seeds)}", flush=True)
         results.append(run_seed(full, seed, profile))
