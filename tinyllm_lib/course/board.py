@@ -213,8 +213,8 @@ def run_seed(config: Mapping[str, Any], seed: int, profile: Profile) -> tuple[in
     """
     divisor, limit = SIZES[profile.name]
     ws, profile = data_of(config, profile)
-    code = [sha256(path) for path in sorted(LIBRARY.rglob("*.py")) if "course" not in path.parts]
-    key = content_fingerprint([config, data_hash(profile), code])
+    core = (p for p in sorted(LIBRARY.rglob("*.py")) if LIBRARY / "course" not in p.parents)
+    key = content_fingerprint([config, data_hash(profile), *map(sha256, core)])
     folder, start = ws.root.parent / key / f"seed_{seed}", {}
     for stage in STAGES:
         options = {**config[stage], **KEPT, **start, "out_dir": str(folder / stage), "seed": seed}
