@@ -58,7 +58,7 @@ def test_a_reference_token_is_a_position_of_the_laptop_model_and_an_update_is_20
     small, large = (
         board.step_costs(settle({"pretrain": {"n_layers": n}}))["pretrain"] for n in (4, 8)
     )
-    layers = 1 - 6 * 4096 * 128 / board.model_of(BASELINE["pretrain"]).flops_per_token()
+    layers = 1 - 6 * 4096 * 128 / board.size_of(*board.SHAPE.values())[0]
     assert large == pytest.approx(small * (1 + layers)), "the head is not doubled"
 
 
@@ -78,8 +78,7 @@ def test_stages_without_steps_fill_the_budget_to_the_last_step(config, steps):
 
 
 def test_the_baseline_is_the_laptop_recipe_the_page_shows():
-    full = settle({})
-    assert board.model_of(full["pretrain"]).num_parameters() == 1_311_872
+    assert board.size_of(*board.SHAPE.values()) == (8_650_752, 1_311_872)
     for name in (*BASELINE["pretrain"], "replay_share"):
         assert f"`{name}`" in PAGE, name
     assert f"{BUDGET:,}" in PAGE and f"{board.UPDATE} more" in PAGE
@@ -189,6 +188,7 @@ def quick(monkeypatch, workspace_root, one_thread, page):
     for name, value in {"dim": 32, "n_layers": 1, "batch_size": 4}.items():
         monkeypatch.setitem(BASELINE["pretrain"], name, value)
     monkeypatch.setitem(BASELINE["sft"], "batch_size", 4)
+    monkeypatch.setitem(board.SIZES, "ci", (4000, 1))
     ci = replace(get_profile("ci"), documents=400, dialogues=250, vocab_size=400)
     monkeypatch.setattr(board, "get_profile", lambda name: {"ci": ci, "laptop": LAPTOP}[name])
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import median_low
 from typing import Any, NamedTuple
@@ -107,7 +108,7 @@ def step_costs(config: Mapping[str, Any]) -> dict[str, float]:
     """Reference tokens of one step of each stage: its positions, padding included, and its update,
     each as many times as the model has the laptop model's FLOPs.
     """
-    flops = [model_of(options).flops_per_token() for options in (config["pretrain"], SHAPE)]
+    flops = [size_of(*(options[n] for n in SHAPE))[0] for options in (config["pretrain"], SHAPE)]
     context = get_profile("laptop").max_length
     rows = {stage: config[stage]["batch_size"] for stage in STAGES}
     return {stage: (rows[stage] * context + UPDATE) * flops[0] / flops[1] for stage in STAGES}
@@ -118,11 +119,13 @@ def reference_tokens(config: Mapping[str, Any]) -> int:
     return round(sum(config[stage]["steps"] * cost for stage, cost in step_costs(config).items()))
 
 
-def model_of(options: Mapping[str, Any]) -> Transformer:
-    """The laptop profile's model in the shape that the options say, without its numbers."""
-    laptop, shape = get_profile("laptop"), [options[name] for name in SHAPE]
+@cache
+def size_of(*shape: int) -> tuple[int, int]:
+    """FLOPs per position in training and parameters of the laptop's model with another `SHAPE`."""
+    laptop = get_profile("laptop")
     with torch.device("meta"):
-        return Transformer(ModelConfig(*shape, laptop.vocab_size, laptop.max_length))
+        model = Transformer(ModelConfig(*shape, laptop.vocab_size, laptop.max_length))
+    return model.flops_per_token(), model.num_parameters()
 
 
 class Row(NamedTuple):
@@ -140,9 +143,9 @@ class Row(NamedTuple):
         full = settle(self.config)
         right = "{:,} ({:,} to {:,}) of {:,}".format(*self.right)
         bits = "{:.4f} ({:.4f} to {:.4f})".format(*self.bits)
-        size = f"{reference_tokens(full):,}", f"{model_of(full['pretrain']).num_parameters():,}"
-        differs = f"`{json.dumps(self.config)}`"
-        return f"| {' | '.join((*self[:4], right, bits, *size, differs))} |"
+        parameters = size_of(*(full["pretrain"][name] for name in SHAPE))[1]
+        size = f"{reference_tokens(full):,} | {parameters:,} | `{json.dumps(self.config)}`"
+        return f"| {' | '.join((*self[:4], right, bits, size))} |"
 
 
 def parse_row(line: str) -> Row:
@@ -269,8 +272,8 @@ def library_commit() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     utf8_output()
-    what = "Train a config on three seeds, examine it, append a row to docs/board.md."
-    parser = argparse.ArgumentParser("python -m tinyllm_lib.course.board", description=what)
+    told = "Train a config on three seeds, examine it, append a row to docs/board.md."
+    parser = argparse.ArgumentParser("python -m tinyllm_lib.course.board", description=told)
     parser.add_argument("config", type=Path, help="a JSON file: docs/board.md says what is in it")
     default = os.environ.get("TINYLLM_PROFILE") or "laptop"
     parser.add_argument("--profile", default=default, help="ci: a hundredth of the steps, no row")
@@ -288,10 +291,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nStopped. The same command goes on from here.", flush=True)
         return 130
     print(f"\n{HEADER}\n{row}\n")
-    if o.profile != "laptop" or o.seeds != SEEDS:
-        print(f"A trial: a row takes {SEEDS} seeds at the laptop profile. Nothing is appended.")
-    else:
-        print(append_row(row, BOARD))
+    trial = f"A trial: a row takes {SEEDS} seeds at the laptop profile. Nothing is appended."
+    print(append_row(row, BOARD) if (o.profile, o.seeds) == ("laptop", SEEDS) else trial)
     return 0
 
 
