@@ -90,8 +90,7 @@ def _with_baseline(config: Mapping[str, Any]) -> dict[str, Any]:
         options = {**BASELINE[stage], **_known(full[stage], BASELINE[stage], stage)}
         checked = TrainConfig(**options)  # refuses what cannot be
         full[stage] = {name: getattr(checked, name) for name in options}
-    share = full["replay_share"]
-    if type(share) not in (int, float) or not 0 <= share <= 2:
+    if type(share := full["replay_share"]) not in (int, float) or not 0 <= share <= 2:
         raise ValueError(f'"replay_share" is {share!r}, expected a number from 0 to 2.')
     return full
 
@@ -242,7 +241,8 @@ def row_of(name: str, config: Mapping[str, Any], seeds: Sequence[int], profile: 
     """The row of a config: each seed trained and examined."""
     full, results = settle(config), []
     steps = " and ".join(f"{full[stage]['steps']:,} steps of {stage}" for stage in STAGES)
-    print(f"{name}: {steps}, {reference_tokens(full):,} of {BUDGET:,} reference tokens.")
+    small = "" if profile.name == "laptop" else " Here a hundredth of the steps is trained."
+    print(f"{name}: {steps}, {reference_tokens(full):,} of {BUDGET:,} reference tokens.{small}")
     for seed in seeds:
         print(f"\nSeed {seed}, {len(results) + 1} of {len(seeds)}", flush=True)
         results.append(run_seed(full, seed, profile))
