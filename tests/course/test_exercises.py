@@ -110,7 +110,11 @@ MISTAKES = {
         [dict.fromkeys(("WORDS", "digits", "none"), 3.0), ["你好！"], ["你好！"]],
         "WORDS: 3.000 is tokens per character, not characters per token",
     ),
-    "a byte that is used": ("02.3", [{5 + ord("a")}, ["a"]], "is used, for instance in 'a'"),
+    "a byte that is used": (
+        "02.3",
+        [{5 + ord("a") - ord("!")}, ["a"]],
+        "is used, for instance in 'a'",
+    ),
     "too few unused": ("02.3", [set(), ["你好"]], "are missing, for instance"),
     "a tag": ("02.3", [{4}, ["你好"]], "4 is the id of a special token"),
     "a short mask": ("03.1", [lambda messages: [1]], "1 values for"),
