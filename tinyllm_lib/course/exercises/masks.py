@@ -113,15 +113,15 @@ def _check_next_fit(next_fit) -> str:
 
 How many documents does packing cut? Take rows of 32, 64, 128 and 512 positions, and both ways of
 packing, and give for each the share of `texts` that lies in more than one row: four numbers from 0
-to 1 for `best_fit`, four for `stream`. A document of n tokens, `<|im_end|>` among them, fills n -
-1 positions. `best_fit` cuts a document only if it is longer than a row. `stream` lays all
-documents end to end in their order, and a row ends at every multiple of its width. From which
-width on does `stream` cut fewer than a tenth of these documents?
+to 1 for `best_fit`, four for `stream`. A document fills one position less than it has tokens,
+`<|im_end|>` among them. `best_fit` cuts a document only if it is longer than a row. `stream` lays
+all documents end to end in their order, and a row ends at every multiple of its width. What does a
+row four times as long change?
 
 # hint:
-`len(encode_text(tokenizer, text))` is n - 1. For `stream`, go through the documents and keep the
-position where each begins: its first and its last position lie in the rows `begin // width` and
-`(begin + length - 1) // width`.
+Without `<|im_end|>`, `len(encode_text(tokenizer, text))` is just the number of positions. For
+`stream`, go through the documents and keep the position where each begins: its first and its last
+position lie in the rows `begin // width` and `(begin + length - 1) // width`.
 
 # code for cut_shares, texts:
 # stub:

@@ -110,9 +110,9 @@ def _check_ratios(my_ratios, train_part, held_out) -> str:
 02.3 Tokens that nobody uses (15 minutes, medium)
 
 A token that never comes up in training is never read and never the right answer: a model learns
-only not to write it. Encode all documents of `sample` and find the ids that occur in none of them.
-Leave the five special tokens out. Then look at some with `token_bytes`: why are they in the
-vocabulary at all?
+only not to write it. Suppose that `sample` were all that a model is trained on. Encode its
+documents and find the ids that occur in none of them, without the five special tokens. Then look at
+some with `token_bytes`: why are they in the vocabulary at all?
 
 # hint:
 Collect the ids that do occur in a `set`, one document after the other. `tokenizer.all_special_ids`
@@ -139,7 +139,10 @@ def _check_unused(unused, sample) -> str:
     wanted = set(range(len(tokenizer))) - used - set(tokenizer.all_special_ids)
     if missing := wanted - unused:
         raise NotYet(f"{len(missing):,} are missing, for instance {min(missing)}")
-    return f"{len(wanted):,} of {len(tokenizer):,}: {_kinds(tokenizer, wanted)}."
+    return (
+        f"{len(wanted):,} of {len(tokenizer):,}: {_kinds(tokenizer, wanted)}. Bytes are there so that"
+        " all can be written, parts are steps to longer tokens, texts are of the rest of the corpus."
+    )
 
 
 def _characters_per_token(train_part: list[str], held_out: list[str]) -> dict[str, float]:
