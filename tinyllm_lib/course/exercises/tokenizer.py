@@ -140,8 +140,8 @@ def _check_unused(unused, sample) -> str:
     if missing := wanted - unused:
         raise NotYet(f"{len(missing):,} are missing, for instance {min(missing)}")
     return (
-        f"{len(wanted):,} of {len(tokenizer):,}: {_kinds(tokenizer, wanted)}. Bytes are there so that"
-        " all can be written, parts are steps to longer tokens, texts are of the rest of the corpus."
+        f"{len(wanted):,} of {len(tokenizer):,}: {_kinds(tokenizer, wanted)}. With all bytes, all"
+        " can be written; parts are steps to longer tokens; texts are of the rest of the corpus."
     )
 
 
