@@ -100,16 +100,23 @@ MISTAKES = {
     ),
     "dice": ("01.2", [lambda text: next(dice)], "nothing but the text may count"),
     "half a character": (
-        "02.3",
-        [lambda ids: (decode([i]) for i in ids)],
-        "a token was decoded before its last byte had come",
+        "02.1",
+        [lambda ids: "".join(decode([i]) for i in ids)],
+        "half a character; join all bytes first",
     ),
-    "all at the end": (
-        "02.3",
-        [lambda ids: iter([decode(ids)])],
-        "yield before you read the next token",
+    "one price": ("02.2", [{"WORDS": 1.0}, [], []], "the names are WORDS, digits, none"),
+    "the other way round": (
+        "02.2",
+        [dict.fromkeys(("WORDS", "digits", "none"), 3.0), ["你好！"], ["你好！"]],
+        "WORDS: 3.000 is tokens per character, not characters per token",
     ),
-    "not the worst": ("02.2", ["你好", ["你好", "😀"]], "yours has"),
+    "a byte that is used": (
+        "02.3",
+        [{5 + ord("a") - ord("!")}, ["a"]],
+        "is used, for instance in 'a'",
+    ),
+    "too few unused": ("02.3", [set(), ["你好"]], "are missing, for instance"),
+    "a tag": ("02.3", [{4}, ["你好"]], "4 is the id of a special token"),
     "a short mask": ("03.1", [lambda messages: [1]], "1 values for"),
     "no mask": ("03.1", [mask_of_length], "learned is '<|im_start|>system"),
     "not rooms": (
@@ -180,8 +187,8 @@ def test_an_exception_in_the_answer_is_told_with_its_line_and_stops_nothing(caps
 def test_a_number_that_does_not_exist_and_a_forgotten_answer_are_errors():
     with pytest.raises(ValueError, match=r"no exercise '02.9'. There are: 01.1, 01.2"):
         check_exercise("02.9", None)
-    with pytest.raises(TypeError, match="missing a required argument: 'held_out'"):
-        check_exercise("02.2", "…")
+    with pytest.raises(TypeError, match="missing a required argument: 'sample'"):
+        check_exercise("02.3", "…")
 
 
 # ---- progress
