@@ -25,9 +25,12 @@ from tinyllm_lib.course.exercises import check_exercise
 
 STEPS, ROWS, CONTEXT = 60, 15, 128
 SHAPE = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2}
-# What a run of STEPS must reach, below the loss of knowing nothing but how frequent each token is.
-# Measured 2026-11-28, validation: see the table in tests/course/test_exercises.py.
-BELOW_FREQUENCIES = 0.5
+# How far below the loss of knowing frequencies alone a run of STEPS must come. Measured on
+# validation rows (nats per token at profile ci and laptop, 2026-11-28): frequencies 5.88 and 6.03,
+# so 5.13 and 5.28 are wanted. AdamW 4.86 and 4.85, the repaired run 5.05 and 5.11; one repair alone
+# 5.48 and 5.94, plain SGD at its best 5.70 and 5.82, with gradients never cleared 5.44 and 5.33,
+# AdamW with gradients never cleared 9.9 and 10.0.
+BELOW_FREQUENCIES = 0.75
 
 
 def _rows(split: str) -> PackedDataset:
@@ -66,8 +69,8 @@ def _validation_nats(model: Transformer) -> float:
 
 Write the whole loop, and write `step()` yourself: `torch.optim` is closed. You get the small model,
 untrained, and a list of 60 batches with the fields `X` and `Y`, ids of 15 rows each; you give back
-the model, trained. The check then reads validation text with it. Your model must know at least half
-a nat more than how frequent each token is. Plain SGD does not get there; one of the rules above
+the model, trained. The check then reads validation text with it. Your model must know at least 0.75
+nats more than how frequent each token is. Plain SGD does not get there; one of the rules above
 does.
 
 # hint:
@@ -172,7 +175,7 @@ SICK |= {"grad_clip": 1.0, "batch_size": ROWS}
 This run of the small model takes 60 steps and learns next to nothing: `learning_rate` 0.01,
 `warmup_steps` 600, `min_lr_share` 0.1, `weight_decay` 20.0, `grad_clip` 1.0, `batch_size` 15, with
 AdamW. Begin with `my_changes = {}`: the check trains it as it is and shows what to look at. Then
-change at most two numbers, so that it comes to half a nat below the loss of knowing how frequent
+change at most two numbers, so that it comes to 0.75 nats below the loss of knowing how frequent
 each token is. One repair alone makes it look worse.
 
 # hint:
