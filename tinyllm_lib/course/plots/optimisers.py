@@ -77,7 +77,8 @@ def circle_images(matrices: Mapping[str, np.ndarray], *, title: str | None = Non
             axes.plot([0, end[0]], [0, end[1]], dash, color=color, linewidth=1.8)
             axes.plot(*end, marker, color=color, markersize=5)
         long, short = sizes[name]
-        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axes.set_axis_off()
         axes.set_title(f"{name}\n{long:.2f} and {short:.2f}", size=10)
     if title:
         figure.suptitle(title, size=11, x=0.01, ha="left")
