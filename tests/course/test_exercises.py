@@ -85,6 +85,28 @@ def mask_of_length(messages):
     return [1] * len(encode_chat(prepare.tokenizer(get_workspace()), messages))
 
 
+def train(model, batches, change, *, clear=True):
+    """A loop for 05.1 with a rule for the parameters."""
+    for batch in batches:
+        loss = torch.nn.functional.cross_entropy(model(batch.X).flatten(0, 1), batch.Y.flatten())
+        loss.backward()
+        change(model)
+        if clear:
+            model.zero_grad()
+    return model
+
+
+@torch.no_grad()
+def sgd(model):
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for p in model.parameters():
+        p -= 0.3 * p.grad
+
+
+def torch_sgd(model):
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
 dice = itertools.cycle(["train", "val", "test"])
 greetings = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}] * 2
 MISTAKES = {
@@ -136,13 +158,23 @@ MISTAKES = {
         [lambda T, window: torch.ones(T, T, dtype=torch.bool).tril()],
         "yours lets it look at [0, 1, 2]",
     ),
-    "nats": ("05.1", [2.9 * 1200 / 4800, 628], "these are nats per byte"),
+    "no step": ("05.1", [lambda model, batches: model], "nothing takes a step"),
+    "plain SGD": ("05.1", [lambda *given: train(*given, sgd)], "are wanted: are gradients cleared"),
+    "never cleared": ("05.1", [lambda *given: train(*given, sgd, clear=False)], "are wanted"),
+    "torch's own": ("05.1", [lambda *given: train(*given, torch_sgd)], "torch.optim is closed"),
     "from zero": (
         "05.2",
         [lambda step, steps, warmup, high: high * step / warmup],
         "step 0 of 100 is in the warm-up",
     ),
-    "half fits too": ("05.3", [1024], "1024 fits, and half of it fits too"),
+    "as it is": ("05.3", [{}], "are wanted"),
+    "one repair": ("05.3", [{"warmup_steps": 5}], "are wanted"),
+    "another number": ("05.3", [{"steps": 600}], "steps: only learning_rate, warmup_steps"),
+    "three": (
+        "05.3",
+        [{"warmup_steps": 5, "weight_decay": 0.1, "grad_clip": 2.0}],
+        "3 numbers are changed, two are enough",
+    ),
     "headers": ("06.1", [greetings, 2, 2], "no header is learned"),
     "exchanged": ("06.2", [1.5, 12 / 11], "the two are exchanged"),
     "few questions": (
