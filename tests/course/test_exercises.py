@@ -17,7 +17,7 @@ import torch
 from helpers.tiny import load_tool
 
 from tinyllm_lib.course import get_workspace, prepare
-from tinyllm_lib.course.exercises import EXERCISES, SETUPS, check_exercise, show_progress
+from tinyllm_lib.course.exercises import EXERCISES, SETUPS, check_exercise, echo, show_progress
 from tinyllm_lib.course.exercises.progress import read_progress
 from tinyllm_lib.tokenizer import encode_chat
 
@@ -262,6 +262,14 @@ def test_a_number_that_does_not_exist_and_a_forgotten_answer_are_errors():
         check_exercise("02.9", None)
     with pytest.raises(TypeError, match="missing a required argument: 'held_out'"):
         check_exercise("02.2", "…")
+
+
+def test_half_of_the_language_of_echoes_is_known_in_advance():
+    rows = echo.echo_rows(8, seed=1)
+    questions, echoes = rows[:, 0::2], rows[:, 1::2]
+    assert questions.max() < echo.WORDS <= echoes.min()
+    assert torch.equal(echoes[:, 1:], questions[:, :-1] + echo.WORDS)
+    assert not torch.equal(rows, echo.echo_rows(8, seed=2))
 
 
 # ---- progress
