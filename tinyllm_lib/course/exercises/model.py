@@ -145,8 +145,8 @@ and `v` are (B, K, T, d), and H/K neighbouring query heads share one key/value h
 already. The check puts your function into a model of one layer and trains it for 150 steps, a few
 seconds, on a made-up language: a question is one of 32 words, drawn anew each time, and the echo
 behind it repeats the question *before* that one. So half of all words can be known, and half
-cannot: an honest model comes down to ln(32) / 2 = 1.73 nats per token, and one that cannot look
-back stays at 3.47. What would it mean to come *below* 1.73?
+cannot: an honest model comes down towards ln(32) / 2 = 1.73 nats per token, and one that cannot
+look back stays at 3.47. What would it mean to come *below* 1.73?
 
 # hint:
 `k.repeat_interleave(H // K, dim=1)` gives every query head its keys. All scores are
@@ -174,8 +174,8 @@ def _check_attention(my_attention) -> str:
     if found.shape != q.shape:
         raise NotYet(f"wanted is the shape of q, {tuple(q.shape)}, yours is {tuple(found.shape)}")
     require(found.isfinite().all(), "it gives NaN: may each position look at itself at least?")
-    reached = learn(echo_model(), 150, loss=lambda m, rows: echo_loss(m, rows, my_attention))
-    trained = f"trained for 150 steps it reaches {reached:.2f} nats"
+    reached = learn(echo_model(), 100, loss=lambda m, rows: echo_loss(m, rows, my_attention))
+    trained = f"trained for 100 steps it reaches {reached:.2f} nats"
     if reached < FLOOR - 0.05:
         raise NotYet(f"{trained}, below {FLOOR:.2f}, so it sees the words it is to guess")
     if not reached < 2.2:
