@@ -142,7 +142,7 @@ def _check_window(window_mask) -> str:
 
 Write attention for a whole batch and all heads at once, without a loop: `q` is (B, H, T, d), `k`
 and `v` are (B, K, T, d), and H/K neighbouring query heads share one key/value head. RoPE is done
-already. The check puts your function into a model of one layer and trains it for 150 steps, a few
+already. The check puts your function into a model of one layer and trains it for 100 steps, a few
 seconds, on a made-up language: a question is one of 32 words, drawn anew each time, and the echo
 behind it repeats the question *before* that one. So half of all words can be known, and half
 cannot: an honest model comes down towards ln(32) / 2 = 1.73 nats per token, and one that cannot
