@@ -5,17 +5,19 @@ terms, progress is kept.
 import itertools
 import json
 import re
+import struct
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny import load_tool
 
 from tinyllm_lib.course import get_workspace, prepare
-from tinyllm_lib.course.exercises import EXERCISES, SETUPS, check_exercise, show_progress
+from tinyllm_lib.course.exercises import EXERCISES, SETUPS, check_exercise, echo, show_progress
 from tinyllm_lib.course.exercises.progress import read_progress
 from tinyllm_lib.tokenizer import encode_chat
 
@@ -107,6 +109,60 @@ def torch_sgd(model):
     torch.optim.SGD(model.parameters(), lr=0.1).step()
 
 
+def attention_that(does):
+    """Attention with one of the usual mistakes."""
+
+    def attention(q, k, v):
+        H, T = q.shape[1:3]
+        shared_by, heads = H // k.shape[1], torch.arange(H)
+        of_head = heads % k.shape[1] if does == "exchanges heads" else heads // shared_by
+        k, v = k[:, of_head], v[:, of_head]
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+        allowed = torch.ones(T, T, dtype=torch.bool).tril(-1 if "before" in does else 0)
+        if does == "looks ahead":
+            allowed = torch.ones(T, T, dtype=torch.bool)
+        if does == "looks at itself":
+            allowed = torch.eye(T, dtype=torch.bool)
+        return scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ v
+
+    return attention
+
+
+def share_of_different_pieces(text, n=3):
+    pieces = [text[i : i + n] for i in range(len(text) - n + 1)]
+    return len(set(pieces)) / len(pieces) if pieces else 1.0
+
+
+def best_temperature(logits, targets):
+    losses = {
+        t / 20: torch.nn.functional.cross_entropy(logits / (t / 20), targets).item()
+        for t in range(2, 200)
+    }
+    return min(losses, key=losses.get)
+
+
+def sixteen_levels(row):
+    blocks = row.reshape(-1, 32)
+    low = blocks.min(1, keepdims=True)
+    distance = (blocks.max(1, keepdims=True) - low) / 15
+    return (low + np.round((blocks - low) / (distance + 1e-9)) * distance).reshape(-1)
+
+
+def symmetric_levels(row):
+    """As q8_0, with 4 bits."""
+    blocks = row.reshape(-1, 32)
+    scale = np.abs(blocks).max(1, keepdims=True) / 7
+    return (np.round(blocks / scale) * scale).reshape(-1)
+
+
+def read_from(path, name, header):
+    """Offsets counted from a place of the file that is not the header's end."""
+    data = path.read_bytes()
+    entry = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])[name]
+    begin, end = (header + offset for offset in entry["data_offsets"])
+    return np.frombuffer(data[begin:end], dtype="<f4").reshape(entry["shape"])
+
+
 dice = itertools.cycle(["train", "val", "test"])
 greetings = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}] * 2
 MISTAKES = {
@@ -162,6 +218,10 @@ MISTAKES = {
     "plain SGD": ("05.1", [lambda *given: train(*given, sgd)], "are wanted: are gradients cleared"),
     "never cleared": ("05.1", [lambda *given: train(*given, sgd, clear=False)], "are wanted"),
     "torch's own": ("05.1", [lambda *given: train(*given, torch_sgd)], "torch.optim is closed"),
+    "looks ahead": ("04.4", [attention_that("looks ahead")], "it sees the words it is to guess"),
+    "looks at itself": ("04.4", [attention_that("looks at itself")], "does not arrive"),
+    "before itself": ("04.4", [attention_that("looks before itself")], "it gives NaN"),
+    "heads exchanged": ("04.4", [attention_that("exchanges heads")], "heads 1, 2 differ"),
     "from zero": (
         "05.2",
         [lambda step, steps, warmup, high: high * step / warmup],
@@ -188,7 +248,27 @@ MISTAKES = {
         [lambda pieces, stop: (piece for piece in pieces if piece != stop)],
         "答：b问：c', wanted '问：a'",
     ),
-    "never the same": ("07.3", [lambda text, n=3: 1.0], "3 different of 7"),
+    "never the same": ("07.3", [lambda text, n=3: 1.0, 1.25], "3 different of 7"),
+    "no penalty": ("07.3", [share_of_different_pieces, 0.8], "a penalty is above 1"),
+    "as sure as before": ("07.4", [lambda logits, targets: 1.0], "can be reached"),
+    "one over it": (
+        "07.4",
+        [lambda logits, targets: 1 / best_temperature(logits, targets)],
+        "1/T would be better",
+    ),
+    "sixteen levels on both sides": ("08.1", [symmetric_levels, 5], "should stay exact"),
+    "the two numbers are forgotten": ("08.1", [sixteen_levels, 4], "4 bits is the weight alone"),
+    "no gradient": (
+        "08.2",
+        [lambda weight, rounding: rounding(weight)],
+        "Backward the gradient must come through",
+    ),
+    "not rounded": ("08.2", [lambda weight, rounding: weight], "must give the rounded weight"),
+    "header forgotten": (
+        "08.3",
+        [lambda path, name: read_from(path, name, header=0)],
+        "has other numbers: its numbers begin",
+    ),
 }
 
 
@@ -221,6 +301,14 @@ def test_a_number_that_does_not_exist_and_a_forgotten_answer_are_errors():
         check_exercise("02.9", None)
     with pytest.raises(TypeError, match="missing a required argument: 'sample'"):
         check_exercise("02.3", "…")
+
+
+def test_half_of_the_language_of_echoes_is_known_in_advance():
+    rows = echo.echo_rows(8, seed=1)
+    questions, echoes = rows[:, 0::2], rows[:, 1::2]
+    assert questions.max() < echo.WORDS <= echoes.min()
+    assert torch.equal(echoes[:, 1:], questions[:, :-1] + echo.WORDS)
+    assert not torch.equal(rows, echo.echo_rows(8, seed=2))
 
 
 # ---- progress
@@ -256,7 +344,7 @@ def test_progress_is_the_learners_in_every_profile_and_after_a_restart(workspace
     done = subprocess.run(
         [sys.executable, "-c", later], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
-    assert done.stdout.endswith("1 of 3 right\n")
+    assert done.stdout.endswith("1 of 4 right\n")
 
 
 def test_a_damaged_progress_file_is_named_and_not_written_over(workspace_root):

@@ -11,7 +11,7 @@ from tinyllm_lib.train.config import TrainConfig
 from tinyllm_lib.train.devices import Processes
 from tinyllm_lib.train.optim import hidden_matrices
 
-ACTIVATIONS_MARGIN = 1.35  # plain PyTorch keeps so many times the estimate: see notebook 05
+ACTIVATIONS_MARGIN = 1.35  # plain PyTorch keeps so many times the estimate (counted by hooks)
 USABLE_SHARE = 0.9  # of a GPU; the rest is for PyTorch's own buffers and for fragments
 
 

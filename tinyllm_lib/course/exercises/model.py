@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
+from tinyllm_lib.course.exercises.echo import FLOOR, echo_loss, echo_model, learn
 from tinyllm_lib.course.exercises.exercise import NotYet, done, exercise, require
 from tinyllm_lib.model import ModelConfig, Transformer, apply_rope, rope_angles
 
 SETUP = """
+import math
+
 import torch
 
 from tinyllm_lib.course.exercises import check_exercise
@@ -131,3 +135,57 @@ def _check_window(window_mask) -> str:
             told = f"with window {window}, {i} may look at {allowed}; yours lets it look at {seen}"
             require(seen == allowed, told)
     return "with a window of T or more it is the causal mask."
+
+
+@exercise('''
+04.4 Attention that learns (20 minutes, hard)
+
+Write attention for a whole batch and all heads at once, without a loop: `q` is (B, H, T, d), `k`
+and `v` are (B, K, T, d), and H/K neighbouring query heads share one key/value head. RoPE is done
+already. The check puts your function into a model of one layer and trains it for 100 steps, a few
+seconds, on a made-up language: a question is one of 32 words, drawn anew each time, and the echo
+behind it repeats the question *before* that one. So half of all words can be known, and half
+cannot: an honest model comes down towards ln(32) / 2 = 1.73 nats per token, and one that cannot
+look back stays at 3.47. What would it mean to come *below* 1.73?
+
+# hint:
+`k.repeat_interleave(H // K, dim=1)` gives every query head its keys. All scores are
+`q @ k.transpose(-1, -2)`, (B, H, T, T). The rest stands in `one_head`.
+
+# code for my_attention:
+def my_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """What each position takes from those before it and itself, (B, H, T, d)."""
+    # stub:
+    return None  # your turn
+    # solution:
+    shared_by, T = q.shape[1] // k.shape[1], q.shape[2]
+    k = k.repeat_interleave(shared_by, dim=1)  # (B, H, T, d)
+    v = v.repeat_interleave(shared_by, dim=1)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, T)
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+''')
+def _check_attention(my_attention) -> str:
+    rng = torch.Generator().manual_seed(5)
+    q = torch.randn(2, 4, 6, 16, generator=rng)
+    k, v = torch.randn(2, 2, 2, 6, 16, generator=rng)
+    found = my_attention(q, k, v)
+    done(found)
+    if found.shape != q.shape:
+        raise NotYet(f"wanted is the shape of q, {tuple(q.shape)}, yours is {tuple(found.shape)}")
+    require(found.isfinite().all(), "it gives NaN: may each position look at itself at least?")
+    reached = learn(echo_model(), 100, loss=lambda m, rows: echo_loss(m, rows, my_attention))
+    trained = f"trained for 100 steps it reaches {reached:.2f} nats"
+    if reached < FLOOR - 0.05:
+        raise NotYet(f"{trained}, below {FLOOR:.2f}, so it sees the words it is to guess")
+    if not reached < 2.2:
+        raise NotYet(f"{trained}, not {FLOOR:.2f}: what stands two places back does not arrive")
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    heads = (found - expected).abs().amax((0, 2, 3)) > 1e-4
+    if heads.any():
+        wrong = ", ".join(map(str, heads.nonzero().flatten().tolist()))
+        advice = "do neighbouring heads share keys, and are scores divided by the root of d?"
+        raise NotYet(
+            f"{trained}, as it should, but heads {wrong} differ from the library's: {advice}"
+        )
+    return f"{trained}; no honest model comes below {FLOOR:.2f}, for half the words are drawn."
