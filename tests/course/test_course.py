@@ -148,6 +148,16 @@ def test_widgets_of_another_run_are_left_out(tmp_path, executed, capsys):
     assert "no HTML copy" not in capsys.readouterr().out
 
 
+def test_formulas_of_the_html_copy_need_no_network(tmp_path, executed):
+    path = write_notebook(tmp_path / "01_formula.ipynb", "1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(r"A coin toss costs $\ln 2$ nats."))
+    nbformat.write(notebook, path)
+    assert course.run_notebooks([path], executed)
+    html = (executed / "01_formula.html").read_text(encoding="utf-8")
+    assert "<math" in html and "mathjax" not in html.lower() and r"\ln" not in html
+
+
 def test_an_html_copy_that_cannot_be_made_stops_nothing(tmp_path, executed, capsys, monkeypatch):
     monkeypatch.setattr(
         "nbconvert.HTMLExporter.from_notebook_node", lambda *args, **kwargs: {}["state"]
