@@ -20,7 +20,7 @@ TEMPLATE = """\
 {%- block data_png -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
 <img src="data:image/png;base64,{{ output.data['image/png'] }}"
- alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}">
+ alt="{{ output | get_metadata('alt', 'image/png') | default('', true) | escape }}">
 </div>
 {%- endblock data_png -%}
 """
