@@ -77,7 +77,8 @@ SETTINGS = {
 }
 
 
-STYLE = ".content { width: min(60em, 100%); }\n"  # code cells are wider than prose
+# Code cells are wider than prose; a long name in a table takes no room from the columns beside it.
+STYLE = ".content { width: min(60em, 100%); }\ntd code.literal { overflow-wrap: anywhere; }\n"
 
 
 class SearchEnglishAndHan(SearchEnglish):

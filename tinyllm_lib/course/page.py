@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ TEMPLATE = """\
 </div>
 {%- endblock data_png -%}
 """
+# A function's name in front of a number or a letter, where TeX leaves room and MathML does not.
+FUNCTION = re.compile(r"(<mi>(?:ln|log|exp)</mi>)(?=<m[in]>)")
 
 
 def formula(tex: str, *, display: bool = False) -> str:
@@ -37,7 +40,8 @@ def formula(tex: str, *, display: bool = False) -> str:
     """
     from latex2mathml.converter import convert
 
-    return convert(tex, display="block" if display else "inline")
+    drawn = convert(tex, display="block" if display else "inline")
+    return FUNCTION.sub(r'\1<mspace width="0.17em" />', drawn)
 
 
 def page_of(notebook: NotebookNode, title: str) -> str:
