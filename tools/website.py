@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from latex2mathml.converter import convert as mathml
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 
+from tinyllm_lib.course.page import formula
 from tinyllm_lib.data import utf8_output
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -77,7 +77,8 @@ SETTINGS = {
 }
 
 
-STYLE = ".content { width: min(60em, 100%); }\n"  # code cells are wider than prose
+# Code cells are wider than prose; a long name in a table takes no room from the columns beside it.
+STYLE = ".content { width: min(60em, 100%); }\ntd code.literal { overflow-wrap: anywhere; }\n"
 
 
 class SearchEnglishAndHan(SearchEnglish):
@@ -102,13 +103,13 @@ var splitQuery = (query) => query
 
 def visit_formula(self, node) -> None:
     """A formula inside a line."""
-    self.body.append(mathml(node.astext()))
+    self.body.append(formula(node.astext()))
     raise_skip()
 
 
 def visit_formula_block(self, node) -> None:
     """A formula with a line to itself."""
-    self.body.append(mathml(node.astext(), display="block"))
+    self.body.append(formula(node.astext(), display=True))
     raise_skip()
 
 

@@ -8,37 +8,23 @@ executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
 """
 
 import argparse
-import asyncio
 import atexit
-import logging
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from tinyllm_lib.course.execute import REPOSITORY, Failure, execute_notebook
 from tinyllm_lib.course.profiles import get_profile
 from tinyllm_lib.course.progress import Progress
 from tinyllm_lib.course.workspace import Workspace, get_workspace
-from tinyllm_lib.data import atomic_path, require_writable, utf8_output
+from tinyllm_lib.data import require_writable, utf8_output
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 QUESTIONS = ("你好呀", "中国的首都是哪里？", "1+1等于多少？")
-# nbconvert's own template leaves out the alt text of pictures.
-HTML_WITH_ALT_TEXT = """\
-{%- extends 'lab/index.html.j2' -%}
-{%- block data_png -%}
-<div class="jp-RenderedImage jp-OutputArea-output">
-<img src="data:image/png;base64,{{ output.data['image/png'] }}"
- alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}">
-</div>
-{%- endblock data_png -%}
-"""
 WHERE_NEXT = """\
 Where to go next
   Talk to the model, and change how it samples   make lab, then notebooks/07_sampling.ipynb
@@ -47,15 +33,6 @@ Where to go next
   The same cells with the 82.6M model, one GPU   TINYLLM_PROFILE=gpu make course
   The real corpora and the 215M model            docs/gpus.md
 """
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a notebook stopped: the number of the cell (from 1, texts too), its source, the error."""
-
-    cell: int | None
-    source: str
-    error: str
 
 
 def find_notebooks(folder: Path, first: str = "") -> list[Path]:
@@ -74,124 +51,6 @@ def find_notebooks(folder: Path, first: str = "") -> list[Path]:
         names = ", ".join(path.stem for path in notebooks)
         raise ValueError(f"no notebook starts with {first!r}. There are: {names}")
     return chosen
-
-
-def execute_notebook(
-    path: Path,
-    executed: Path,
-    on_cell: Callable[[int, int], None],
-    on_wait: Callable[[], None] = lambda: None,
-) -> Failure | None:
-    """Run one notebook in a new kernel of this very Python, in the notebook's own folder.
-
-    The copy with its outputs goes to `executed`/<name>.ipynb and .html, also when a cell fails.
-    Ctrl-C interrupts the cell as JupyterLab's stop button would, and no further cell runs.
-
-    Args:
-        on_cell: called with (cell number from 1, number of cells) before each code cell.
-        on_wait: called twice a second while the notebook runs.
-
-    Returns:
-        None when all cells ran, else what went wrong in the first that did not.
-    """
-    import nbformat
-    from jupyter_client.manager import AsyncKernelManager
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
-
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("widgets", None)  # state of another run, which may stop the HTML copy
-    cell, loop, stopped, error = 0, None, False, ""
-
-    def on_cell_execute(cell_index: int, **_: object) -> None:
-        nonlocal cell, loop
-        if stopped:
-            raise KeyboardInterrupt
-        cell, loop = cell_index + 1, asyncio.get_running_loop()
-        on_cell(cell, len(notebook.cells))
-
-    class Client(NotebookClient):
-        def create_kernel_manager(self):
-            # Not by the kernel's name: that may be another environment's, registered by the user.
-            self.km = AsyncKernelManager(kernel_spec_manager=_this_python(), kernel_name="python3")
-            return self.km
-
-    client = Client(
-        notebook,
-        timeout=None,
-        resources={"metadata": {"path": str(path.parent)}},
-        store_widget_state=False,
-        on_cell_execute=on_cell_execute,  # on_cell_start comes for Markdown, too
-        extra_arguments=["--log-level=ERROR"],
-    )
-    client.log.setLevel(logging.CRITICAL)  # what goes wrong is told once, by the caller
-    # In a thread: in the main one nbclient answers Ctrl-C by killing the kernel, whose children
-    # live on.
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(client.execute, env=_kernel_environment())
-        while True:
-            try:
-                if wait([running], timeout=0.5).done:
-                    break
-                on_wait()
-            except KeyboardInterrupt:
-                stopped = True
-                if loop and client.km:
-                    asyncio.run_coroutine_threadsafe(client.km.interrupt_kernel(), loop)
-    try:
-        running.result()
-    except KeyboardInterrupt:
-        pass
-    except CellExecutionError as raised:
-        error = f"{raised.ename}: {raised.evalue}".strip()
-    except DeadKernelError:
-        error = "The kernel died, most often for want of memory: close other programs or choose a"
-        error += " smaller TINYLLM_PROFILE."
-    except Exception as raised:  # no kernel came up, say
-        error = f"{type(raised).__name__}: {raised}"
-    if stopped:
-        error = "Stopped with Ctrl-C."
-    _save_copies(notebook, executed / path.name)
-    source = notebook.cells[cell - 1].source if cell else ""
-    return Failure(cell or None, source, error) if error else None
-
-
-def _this_python():
-    """A kernel specification manager that knows one kernel: the interpreter running now."""
-    from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpecManager
-
-    class ThisPython(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name):
-            return self.kernel_spec_class(resource_dir=RESOURCES, **get_kernel_dict())
-
-    return ThisPython()
-
-
-def _kernel_environment() -> dict[str, str]:
-    paths = (str(REPOSITORY), os.environ.get("PYTHONPATH"))
-    ours = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"}
-    return {**os.environ, **ours, "TINYLLM_STATIC_PANELS": "1"}  # nobody is there to press a button
-
-
-def _save_copies(notebook, path: Path) -> None:
-    import nbformat
-    from jinja2 import DictLoader
-    from nbconvert import HTMLExporter
-
-    with atomic_path(path) as temporary:
-        nbformat.write(notebook, temporary)
-    try:
-        loader = DictLoader({"alt.html.j2": HTML_WITH_ALT_TEXT})
-        exporter = HTMLExporter(extra_loaders=[loader], template_file="alt.html.j2")
-        exporter.log.setLevel(logging.CRITICAL)
-        html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": path.stem}})
-    except Exception as error:  # of another program's, about a copy: no reason to stop the course
-        why = f"{type(error).__name__}: {error}"
-        print(f"\nno HTML copy of {path.name} ({why}); {path} holds everything", flush=True)
-        return
-    with atomic_path(path.with_suffix(".html")) as temporary:
-        temporary.write_text(html, encoding="utf-8")
 
 
 def run_notebooks(notebooks: Sequence[Path], executed: Path) -> bool:
@@ -314,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         notebooks = find_notebooks(options.notebooks, options.first)
         executed = workspace.root / "executed"
         require_writable(executed)
+        import latex2mathml  # noqa: F401
         import nbclient  # noqa: F401
         import nbconvert  # noqa: F401
 
