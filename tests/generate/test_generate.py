@@ -355,6 +355,8 @@ def test_copies_of_a_prompt_are_different_samples(model):
     assert len({tuple(s) for s in samples}) == 6
     among_others = generate(model, [[9], [7, 8], [10, 11, 12], [7, 8]], max_new_tokens=20)
     assert [among_others[1].ids, among_others[3].ids] == samples[:2]
+    of_a_tensor = generate(model, torch.tensor([[7, 8]] * 2), max_new_tokens=20)
+    assert [r.ids for r in of_a_tensor] == samples[:2]
 
 
 def test_limits_stop_ids_and_who_reads_along(model):

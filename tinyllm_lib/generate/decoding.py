@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,9 @@ def rows_of(prompts: Sequence[Sequence[int]], limits: Sequence[int], seed: int) 
     """A row for each prompt; the n-th copy of a prompt has the n-th random generator of its own."""
     copies: Counter[tuple[int, ...]] = Counter()
     rows = []
-    for prompt, limit in zip(map(tuple, prompts), limits, strict=True):
-        rng = np.random.default_rng((int(seed) % 2**64, copies[prompt]))
+    for ids, limit in zip(prompts, limits, strict=True):
+        prompt = tuple(map(index, ids))  # a tensor's or NumPy's numbers, too
+        rng = np.random.default_rng((index(seed) % 2**64, copies[prompt]))
         copies[prompt] += 1
         rows.append(Generated(list(prompt), limit, rng))
     return rows
@@ -203,10 +205,8 @@ class _Reader:
         self.padded = any(offsets)  # asking the tensor would wait for the GPU
         padded = [[0] * n + window for n, window in zip(offsets, windows, strict=True)]
         positions = self.columns[:T] - self.padding  # (B, T)
-        ids, mask = (
-            torch.tensor(padded, device=self.device),
-            positions >= 0 if self.padded else None,
-        )
+        ids = torch.tensor(padded, device=self.device)
+        mask = positions >= 0 if self.padded else None
         return self._logits(ids, positions.clamp(min=0), mask)
 
     def _make_room(self, rows: int, capacity: int, to_read: int) -> None:
