@@ -343,6 +343,17 @@ def test_a_taken_port_is_named(generator, tmp_path, capsys):
     assert "expected one like hub.example.org" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("tokens", ["0", "-5"])
+def test_replies_without_a_token_are_refused(generator, tmp_path, capsys, tokens):
+    generator.model.save_pretrained(tmp_path)
+    generator.tokenizer.save_pretrained(str(tmp_path))
+    # a host that is none: before this was refused, the demo started
+    command = [str(tmp_path), "--host", "no-such-host.invalid", "--max-new-tokens", tokens]
+    assert main(command) == 2
+    said = f"demo: --max-new-tokens is {tokens}, expected 1 or more.\n"
+    assert capsys.readouterr().err == said
+
+
 def test_a_model_too_large_for_the_memory_is_one_sentence(generator, tmp_path, monkeypatch, capsys):
     def no_memory(*_, **__):
         raise RuntimeError(

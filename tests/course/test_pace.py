@@ -79,7 +79,7 @@ def test_the_same_minutes_are_the_same_steps_whatever_the_machine_does_meanwhile
     assert kept == {"15": 7000, "20": 3000}
 
 
-@pytest.mark.parametrize("kept", ["abc", -5, math.nan, math.inf, None])
+@pytest.mark.parametrize("kept", ["abc", -5, math.nan, math.inf, None, True, 10**400])
 def test_a_kept_rate_that_is_none_is_measured_anew(rates, workspace_root, monkeypatch, kept):
     monkeypatch.setenv("TINYLLM_MINUTES", "15")
     write_json(workspace_root / "laptop" / "pace.json", {"15": kept})

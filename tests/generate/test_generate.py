@@ -6,6 +6,8 @@ import itertools
 import json
 import random
 import shutil
+import threading
+import time
 import warnings
 from collections import Counter
 
@@ -272,7 +274,10 @@ def test_a_recording_stays_right_while_training_and_goes_when_the_model_moves(mo
     model.double().float()
     assert generate(model, prompts, kept=kept, **settings) == after
     assert len(made) == 2
-    assert generate(make_model(300), prompts, kept=kept, **settings) == before and len(made) == 3
+    model.rope_cos = model.rope_cos * 0.5  # a place that is no parameter
+    turned = generate(model, prompts, kept=kept, **settings)
+    assert turned == generate(model, prompts, use_cache=False, **settings) and len(made) == 3
+    assert generate(make_model(300), prompts, kept=kept, **settings) == before and len(made) == 4
 
 
 def test_two_who_write_at_once_do_not_share_a_recording(generator, monkeypatch):
@@ -312,6 +317,27 @@ def test_on_a_gpu_weights_have_16_bits_and_decoding_does_without_cudnn(folder, m
     assert allowed == [False] * 3 and torch.backends.cuda.cudnn_sdp_enabled()
 
 
+def test_two_threads_that_write_leave_pytorch_s_switch_as_it_was(model, monkeypatch):
+    second_is_in, forward = threading.Event(), model.hidden_states
+
+    def met(*ids, **options):
+        if threading.current_thread() is first:
+            second_is_in.wait(0.5)
+        else:
+            second_is_in.set()
+            first.join(5)
+        return forward(*ids, **options)
+
+    monkeypatch.setattr(model, "hidden_states", met)
+    write = lambda: generate(model, [[5, 6]], max_new_tokens=1)  # noqa: E731
+    first, second = (threading.Thread(target=write) for _ in range(2))
+    first.start()
+    time.sleep(0.1)
+    second.start()
+    second.join()
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_one_seed_one_text_another_seed_another_text(model):
     prompts = some_prompts(5, 10)
     texts = [
@@ -320,6 +346,8 @@ def test_one_seed_one_text_another_seed_another_text(model):
     ]
     assert texts[0] == texts[1]
     assert all(a != b for a, b in zip(texts[0], texts[2], strict=True))
+    numpys = generate(model, prompts, max_new_tokens=20, seed=np.int64(1))
+    assert [r.ids for r in numpys] == texts[2]
 
 
 def test_copies_of_a_prompt_are_different_samples(model):
@@ -327,6 +355,8 @@ def test_copies_of_a_prompt_are_different_samples(model):
     assert len({tuple(s) for s in samples}) == 6
     among_others = generate(model, [[9], [7, 8], [10, 11, 12], [7, 8]], max_new_tokens=20)
     assert [among_others[1].ids, among_others[3].ids] == samples[:2]
+    of_a_tensor = generate(model, torch.tensor([[7, 8]] * 2), max_new_tokens=20)
+    assert [r.ids for r in of_a_tensor] == samples[:2]
 
 
 def test_limits_stop_ids_and_who_reads_along(model):

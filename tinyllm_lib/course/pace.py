@@ -5,7 +5,6 @@ minutes one has.
 import random
 import tempfile
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from statistics import median
 
@@ -93,7 +92,7 @@ def kept_rate(profile: Profile) -> float:
     """The rate by which the steps of a profile with `minutes` were decided; 0: not yet."""
     kept = read_json(get_workspace(profile).root / "pace.json", {})
     rate = kept.get(f"{profile.minutes:g}") if profile.minutes else 0
-    return rate if isinstance(rate, int | float) and isfinite(rate) and rate > 0 else 0
+    return rate if type(rate) in (int, float) and 0 < rate < 1e12 else 0
 
 
 def measure_rate(profile: Profile) -> float:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ STOP_IDS = (IM_END_ID, EOS_TEXT_ID)  # of our tokenizers; `tokenizer.stop_ids` k
 PLAIN = Sampling()
 # cuDNN's attention makes a plan of some 50 ms for every new length (pytorch issue 155958).
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+ONE_AT_A_TIME = threading.Lock()  # PyTorch's choice of kernels, and a recording, are the process's
 RECORDED_ON = ("cuda",)  # devices on which starting kernels takes longer than running them
 
 
@@ -52,8 +54,9 @@ def rows_of(prompts: Sequence[Sequence[int]], limits: Sequence[int], seed: int) 
     """A row for each prompt; the n-th copy of a prompt has the n-th random generator of its own."""
     copies: Counter[tuple[int, ...]] = Counter()
     rows = []
-    for prompt, limit in zip(map(tuple, prompts), limits, strict=True):
-        rng = np.random.default_rng((seed % 2**64, copies[prompt]))
+    for ids, limit in zip(prompts, limits, strict=True):
+        prompt = tuple(map(index, ids))  # a tensor's or NumPy's numbers, too
+        rng = np.random.default_rng((index(seed) % 2**64, copies[prompt]))
         copies[prompt] += 1
         rows.append(Generated(list(prompt), limit, rng))
     return rows
@@ -106,7 +109,7 @@ def decode(
     for number, length in enumerate((len(row.prompt) for row in rows), 1):
         if not 0 < length <= context:
             raise ValueError(f"prompt {number} has {length} tokens, expected 1 to {context}.")
-    made_for = (model, use_cache, [p.data_ptr() for p in model.parameters()])
+    made_for = (model, use_cache, [t.data_ptr() for t in (*model.parameters(), *model.buffers())])
     reader = kept.pop("reader", None) if kept else None
     if reader is None or reader.made_for != made_for:  # its recording knows where the weights lie
         reader = _Reader(*made_for)
@@ -164,13 +167,13 @@ class _Reader:
         self.device, self.dtype = model.lm_head.weight.device, model.lm_head.weight.dtype
 
     @torch.inference_mode()
-    @sdpa_kernel(KERNELS)
     def next_logits(self, going: list[Generated]) -> Tensor:
         """Logits (B, V) in fp32 of what follows each text of `going`, the rows not ended yet."""
-        if self.cache is None or not self.rows or self.cache.length == self.cache.capacity:
-            logits = self._read_anew(going)
-        else:
-            logits = self._read_newest(going, self.cache)
+        with ONE_AT_A_TIME, sdpa_kernel(KERNELS):
+            if self.cache is None or not self.rows or self.cache.length == self.cache.capacity:
+                logits = self._read_anew(going)
+            else:
+                logits = self._read_newest(going, self.cache)
         return (logits if logits.is_cuda else logits.cpu()).float()  # Apple's GPUs lack float64
 
     def _read_newest(self, going: list[Generated], cache: KVCache) -> Tensor:
@@ -202,10 +205,8 @@ class _Reader:
         self.padded = any(offsets)  # asking the tensor would wait for the GPU
         padded = [[0] * n + window for n, window in zip(offsets, windows, strict=True)]
         positions = self.columns[:T] - self.padding  # (B, T)
-        ids, mask = (
-            torch.tensor(padded, device=self.device),
-            positions >= 0 if self.padded else None,
-        )
+        ids = torch.tensor(padded, device=self.device)
+        mask = positions >= 0 if self.padded else None
         return self._logits(ids, positions.clamp(min=0), mask)
 
     def _make_room(self, rows: int, capacity: int, to_read: int) -> None:
@@ -247,7 +248,7 @@ class _Reader:
 
 def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """`step` as a CUDA graph, to be replayed with what then stands in the same tensors."""
-    with RECORDING, torch.cuda.device(device):
+    with torch.cuda.device(device):
         side = side_stream(device)
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # CUDA asks for a few runs before, in another stream
@@ -260,5 +261,4 @@ def recorded(step: Callable[[], None], device: torch.device) -> Callable[[], Non
         return graph.replay
 
 
-RECORDING = threading.Lock()  # one at a time, says PyTorch
 side_stream = cache(torch.cuda.Stream)  # each new one would keep a workspace of its own

@@ -55,6 +55,8 @@ class Classroom:
     """
 
     def __init__(self, generator: TextGenerator, *, max_new_tokens: int = 256):
+        if max_new_tokens < 1:  # every reply would be empty
+            raise ValueError(f"--max-new-tokens is {max_new_tokens}, expected 1 or more.")
         self.generator, self.max_new_tokens = generator, max_new_tokens
         self._model = threading.Lock()  # two computations at once would only slow each other down
 
