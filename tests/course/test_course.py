@@ -339,6 +339,24 @@ def test_main_stops_with_exit_code_1_at_a_failing_notebook(
     assert "[1/2] 02_broken" in capsys.readouterr().out
 
 
+def test_what_is_left_undone_is_told_in_a_sentence(notebooks, workspace_root, monkeypatch, capsys):
+    """No chat model yet; minutes that the next call needs, too; Ctrl-C before a notebook runs."""
+    assert course.main(["--notebooks", str(notebooks), "--from", "03"]) == 0
+    assert "no chat model yet" in capsys.readouterr().out
+
+    monkeypatch.setenv("TINYLLM_MINUTES", "12")
+    failure = course.Failure(cell=1, source="1 / 0", error="ZeroDivisionError")
+    told = course._explain(notebooks / "02_broken.ipynb", failure, workspace_root)
+    assert told.endswith("make course FROM=02 MINUTES=12")
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(course, "get_profile", interrupted)
+    assert course.main(["--notebooks", str(notebooks)]) == 1
+    assert "Stopped with Ctrl-C" in capsys.readouterr().out
+
+
 def test_a_misspelt_profile_is_named_before_anything_runs(notebooks, monkeypatch, capsys):
     monkeypatch.setenv("TINYLLM_PROFILE", "labtop")
     assert course.main(["--notebooks", str(notebooks)]) == 2

@@ -76,12 +76,13 @@ def _explain(path: Path, failure: Failure, executed: Path) -> str:
     shown = lines[:6] + ["..."] * (len(lines) > 6)
     where = f"in cell {failure.cell}" if failure.cell else "before its first cell"
     source = "".join(f"    {line}\n" for line in shown)
-    number = path.stem.split("_")[0]
+    number, minutes = path.stem.split("_")[0], os.environ.get("TINYLLM_MINUTES")
+    again = f"make course FROM={number}" + (f" MINUTES={minutes}" if minutes else "")
     return (
         f"\n{path.name} stopped {where}:\n\n{source}\n{failure.error}\n\n"
         f"Everything up to there, with the full traceback: {executed / path.name} (and .html)\n"
         f"To look into it: make lab, then open {path.name} and run it cell by cell.\n"
-        f"To go on after a fix: make course FROM={number}"
+        f"To go on after a fix: {again}"
     )
 
 
@@ -97,10 +98,16 @@ def peak_memory_gb() -> float | None:
 
 
 def print_results(workspace: Workspace) -> None:
-    """Print the chat model's answers to three questions, and the exams of base and chat model."""
+    """Print the chat model's answers to three questions, and the exams of base and chat model; that
+    there is no such model yet, where a part of the course was run.
+    """
     from tinyllm_lib.generate import TextGenerator
 
-    generator = TextGenerator(workspace.run("chat"))
+    try:
+        generator = TextGenerator(workspace.run("chat"))
+    except FileNotFoundError:
+        print("There is no chat model yet to put questions to: make course FROM=06 makes one.")
+        return
     print("\nYour model, which knew nothing when the course began, says:\n")
     for question in QUESTIONS:
         answer = generator.chat([{"role": "user", "content": question}], temperature=0).strip()
@@ -168,9 +175,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.minutes:
         os.environ["TINYLLM_MINUTES"] = options.minutes  # kernels inherit it
     try:
+        return run_course(options.notebooks, options.first)
+    except KeyboardInterrupt:
+        print("\nStopped with Ctrl-C. The same command goes on.")
+        return 1
+
+
+def run_course(folder: Path, first: str) -> int:
+    """The notebooks of `folder` from `first` on, then their results; returns the exit code."""
+    try:
+        notebooks = find_notebooks(folder, first)
         profile = get_profile()
         workspace = get_workspace(profile)
-        notebooks = find_notebooks(options.notebooks, options.first)
         executed = workspace.root / "executed"
         require_writable(executed)
         import latex2mathml  # noqa: F401
