@@ -91,6 +91,9 @@ SAMPLES = {
     "lengths_histogram": lambda: plots.lengths_histogram(
         [3, 5, 8, 13, 700], limit=512, what="文章"
     ),
+    "stacked_bars": lambda: plots.stacked_bars(
+        {"fact_named": {"said": 50, "遗忘": 1}, "none": {"said": 0, "遗忘": 0}}, title="事实"
+    ),
     "bar_chart": lambda: plots.bar_chart({"有掩码": 92.5, "without": 80.1}, unit="%", title="考试"),
 }
 

@@ -1,38 +1,83 @@
-"""Two exams side by side, as notebook 06 sets a model against its control."""
+"""Two exams side by side, as notebook 06 sets a model against its control, and the test that paired
+answers get.
+"""
 
 from itertools import groupby
+from math import comb
 from operator import attrgetter
 from typing import NamedTuple
 
 from tinyllm_lib.evaluate import Answer, ExamResult, format_table
 
+Pairs = list[tuple[Answer, Answer]]
+
 
 class ExamComparison(NamedTuple):
-    """What changed, as pairs of answers to the same question, and a table of both exams."""
+    """What changed, as pairs of answers to the same question, and a table of both exams.
 
-    gained: list[tuple[Answer, Answer]]
-    lost: list[tuple[Answer, Answer]]
+    `p_values` has a class -> `mcnemar` of its items, where it stands in both exams.
+    """
+
+    gained: Pairs
+    lost: Pairs
     table: str
+    p_values: dict[str, float]
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact p-value of paired answers (McNemar 1947): how often a fair coin, thrown once for
+    each answer that changed, divides them at least as unevenly as `gained` and `lost`.
+
+    Questions that both got right, or both wrong, say nothing about which of the two is better.
+    """
+    changed, fewer = gained + lost, min(gained, lost)
+    as_uneven = 2 * sum(comb(changed, k) for k in range(fewer + 1))  # on either side
+    return min(1.0, as_uneven / 2**changed)
 
 
 def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> ExamComparison:
-    """Two results side by side, class by class and answer by answer."""
+    """Two results side by side, class by class and answer by answer.
+
+    The table counts items, as the scores do: answers with the same `pair` are one, right if all of
+    them are. Its last column is `mcnemar`, of the items that stand in both exams.
+    """
     key = attrgetter("class_name", "question", "expected")  # several rows, after other turns
     left = {name: list(same) for name, same in groupby(sorted(b.answers, key=key), key)}
     both = [(x, left[key(x)].pop(0)) for x in a.answers if left.get(key(x))]
     changed = [(x, y) for x, y in both if x.right != y.right]
     gained = [(x, y) for x, y in changed if y.right]
     lost = [(x, y) for x, y in changed if x.right]
-    rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost")]
+    rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost", "p")]
     scores = [{s.class_name: s for s in r.classes} for r in (a, b)]
+    p_values = {}
     for name in scores[0] | scores[1]:
         found = (of.get(name) for of in scores)
         shares = (f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found)
-        counts = (sum(x.class_name == name for x, _ in of) for of in (gained, lost))
-        rows.append((name, *shares, *map(str, counts)))
-    table = format_table(rows, align="<>>>>")
+        items = _items([(x, y) for x, y in both if x.class_name == name])
+        more, fewer = items.count((False, True)), items.count((True, False))
+        p_text = "-"
+        if items:
+            p_values[name] = mcnemar(more, fewer)
+            p_text = p_value(p_values[name])
+        rows.append((name, *shares, str(more), str(fewer), p_text))
+    table = format_table(rows, align="<>>>>>")
     if apart := len(a.answers) + len(b.answers) - 2 * len(both):
         table += f"\n{apart} questions stand in only one of the two exams: shares alone count them"
     if print_table:
         print(table, flush=True)
-    return ExamComparison(gained, lost, table)
+    return ExamComparison(gained, lost, table, p_values)
+
+
+def p_value(p: float) -> str:
+    """As tables show it."""
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def _items(answers: Pairs) -> list[tuple[bool, bool]]:
+    """Whether each item of a class is right in the one exam and in the other."""
+    items: dict[object, tuple[bool, bool]] = {}
+    for i, (x, y) in enumerate(answers):
+        item = x.pair or i
+        before, after = items.get(item, (True, True))
+        items[item] = (before and x.right, after and y.right)
+    return list(items.values())
