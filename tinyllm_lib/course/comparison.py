@@ -1,13 +1,19 @@
-"""Two exams side by side, as notebook 06 sets a model against its control, and the test that paired
-answers get.
+"""A model beside its control, as in notebook 06: two exams with the test that paired answers get,
+and the loss of what is asked and of what is replied.
 """
 
+from collections.abc import Iterable
 from itertools import groupby
 from math import comb
 from operator import attrgetter
 from typing import NamedTuple
 
+import torch
+from torch.nn.functional import cross_entropy
+
 from tinyllm_lib.evaluate import Answer, ExamResult, format_table
+from tinyllm_lib.generate import TextGenerator
+from tinyllm_lib.tokenizer import encode_chat, encode_text
 
 Pairs = list[tuple[Answer, Answer]]
 
@@ -81,3 +87,25 @@ def _items(answers: Pairs) -> list[tuple[bool, bool]]:
         before, after = items.get(item, (True, True))
         items[item] = (before and x.right, after and y.right)
     return list(items.values())
+
+
+@torch.no_grad()
+def loss_by_part(model: TextGenerator, dialogues: Iterable[list[dict]]) -> dict[str, float]:
+    """Mean nats per token of the first "question" of dialogues and of its "reply", each with its
+    `<|im_end|>`.
+
+    Args:
+        dialogues: messages, the system's first.
+    """
+    tokenizer, device = model.tokenizer, model.model.lm_head.weight.device
+    header = 1 + len(encode_text(tokenizer, "user\n"))  # <|im_start|> and who speaks
+    nats: dict[str, list[torch.Tensor]] = {"question": [], "reply": []}
+    for messages in dialogues:
+        asked, end = (len(encode_chat(tokenizer, messages[:n])) for n in (1, 2))
+        chat = encode_chat(tokenizer, messages[:3], max_length=model.context)
+        ids = torch.tensor([chat.ids], device=device)
+        logits = model.model(ids[:, :-1])[0].float()
+        loss = cross_entropy(logits, ids[0, 1:], reduction="none").cpu()  # [t]: of token t + 1
+        nats["question"].append(loss[asked + header - 1 : end - 2])
+        nats["reply"].append(loss[torch.tensor(chat.loss_mask[1:]).bool()])
+    return {part: torch.cat(losses).mean().item() for part, losses in nats.items()}

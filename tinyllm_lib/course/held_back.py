@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -56,19 +55,18 @@ def complete_sentences(model: TextGenerator, rows: Sequence[dict]) -> ExamResult
 
 def fates(
     base: Sequence[Answer], chat: Sequence[Answer], completed: Sequence[Answer]
-) -> dict[str, Counter]:
+) -> dict[str, dict[str, int]]:
     """Of the facts that the base model completed, by class: how many are now in each of `FATES`.
 
     Args:
         base, chat, completed: the answers to the same rows: of the base model, of the chat model
             when asked, and of the chat model when it completes the sentence.
     """
-    counts: dict[str, Counter] = {}
+    counts: dict[str, dict[str, int]] = {}
     for before, asked, told in zip(base, chat, completed, strict=True):
         fate = "said" if asked.right else "not reached" if told.right else "forgotten"
-        counts.setdefault(before.class_name, Counter())
-        if before.right:
-            counts[before.class_name][fate] += 1
+        of_class = counts.setdefault(before.class_name, dict.fromkeys(FATES, 0))
+        of_class[fate] += before.right
     return counts
 
 
@@ -107,15 +105,14 @@ def read_search(path: Path = SEARCH) -> dict:
     return read_json(path, {"base": {}, "recipes": {}, "runs": []})
 
 
-def fates_of_run(search: dict, run: dict) -> Counter:
+def fates_of_run(search: dict, run: dict) -> dict[str, int]:
     """`fates` of a saved run, over all classes."""
-    fate = Counter({name: 0 for name in FATES})
-    for known, says, completes in zip(
-        search["base"]["completes"], run["says"], run["completes"], strict=True
-    ):
-        if known == "1":
-            fate["said" if says == "1" else "not reached" if completes == "1" else "forgotten"] += 1
-    return fate
+    counts = dict.fromkeys(FATES, 0)
+    marks = zip(search["base"]["completes"], run["says"], run["completes"], strict=True)
+    for known, says, completes in marks:
+        fate = "said" if says == "1" else "not reached" if completes == "1" else "forgotten"
+        counts[fate] += known == "1"
+    return counts
 
 
 def search_table(search: dict) -> str:
@@ -157,5 +154,5 @@ def medians(search: dict) -> dict[str, dict[str, int]]:
         runs = [fates_of_run(search, run) for run in search["runs"] if run["recipe"] == recipe]
         if runs:
             runs.sort(key=lambda fate: fate["said"])
-            found[f"{recipe} ({len(runs)})"] = dict(runs[(len(runs) - 1) // 2])
+            found[f"{recipe}, {len(runs)} run{'s' * (len(runs) > 1)}"] = runs[(len(runs) - 1) // 2]
     return found
