@@ -150,13 +150,7 @@ def measured(run: Path, ws: Workspace, exam: list[dict]) -> dict:
 
 
 def beginning(ws: Workspace, exam: list[dict]) -> dict:
-    """The search before its first run: the base model, and what it completes.
-
-    Raises:
-        ValueError: no finished base model.
-    """
-    if why := prepare.why_not_ready(ws, "pretrain"):
-        raise ValueError(f"the base model is not ready: {why}. `make course` trains it.")
+    """The search before its first run: the base model, and what it completes."""
     rows, files = held_back.rows_of(exam), prepare.corpus_files(ws)
     base = TextGenerator(ws.run("pretrain"))
     documents = islice(read_texts(files["pretrain"], split="val"), 100)
@@ -188,6 +182,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(held_back.search_table(held_back.read_search(given.out)))
         return
     ws = get_workspace()
+    if why := prepare.why_not_ready(ws, "pretrain"):
+        raise ValueError(f"the base model is not ready: {why}. `make course` trains it.")
     exam = load_exam(prepare.corpus_files(ws)["exam"])
     search = beginning(ws, exam)
     if given.out.is_file():
