@@ -56,14 +56,14 @@ def test_what_the_table_counts_are_items_so_that_the_scores_differ_by_them():
     assert len(compared.gained) == 2 and len(compared.lost) == 1  # answers
     last = compared.table.splitlines()[-1].split()
     assert last == ["yes_no", "33%", "(1/3)", "33%", "(1/3)", "1", "1", "1.000"]
-    assert compared.p_values == {"yes_no": 1.0}
+    assert (compared.items, compared.p_values) == ({"yes_no": (1, 1)}, {"yes_no": 1.0})
 
 
 def test_a_class_of_one_exam_alone_has_no_p_value():
     one = ExamResult("chat", "", "exam.jsonl", 0.0, [Answer("a", "?", "x", "x", True)])
     two = ExamResult("chat", "", "exam.jsonl", 0.0, [Answer("b", "?", "x", "x", True)])
     compared = compare_exams(one, two, print_table=False)
-    assert compared.p_values == {}
+    assert compared.items == {}
     assert compared.table.splitlines()[2].split()[-1] == "-"
 
 

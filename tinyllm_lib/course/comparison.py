@@ -19,15 +19,19 @@ Pairs = list[tuple[Answer, Answer]]
 
 
 class ExamComparison(NamedTuple):
-    """What changed, as pairs of answers to the same question, and a table of both exams.
-
-    `p_values` has a class -> `mcnemar` of its items, where it stands in both exams.
+    """What changed, as pairs of answers to the same question; how many items of each class were
+    (gained, lost), where it stands in both exams; and a table of both.
     """
 
     gained: Pairs
     lost: Pairs
+    items: dict[str, tuple[int, int]]
     table: str
-    p_values: dict[str, float]
+
+    @property
+    def p_values(self) -> dict[str, float]:
+        """Class -> `mcnemar` of its items."""
+        return {name: mcnemar(*changed) for name, changed in self.items.items()}
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -55,23 +59,22 @@ def compare_exams(a: ExamResult, b: ExamResult, *, print_table: bool = True) -> 
     lost = [(x, y) for x, y in changed if x.right]
     rows = [("class", *(f"{r.kind} {r.checkpoint}".strip() for r in (a, b)), "gained", "lost", "p")]
     scores = [{s.class_name: s for s in r.classes} for r in (a, b)]
-    p_values = {}
+    changes = {}
     for name in scores[0] | scores[1]:
         found = (of.get(name) for of in scores)
         shares = (f"{s.share:.0%} ({s.right}/{s.total})" if s else "-" for s in found)
         items = _items([(x, y) for x, y in both if x.class_name == name])
-        more, fewer = items.count((False, True)), items.count((True, False))
-        p_text = "-"
+        counts = items.count((False, True)), items.count((True, False))
         if items:
-            p_values[name] = mcnemar(more, fewer)
-            p_text = p_value(p_values[name])
-        rows.append((name, *shares, str(more), str(fewer), p_text))
+            changes[name] = counts
+        p = p_value(mcnemar(*counts)) if items else "-"
+        rows.append((name, *shares, *map(str, counts), p))
     table = format_table(rows, align="<>>>>>")
     if apart := len(a.answers) + len(b.answers) - 2 * len(both):
         table += f"\n{apart} questions stand in only one of the two exams: shares alone count them"
     if print_table:
         print(table, flush=True)
-    return ExamComparison(gained, lost, table, p_values)
+    return ExamComparison(gained, lost, changes, table)
 
 
 def p_value(p: float) -> str:

@@ -161,7 +161,7 @@ def _check_holm(sure) -> str:
             raise NotYet(f"{told}. After the first that fails no other may pass")
         require(sorted(found) == sorted(expected), told)
         require(list(found) == expected, f"{told}. The smallest p-value comes first")
-    return "now try it on section 8: sure(comparison.p_values)."
+    return "now try it on section 8: sure(mask_comparison.p_values)."
 
 
 @exercise('''
