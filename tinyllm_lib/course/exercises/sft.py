@@ -26,8 +26,9 @@ from tinyllm_lib.course.exercises import check_exercise
 """
 STEPS = 60  # of the fine-tuning in 06.1
 DIALOGUE_TOKENS = 60  # about, of the sample
-# Of the base model's bits per byte: what replies must come down to, what documents may rise to.
-REPLIES, DOCUMENTS = 0.40, 1.15
+# Of the base model's bits per byte: what replies must come down to, and what documents may come to.
+GOALS = 0.40, 1.15
+WEAK_GOALS = 0.95, 1.05  # of a base model of a few steps, whose documents get better, too
 
 
 @exercise("""
@@ -54,26 +55,31 @@ def _check_recipe(my_rate, my_replay) -> str:
     done(my_rate, my_replay)
     require(0 < my_rate < 1, f"a learning rate lies between 0 and 1, yours is {my_rate}")
     require(0 <= my_replay <= 10, f"replay is a number from 0 to 10, yours is {my_replay}")
-    before, after = _fine_tuned(my_rate, my_replay)
+    most_replies, most_documents = GOALS
+    profile = get_profile()
+    base = prepare.pretrained_run(get_workspace(profile), profile)
+    if profile.name == "ci" or base.name.endswith("_quick"):
+        most_replies, most_documents = WEAK_GOALS
+    before, after = _fine_tuned(base, my_rate, my_replay)
     replies, documents = (b / a for a, b in zip(before[:2], after[:2], strict=True))
     told = (
-        f"replies come to {replies:.0%} of the base model's bits per byte, documents to"
-        f" {documents:.0%}; of {before[2]} held-back facts that it completed, {after[2]} are left"
+        f"replies come to {replies:.0%} of the base model's bits per byte (at most"
+        f" {most_replies:.0%}), documents to {documents:.0%} (at most {most_documents:.0%}); of"
+        f" {before[2]} held-back facts that it completed, {after[2]} are left"
     )
-    if replies > REPLIES:
+    if replies > most_replies:
         more = "a higher rate, or less replay, so that it meets more dialogues"
         raise NotYet(f"{told}. It has not learned to answer well enough: {more}")
-    if documents > DOCUMENTS:
+    if documents > most_documents:
         raise NotYet(f"{told}. It has forgotten too much: more replay, or a lower rate")
     return f"{told}."
 
 
-def _fine_tuned(rate: float, replay: float) -> tuple[tuple, tuple]:
-    """`_measured` before and after a short fine-tuning of the base model."""
+def _fine_tuned(base: Path, rate: float, replay: float) -> tuple[tuple, tuple]:
+    """`_measured` before and after a short fine-tuning of the base run."""
     profile = get_profile()
     ws = get_workspace(profile)
     files, tokenizer = prepare.corpus_files(ws, profile), prepare.tokenizer(ws, profile)
-    base = prepare.pretrained_run(ws, profile)
     before = _measured(TextGenerator(base), files)
     number = STEPS * profile.sft["batch_size"] * profile.max_length // DIALOGUE_TOKENS
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
