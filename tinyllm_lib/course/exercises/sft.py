@@ -27,7 +27,7 @@ from tinyllm_lib.course.exercises import check_exercise
 STEPS = 60  # of the fine-tuning in 06.1
 DIALOGUE_TOKENS = 60  # about, of the sample
 # Of the base model's bits per byte: what replies must come down to, and what documents may come to.
-GOALS = 0.40, 1.15
+GOALS = 0.40, 1.10
 WEAK_GOALS = 0.95, 1.05  # of a base model of a few steps, whose documents get better, too
 
 
@@ -38,8 +38,9 @@ Choose two numbers: the highest learning rate, and how many documents are replay
 dialogue. The check fine-tunes the base model for 60 steps with them (about half a minute, on a slow
 laptop one and a half) and measures before and after, on texts that no model has read: the bits per
 byte of *replies* must come down to 40% of the base model's, those of *documents* may rise to at
-most 115%. Section 3 took 0.003 and 0.5. Write down what you expect of your numbers, run, read what
-the check says, and try again.
+most 110%. (A base model of a few steps, as at profile `ci`, has other goals; the check names them.)
+Section 3 took 0.003 and 0.5, which forgets too much here. Write down what you expect of your
+numbers, run, read what the check says, and try again.
 
 # hint:
 The check says which of the two goals was missed. Section 7 has what more replay and a lower rate
@@ -49,7 +50,7 @@ do to what was known. But more documents also mean fewer dialogues in the same 6
 # stub:
 my_rate, my_replay = None, None  # two numbers
 # solution:
-my_rate, my_replay = 0.003, 1.0
+my_rate, my_replay = 0.0015, 0.5
 """)
 def _check_recipe(my_rate, my_replay) -> str:
     done(my_rate, my_replay)
