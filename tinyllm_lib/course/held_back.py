@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tinyllm_lib.course.comparison import mcnemar
+from tinyllm_lib.course.comparison import mcnemar, p_value
 from tinyllm_lib.course.world import facts
 from tinyllm_lib.course.world.facts import Fact
 from tinyllm_lib.data import read_json
@@ -129,7 +129,7 @@ def search_table(search: dict) -> str:
         control = controls.get(run["seed"])
         p = "-"
         if control and control is not run:
-            p = f"{paired_p(control['says'], run['says']):.3f}"
+            p = p_value(paired_p(control["says"], run["says"]))
         right = (run["classes"][name][0] for name in ("fact_seen", "sum_unseen"))
         bits = f"{run['bits_per_byte']:.3f}"
         minutes = f"{run['minutes']:.1f}" if run["minutes"] else "-"
