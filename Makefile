@@ -7,6 +7,7 @@ MINUTES ?=
 SAVE ?=
 DRY ?=
 PORT ?=
+CONFIG ?=
 
 ifeq ($(OS),Windows_NT)
 VENV_PYTHON := .venv/Scripts/python.exe
@@ -18,11 +19,12 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak bench-gpu clean
+.PHONY: help setup course board test test-slow lab demo slides site figures bench bench-data bench-train bench-sample bench-soak bench-gpu clean
 
 help:
 	@echo "make setup         the environment in .venv: pinned packages and a Jupyter kernel; done first by all"
 	@echo "make course        all notebooks in order, then your model answers and sits its exam"
+	@echo "make board         CONFIG=my.json: your own recipe, three seeds of it, and a row in docs/board.md"
 	@echo "make lab           JupyterLab on notebooks/"
 	@echo "make demo          a web page for the classroom: chat with your model, choose its tokens"
 	@echo "make slides        one lecture per notebook in build/slides/, which needs no network"
@@ -44,13 +46,15 @@ help:
 	@echo "FROM=05 MINUTES=12       make course: go on from this notebook; as many steps as fit into 12"
 	@echo "HOST=0.0.0.0 PORT=8866   make demo: where to listen (127.0.0.1: this machine alone)"
 	@echo "TINYLLM_PROFILE=ci       ci, laptop (default), gpu or full: sizes of data and model"
-	@echo "Without make: docs/contributing.md has the Python command of each target."
 
 setup:
 	@"$(PYTHON)" tools/setup_env.py --torch-index "$(TORCH_INDEX)" --extras "$(EXTRAS)"
 
 course: setup
 	@$(VENV_PYTHON) -m tinyllm_lib.course $(if $(FROM),--from "$(FROM)") $(if $(MINUTES),--minutes "$(MINUTES)")
+
+board: setup
+	@$(VENV_PYTHON) -m tinyllm_lib.course.board $(if $(CONFIG),"$(CONFIG)")
 
 lab: setup
 	$(VENV_PYTHON) -m jupyterlab notebooks

@@ -85,6 +85,28 @@ def mask_of_length(messages):
     return [1] * len(encode_chat(prepare.tokenizer(get_workspace()), messages))
 
 
+def train(model, batches, change, *, clear=True):
+    """A loop for 05.1 with a rule for the parameters."""
+    for batch in batches:
+        loss = torch.nn.functional.cross_entropy(model(batch.X).flatten(0, 1), batch.Y.flatten())
+        loss.backward()
+        change(model)
+        if clear:
+            model.zero_grad()
+    return model
+
+
+@torch.no_grad()
+def sgd(model):
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for p in model.parameters():
+        p -= 0.3 * p.grad
+
+
+def torch_sgd(model):
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
 dice = itertools.cycle(["train", "val", "test"])
 MISTAKES = {
     "made up": (
@@ -99,16 +121,23 @@ MISTAKES = {
     ),
     "dice": ("01.2", [lambda text: next(dice)], "nothing but the text may count"),
     "half a character": (
-        "02.3",
-        [lambda ids: (decode([i]) for i in ids)],
-        "a token was decoded before its last byte had come",
+        "02.1",
+        [lambda ids: "".join(decode([i]) for i in ids)],
+        "half a character; join all bytes first",
     ),
-    "all at the end": (
-        "02.3",
-        [lambda ids: iter([decode(ids)])],
-        "yield before you read the next token",
+    "one price": ("02.2", [{"WORDS": 1.0}, [], []], "the names are WORDS, digits, none"),
+    "the other way round": (
+        "02.2",
+        [dict.fromkeys(("WORDS", "digits", "none"), 3.0), ["你好！"], ["你好！"]],
+        "WORDS: 3.000 is tokens per character, not characters per token",
     ),
-    "not the worst": ("02.2", ["你好", ["你好", "😀"]], "yours has"),
+    "a byte that is used": (
+        "02.3",
+        [{5 + ord("a") - ord("!")}, ["a"]],
+        "is used, for instance in 'a'",
+    ),
+    "too few unused": ("02.3", [set(), ["你好"]], "are missing, for instance"),
+    "a tag": ("02.3", [{4}, ["你好"]], "4 is the id of a special token"),
     "a short mask": ("03.1", [lambda messages: [1]], "1 values for"),
     "no mask": ("03.1", [mask_of_length], "learned is '<|im_start|>system"),
     "not rooms": (
@@ -128,13 +157,23 @@ MISTAKES = {
         [lambda T, window: torch.ones(T, T, dtype=torch.bool).tril()],
         "yours lets it look at [0, 1, 2]",
     ),
-    "nats": ("05.1", [2.9 * 1200 / 4800, 628], "these are nats per byte"),
+    "no step": ("05.1", [lambda model, batches: model], "nothing takes a step"),
+    "plain SGD": ("05.1", [lambda *given: train(*given, sgd)], "are wanted: are gradients cleared"),
+    "never cleared": ("05.1", [lambda *given: train(*given, sgd, clear=False)], "are wanted"),
+    "torch's own": ("05.1", [lambda *given: train(*given, torch_sgd)], "torch.optim is closed"),
     "from zero": (
         "05.2",
         [lambda step, steps, warmup, high: high * step / warmup],
         "step 0 of 100 is in the warm-up",
     ),
-    "half fits too": ("05.3", [1024], "1024 fits, and half of it fits too"),
+    "as it is": ("05.3", [{}], "are wanted"),
+    "one repair": ("05.3", [{"warmup_steps": 5}], "are wanted"),
+    "another number": ("05.3", [{"steps": 600}], "steps: only learning_rate, warmup_steps"),
+    "three": (
+        "05.3",
+        [{"warmup_steps": 5, "weight_decay": 0.1, "grad_clip": 2.0}],
+        "3 numbers are changed, two are enough",
+    ),
     "learns nothing": ("06.1", [1e-7, 0.5], "It has not learned to answer well enough"),
     "no rate": ("06.1", [3, 0.5], "a learning rate lies between 0 and 1"),
     "one by one": (
@@ -189,8 +228,8 @@ def test_an_exception_in_the_answer_is_told_with_its_line_and_stops_nothing(caps
 def test_a_number_that_does_not_exist_and_a_forgotten_answer_are_errors():
     with pytest.raises(ValueError, match=r"no exercise '02.9'. There are: 01.1, 01.2"):
         check_exercise("02.9", None)
-    with pytest.raises(TypeError, match="missing a required argument: 'held_out'"):
-        check_exercise("02.2", "…")
+    with pytest.raises(TypeError, match="missing a required argument: 'sample'"):
+        check_exercise("02.3", "…")
 
 
 # ---- progress

@@ -94,6 +94,14 @@ SAMPLES = {
     "stacked_bars": lambda: plots.stacked_bars(
         {"fact_named": {"said": 50, "遗忘": 1}, "none": {"said": 0, "遗忘": 0}}, title="事实"
     ),
+    "valley_paths": lambda: plots.valley_paths(
+        lambda x, y: x**2 + 9 * y**2,
+        {"甲": np.array([[2.0, 1], [1, -0.5], [0.2, 0.1]]), "b": np.array([[2.0, 1], [0, 0]])},
+        title="山谷",
+    ),
+    "circle_images": lambda: plots.circle_images(
+        {"前": np.array([[2.0, 1], [0, 0.5]]), "after": np.eye(2)}, title="圆"
+    ),
     "bar_chart": lambda: plots.bar_chart({"有掩码": 92.5, "without": 80.1}, unit="%", title="考试"),
 }
 

@@ -384,6 +384,7 @@ def test_a_slid_window_reads_what_it_says():
     [
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": None}, "temperature is None"),
         ({"temperature": 1e-40}, "temperature is 1e-40"),
         ({"repetition_penalty": 1e-40}, "repetition_penalty is 1e-40"),
         ({"top_k": 0}, "top_k is 0"),

@@ -1,5 +1,6 @@
 """What only the teaching needs: the sample corpus, profiles, pictures, panels, exercises and the
-demo. `python -m tinyllm_lib.course` runs all notebooks.
+demo. `python -m tinyllm_lib.course` runs all notebooks; `python -m tinyllm_lib.course.board FILE`
+puts a recipe of your own on the board.
 
     compare_exams: two exams side by side, with what was gained and lost, and whether chance does so
     get_profile: the profile called so, else the one of TINYLLM_PROFILE, else `laptop`

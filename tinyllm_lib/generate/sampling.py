@@ -74,9 +74,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         temperature, penalty = self.temperature, self.repetition_penalty
+        is_fine = temperature is not None and (temperature == 0 or 1e-12 <= temperature < math.inf)
         share = "more than 0 and at most 1; None turns it off"
         for name, fine, expected in (
-            ("temperature", 1e-12 <= (temperature or 1) < math.inf, "0 (greedy), or such as 0.7"),
+            ("temperature", is_fine, "0 (greedy), or such as 0.7"),
             ("top_k", self.top_k is None or self.top_k >= 1, "1 or more; None keeps every token"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, share),
             ("min_p", self.min_p is None or 0 < self.min_p <= 1, share),

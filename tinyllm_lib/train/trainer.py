@@ -10,7 +10,6 @@ import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +190,8 @@ class Trainer:
             optimizer.step()
         self.scaler.update()
         if skip:
-            why = (
-                f"its gradient was not finite; the loss is now scaled by {self.scaler.get_scale()}"
-            )
-            self.run.log.say(f"Step {self.step + 1} is skipped: {why}.")
+            why = f"not finite; the loss is now scaled by {self.scaler.get_scale()}"
+            self.run.log.say(f"Step {self.step + 1} is skipped: its gradient was {why}.")
 
     def check_finite(self) -> tuple[float, float]:
         """Loss and gradient norm of the last step, for which it waits; a RuntimeError where they
@@ -269,10 +266,8 @@ class Trainer:
                 "torch_rng": torch.get_rng_state(),
             }
             what = run.log.folder, self.step, snapshot(self.model), run.tokenizer, snapshot(state)
-            save = partial(
-                save_checkpoint, keep_last=config.keep_last, keep_every=config.keep_every
-            )
-            self.saving = ThreadPoolExecutor(1).submit(save, *what)
+            kept = {"keep_last": config.keep_last, "keep_every": config.keep_every}
+            self.saving = ThreadPoolExecutor(1).submit(save_checkpoint, *what, **kept)
         self.saved_step = self.step
 
     def finish_saving(self) -> None:

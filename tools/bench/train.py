@@ -407,6 +407,15 @@ def cases() -> list[Case]:
             )
     rows.append(
         Case(
+            "laptop, pretrain, all positions, launched, against products alone",
+            "k/s",
+            partial(launched_rate, folder, "laptop"),
+            partial(products_alone, "laptop"),
+            "matrix products, fp32",
+        )
+    )
+    rows.append(
+        Case(
             "laptop, runs to the plain run's bits per byte",
             "runs/min",
             partial(our_goal, folder),

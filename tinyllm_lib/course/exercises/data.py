@@ -117,12 +117,16 @@ def _check_part(part) -> str:
 @exercise("""
 01.3 Another world (15 minutes, medium)
 
-`CorpusMix` decides what the corpus is made of. Make a mix in which no entity is unnamed and half of
-the dialogues are sums (`chat_sums`). Which class disappears from the exam?
+`CorpusMix()` holds one number for each kind of text, and each can be given another:
+`CorpusMix(chat_sums=0.1)`. Numbers of one group are relative to each other: the kinds of
+dialogues, whose names begin with `chat_`, share 100% in the ratio of their numbers. Make `my_mix`
+like the course's mix but for two numbers, so that no entity is unnamed (`unnamed_share`) and half
+of all dialogues are sums (`chat_sums`). The check writes a small corpus with it and tells you
+which class is gone from the exam. Guess which.
 
 # hint:
-`CorpusMix().shares("chat_")` shows all shares of dialogues. They are relative: a kind has half of
-the dialogues when its share is the sum of all others.
+`CorpusMix().shares("chat_")` is a dictionary of the numbers of that group. Sums have half of the
+dialogues when their number is the sum of all the others.
 
 # code for my_mix:
 # stub:

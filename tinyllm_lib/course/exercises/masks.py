@@ -20,7 +20,7 @@ from tinyllm_lib.data import read_texts
 from tinyllm_lib.tokenizer import encode_chat, encode_text
 
 ws = get_workspace()
-tok = prepare.tokenizer(ws)
+tokenizer = prepare.tokenizer(ws)
 texts = list(islice(read_texts(prepare.corpus_files(ws)["pretrain"]), 300))
 """
 
@@ -41,8 +41,9 @@ Some recipes learn only the last reply of a dialogue. Write `last_reply_mask(mes
 and 1, as long as the ids of `encode_chat`.
 
 # hint:
-`encode_chat(tok, messages[:n])` are the first tokens of `encode_chat(tok, messages)`: so its length
-says where message n begins. `encode_small` from above is another good start.
+`encode_chat(tokenizer, messages[:n])` gives the first tokens of `encode_chat(tokenizer,
+messages)`, so its length says where message n begins. `encode_small` from above is another good
+start.
 
 # code for last_reply_mask:
 def last_reply_mask(messages: list[dict]) -> list[int]:
@@ -51,18 +52,20 @@ def last_reply_mask(messages: list[dict]) -> list[int]:
     return None  # your turn
     # solution:
     last = max(n for n, message in enumerate(messages) if message["role"] == "assistant")
-    begins = len(encode_chat(tok, messages[:last]))
-    mask = encode_chat(tok, messages).loss_mask
+    begins = len(encode_chat(tokenizer, messages[:last]))
+    mask = encode_chat(tokenizer, messages).loss_mask
     return [int(learned and at >= begins) for at, learned in enumerate(mask)]
 ''')
 def _check_last_reply(last_reply_mask) -> str:
-    tok = prepare.tokenizer(get_workspace())
+    tokenizer = prepare.tokenizer(get_workspace())
     for messages in (DIALOGUE, DIALOGUE[:3]):
-        mask, chat = last_reply_mask(messages), encode_chat(tok, messages)
+        mask, chat = last_reply_mask(messages), encode_chat(tokenizer, messages)
         done(mask)
         if len(mask) != len(chat):
             raise NotYet(f"{len(mask)} values for {len(chat)} tokens; each token needs one")
-        learned = tok.decode([number for number, on in zip(chat.ids, mask, strict=True) if on])
+        learned = tokenizer.decode(
+            [number for number, on in zip(chat.ids, mask, strict=True) if on]
+        )
         wanted = messages[-1]["content"] + "<|im_end|>"
         require(learned == wanted, f"learned is {learned!r}, it should be {wanted!r}")
     return "and <|im_end|> is learned too, or the model would never stop."
@@ -106,23 +109,26 @@ def _check_next_fit(next_fit) -> str:
 
 
 @exercise("""
-03.3 A longer row (10 minutes, hard)
+03.3 A longer row (25 minutes, hard)
 
-Pack `texts` into rows of 32, 64, 128 and 512 positions, with both ways of packing. Which share of
-the documents lies in more than one row? Give four numbers from 0 to 1 for each way.
-`plots.line_chart` draws them. From which length on does tearing hardly matter for this corpus?
+How many documents does packing cut? Take rows of 32, 64, 128 and 512 positions, and both ways of
+packing, and give for each the share of `texts` that lies in more than one row: four numbers from 0
+to 1 for `best_fit`, four for `stream`. A document fills one position less than it has tokens,
+`<|im_end|>` among them. `best_fit` cuts a document only if it is longer than a row. `stream` lays
+all documents end to end in their order, and a row ends at every multiple of its width. What does a
+row four times as long change?
 
 # hint:
-A document of n tokens (with its `<|im_end|>`) has n - 1 targets. `best_fit` cuts only those with
-more targets than a row has positions. `stream` lays all targets in one line: document k ends where
-the sum of the first k lengths is, and a row ends at every multiple of its width.
+Without `<|im_end|>`, `len(encode_text(tokenizer, text))` is just the number of positions. For
+`stream`, go through the documents and keep the position where each begins: its first and its last
+position lie in the rows `begin // width` and `(begin + length - 1) // width`.
 
 # code for cut_shares, texts:
 # stub:
 cut_shares = None  # your turn: {"best_fit": [four shares], "stream": [four shares]}
 # solution:
 # With <|im_end|> one token more, and one target less.
-targets = [len(encode_text(tok, text)) for text in texts]
+targets = [len(encode_text(tokenizer, text)) for text in texts]
 cut_shares = {"best_fit": [], "stream": []}
 for width in (32, 64, 128, 512):
     cut_shares["best_fit"].append(sum(length > width for length in targets) / len(targets))
