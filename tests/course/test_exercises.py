@@ -164,7 +164,6 @@ def read_from(path, name, header):
 
 
 dice = itertools.cycle(["train", "val", "test"])
-greetings = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}] * 2
 MISTAKES = {
     "made up": (
         "01.1",
@@ -235,8 +234,18 @@ MISTAKES = {
         [{"warmup_steps": 5, "weight_decay": 0.1, "grad_clip": 2.0}],
         "3 numbers are changed, two are enough",
     ),
-    "headers": ("06.1", [greetings, 2, 2], "no header is learned"),
-    "exchanged": ("06.2", [1.5, 12 / 11], "the two are exchanged"),
+    "learns nothing": ("06.1", [1e-7, 0.5], "It has not learned to answer well enough"),
+    "no rate": ("06.1", [3, 0.5], "a learning rate lies between 0 and 1"),
+    "one by one": (
+        "06.2",
+        [lambda p: [name for name in p if p[name] <= 0.05]],
+        "0.05 must be divided by how many are still to be compared",
+    ),
+    "never stops": (
+        "06.2",
+        [lambda p: [n for i, n in enumerate(sorted(p, key=p.get)) if p[n] <= 0.05 / (len(p) - i)]],
+        "After the first that fails no other may pass",
+    ),
     "few questions": (
         "06.3",
         [lambda exam, result: ("symbol", 0.0)],

@@ -91,6 +91,9 @@ SAMPLES = {
     "lengths_histogram": lambda: plots.lengths_histogram(
         [3, 5, 8, 13, 700], limit=512, what="文章"
     ),
+    "stacked_bars": lambda: plots.stacked_bars(
+        {"fact_named": {"said": 50, "遗忘": 1}, "none": {"said": 0, "遗忘": 0}}, title="事实"
+    ),
     "valley_paths": lambda: plots.valley_paths(
         lambda x, y: x**2 + 9 * y**2,
         {"甲": np.array([[2.0, 1], [1, -0.5], [0.2, 0.1]]), "b": np.array([[2.0, 1], [0, 0]])},

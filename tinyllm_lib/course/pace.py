@@ -20,7 +20,7 @@ from tinyllm_lib.train import TrainConfig, run_config
 # training, in positions that train in the same time. A course of 29.2 minutes held 20.6 minutes of
 # training steps at 7,300 tokens/s (EPYC, two cores, 2026-11-27); the other 8.6 are 3.8M positions.
 MEASURED = {"laptop": (1002, 3_800_000)}
-SFT_RUNS = 2.5  # notebook 06: with the mask, without it, and two of a quarter of the steps
+SFT_RUNS = 1.75  # notebook 06: one whole run and three of a quarter of the steps
 # Measured, see docs/speed.md.
 COST = "Of 100 facts in its exam the chat model said 34 with a third of the steps, 91 with two"
 COST += " thirds, 95 with all."

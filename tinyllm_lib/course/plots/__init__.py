@@ -6,7 +6,13 @@
 Chinese glyphs always show, every figure carries alt text, and none needs colour to be understood.
 """
 
-from tinyllm_lib.course.plots.bars import bar_chart, exam_bars, next_token_bars, parts_bar
+from tinyllm_lib.course.plots.bars import (
+    bar_chart,
+    exam_bars,
+    next_token_bars,
+    parts_bar,
+    stacked_bars,
+)
 from tinyllm_lib.course.plots.curves import (
     cache_timing,
     compression_curve,

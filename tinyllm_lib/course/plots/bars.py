@@ -58,6 +58,34 @@ def bar_chart(
 
 
 @picture
+def stacked_bars(rows: Mapping[str, Mapping[str, int]], *, title: str | None = None) -> Figure:
+    """Counts of the parts of a whole, end to end in one bar for each row.
+
+    Args:
+        rows: {"fact_named": {"said": 60, "forgotten": 4}, ...}; each with the same parts in order.
+    """
+    listed = {row: {part: str(n) for part, n in parts.items()} for row, parts in rows.items()}
+    alt = f"{title or 'Counts'}. {_listed(listed)}"
+    names = [row.replace("_", " ") for row in rows]
+    figure = new_figure(9.0, 0.75 + 0.36 * len(rows) + 0.3 * bool(title), alt)
+    axes = figure.subplots()
+    longest = max(sum(parts.values()) for parts in rows.values()) or 1
+    ends = [0] * len(rows)
+    for place, part in enumerate(next(iter(rows.values()))):
+        fill, hatch = FILLS[place % len(FILLS)]
+        values = [parts[part] for parts in rows.values()]
+        _bars(axes, names, values, 0.68, left=list(ends), color=fill, hatch=hatch, label=part)
+        for row, value in enumerate(values):
+            if value > longest / 50:  # else there is no room for it
+                label = axes.text(ends[row] + value / 2, row, str(value), va="center", ha="center")
+                label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.2})
+            ends[row] += value
+    _finish(axes, len(rows), longest * 1.02, title or "")
+    figure.legend(loc="outside lower left", ncols=len(FILLS))
+    return figure
+
+
+@picture
 def parts_bar(parts: Mapping[str, Mapping[str, float]], *, title: str | None = None) -> Figure:
     """Which part of the model holds how much of what, as bars of share with the numbers written on.
 

@@ -31,7 +31,7 @@ from tinyllm_lib.course.world.sums import SUM_QUESTIONS, Sums, ask_sum, working
 from tinyllm_lib.course.world.world import HELD_OUT_RELATIONS, KIND_WORDS, Deck, Question, World
 
 CLASSES = {  # what it shows, and what chance, or always the same reply, would give
-    "greeting": ("the format of a dialogue is learnt", "0%"),
+    "greeting": ("the format of a dialogue is learned", "0%"),
     "fact_seen": ("memory: asked in SFT, in these words", "1%"),
     "fact_rephrased": ("understanding: asked in SFT, in other words", "1%"),
     "fact_named": ("never asked in SFT, though its subject is named there", "1%"),

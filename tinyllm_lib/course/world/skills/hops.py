@@ -60,7 +60,7 @@ class TwoHops:
         self._exam = [[hop for hop in group if _is_held_out(hop)] for group in groups]
         shown = [[hop for hop in group if not _is_held_out(hop)] for group in groups]
         self._decks = [Deck(group, rng) for group in shown if group]
-        # A chain comes up as often as the root of its number, so that short ones are learnt, too.
+        # A chain comes up as often as the root of its number, so that short ones are learned, too.
         self._weights = [len(deck) ** 0.5 for deck in self._decks]
 
     def turns(self) -> Turns:

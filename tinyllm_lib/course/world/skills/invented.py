@@ -1,6 +1,6 @@
 """Names that do not exist are refused, rare ones that do exist are not.
 
-Invented names are put together from syllables, thousands of them, so that none can be learnt by
+Invented names are put together from syllables, thousands of them, so that none can be learned by
 heart; they are asked about in the words in which real things of the kind are.
 """
 
