@@ -105,7 +105,7 @@ def test_without_minutes_or_by_name_a_profile_is_as_it_is(rates, monkeypatch):
 def test_the_forecast_says_minutes_and_what_fewer_steps_cost(rates, monkeypatch, capsys):
     pace.print_forecast(get_profile())
     said = " ".join(capsys.readouterr().out.split())
-    assert "7,000 tokens/s" in said and "about 31 minutes" in said and "MINUTES=12" in said
+    assert "7,000 tokens/s" in said and "about 27 minutes" in said and "MINUTES=12" in said
     monkeypatch.setenv("TINYLLM_MINUTES", "35")
     pace.print_forecast(get_profile())
     said = " ".join(capsys.readouterr().out.split())
