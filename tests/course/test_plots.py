@@ -91,6 +91,14 @@ SAMPLES = {
     "lengths_histogram": lambda: plots.lengths_histogram(
         [3, 5, 8, 13, 700], limit=512, what="文章"
     ),
+    "curve_panels": lambda: plots.curve_panels(
+        {"甲": ([7.0, 5.0, 40.0], {2: 5.5}), "B": ([7.0, float("nan"), float("nan")], {})},
+        reference=[7.0, 6.0, 5.0],
+        level=7.0,
+    ),
+    "seed_dots": lambda: plots.seed_dots(
+        {"原样": [4.1, 4.2], "no norm": [4.4, 4.6]}, xlabel="loss", title="两个种子"
+    ),
     "bar_chart": lambda: plots.bar_chart({"有掩码": 92.5, "without": 80.1}, unit="%", title="考试"),
 }
 
