@@ -64,7 +64,7 @@ def _told(losses: Sequence[float], validation: Mapping[int, float]) -> str:
 def seed_dots(
     values: Mapping[str, Sequence[float]], *, xlabel: str, title: str | None = None
 ) -> Figure:
-    """A row for each variant with a dot for each seed and a bar at their mean; the grey band is what
+    """A row for each variant: a dot for each seed and a bar at their mean. The grey band is what
     the seeds of the first variant span.
     """
     listed = "; ".join(
