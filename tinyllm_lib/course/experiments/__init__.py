@@ -24,7 +24,14 @@ validate: the loss on the validation rows
 from tinyllm_lib.course.experiments.compare import Comparison, compare
 from tinyllm_lib.course.experiments.parts import PARTS
 from tinyllm_lib.course.experiments.scale import Scale, numbers_of, shape_of, steps_within
-from tinyllm_lib.course.experiments.sick import ANSWERS, CAUSES, permuted_ids, sick_runs
+from tinyllm_lib.course.experiments.sick import (
+    ANSWERS,
+    CAUSES,
+    one_empty,
+    own_target,
+    permuted_ids,
+    sick_runs,
+)
 from tinyllm_lib.course.experiments.training import (
     Data,
     Result,

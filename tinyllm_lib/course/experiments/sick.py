@@ -8,6 +8,7 @@ import torch
 
 from tinyllm_lib.course.experiments.training import (
     Data,
+    Feed,
     Result,
     epoch_rows,
     short_run,
@@ -31,19 +32,12 @@ SPECIAL_TOKENS = 5
 
 def sick_runs(data: Data, config: TrainConfig, healthy: Result) -> dict[str, Result]:
     """Letter -> a run that differs from `healthy`, a run of `config`, in one fault."""
-    rate, empty = config.learning_rate, config.steps // 3
+    rate = config.learning_rate
     other = permuted_ids(len(data.tokenizer))
-
-    def one_empty(batch: PackedRow, step: int | None) -> PackedRow:
-        return batch._replace(loss_mask=0 * batch.loss_mask) if step == empty else batch
-
-    def own_target(batch: PackedRow, step: int | None) -> PackedRow:
-        return batch._replace(Y=batch.X)
-
     few = epoch_rows(data, 2 * config.batch_size)
     return {
         "A": short_run(data, replace(config, learning_rate=rate / 100)),
-        "B": short_run(data, config, feed=one_empty, guarded=False),
+        "B": short_run(data, config, feed=one_empty(config.steps // 3), guarded=False),
         "C": short_run(data, config, feed=own_target),
         "D": short_run(data, config, rows=few),
         "E": short_run(data, replace(config, learning_rate=30 * rate)),
@@ -52,7 +46,21 @@ def sick_runs(data: Data, config: TrainConfig, healthy: Result) -> dict[str, Res
     }
 
 
-def permuted_ids(vocab_size: int):
+def own_target(batch: PackedRow, step: int | None) -> PackedRow:
+    """A feed: nobody has shifted the targets, so each token is to predict itself."""
+    return batch._replace(Y=batch.X)
+
+
+def one_empty(empty: int) -> Feed:
+    """A feed: in this step the loss mask has no token to learn."""
+
+    def feed(batch: PackedRow, step: int | None) -> PackedRow:
+        return batch._replace(loss_mask=0 * batch.loss_mask) if step == empty else batch
+
+    return feed
+
+
+def permuted_ids(vocab_size: int) -> Feed:
     """A feed: every id but the special ones stands for another piece, the same in every batch."""
     generator = torch.Generator().manual_seed(0)
     pieces = SPECIAL_TOKENS + torch.randperm(vocab_size - SPECIAL_TOKENS, generator=generator)
