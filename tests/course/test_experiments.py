@@ -26,7 +26,7 @@ def data(pretrain_tokens, tokenizer):
 
 @pytest.fixture
 def config(tiny_config, tmp_path):
-    return tiny_config(tmp_path / "run", optimizer="adamw", eval_rows=8)
+    return tiny_config(tmp_path / "run", eval_rows=8)
 
 
 def forward(data, model):
@@ -76,7 +76,7 @@ def test_a_part_taken_out_changes_what_it_says_and_the_model_still_learns(name, 
     assert model.num_parameters() - plain.num_parameters() == more.get(name, 0)
     assert torch.equal(forward(data, plain), forward(data, model)) == (name == "as it is")
     losses = experiments.short_run(data, config, change=experiments.PARTS[name]).losses
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 0.3
 
 
 def test_without_position_a_layer_reads_a_bag_of_words(data, config):
@@ -172,7 +172,7 @@ def repaired_but_for(*faults):
     mended = {
         "targets": ("batch.X, batch.Y, weights", "batch.X, batch.X, weights"),
         "zero_grad": ("        optimizer.zero_grad()  #", "        #"),
-        "rate": ("get_lr(step, config)", "config.learning_rate * (step + 1) / config.warmup_steps"),
+        "rate": ("get_lr(step, config)", "config.learning_rate * (step + 1)"),
     }
     for fault in faults:
         right, wrong = mended[fault]

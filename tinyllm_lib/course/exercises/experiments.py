@@ -45,8 +45,8 @@ def _data_and_config(**changes):
 
 This loop runs, prints a falling loss, and teaches the model next to nothing. Three lines are wrong.
 Copy it, mend it, and call the copy `repaired`. It is called with a new model, a list of batches and
-a `TrainConfig`, whose schedule `get_lr(step, config)` gives. The check trains with it for 40 steps
-and scores the model on validation rows; no two of the three repairs are enough.
+a `TrainConfig`, whose schedule `get_lr(step, config)` gives. The check trains with it for 40 steps,
+as the library does with `optimizer="adamw"`, and scores the model on validation rows; no two of the three repairs are enough.
 
 # hint:
 Ask of each line what notebook 05 has there. What does the model predict at a position? What is in
@@ -63,7 +63,7 @@ def sabotaged(model, batches, config):
         loss = model.weighted_nll(batch.X, batch.X, weights, **where)
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * (step + 1) / config.warmup_steps
+            group["lr"] = config.learning_rate * (step + 1)
         optimizer.step()
         losses.append(loss.item())
     return losses
@@ -90,7 +90,7 @@ def repaired(model, batches, config):
 ''')
 def _check_repaired(repaired) -> str:
     done(repaired)
-    data, config = _data_and_config()
+    data, config = _data_and_config(optimizer="adamw")
     library = experiments.short_run(data, config).val_loss
     order = DataOrder(len(data.train), config.seed)
     steps = [order.step_rows(step, config.batch_size) for step in range(config.steps)]
@@ -103,7 +103,9 @@ def _check_repaired(repaired) -> str:
     require(after != before, "the model is as it was before: does the loop step its optimiser?")
     copies = experiments.validate(model, data, config, experiments.own_target)
     reached = f"validation loss {after:.2f}, the library's loop reaches {library:.2f}"
-    require(copies > after, f"{reached}: it writes what it has just read. What are its targets?")
+    require(
+        copies > after / 2, f"{reached}: it writes what it has just read. What are its targets?"
+    )
     require(
         after < library + REPAIRED,
         f"{reached}. Something is left: when are gradients set back, and which rate has step 39?",
@@ -189,14 +191,14 @@ FLOPs per token may not grow. Open to you are `learning_rate`, `batch_size`, `st
 # hint:
 Try it with `experiments.short_run(data, experiments.base_config(profile, **my_changes))`. One
 number alone is enough. Which one was 10 times as large in section 1? And how many steps does a run
-have that reads half as many rows in each?
+have that reads a quarter of the rows in each?
 
 # code for my_changes:
 plain = {"learning_rate": 1e-3, "batch_size": 16, "steps": 20, "warmup_steps": 2}
 # stub:
 my_changes = None  # your turn: {**plain, "learning_rate": …}
 # solution:
-my_changes = {**plain, "learning_rate": 1e-2, "batch_size": 8, "steps": 40, "warmup_steps": 4}
+my_changes = {**plain, "learning_rate": 1e-2, "batch_size": 4, "steps": 80, "warmup_steps": 8}
 """)
 def _check_better(my_changes) -> str:
     done(my_changes)

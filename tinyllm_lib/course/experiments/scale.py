@@ -15,12 +15,12 @@ class Scale:
 
     seeds: tuple[int, ...]  # of each variant in section 2
     budgets: tuple[float, ...]  # training FLOPs of a run in section 3
-    sizes: tuple[tuple[int, int], ...] = ((16, 1), (32, 2), (64, 2), (96, 3))  # width, layers
+    sizes: tuple[tuple[int, int], ...] = ((8, 1), (16, 1), (32, 2), (64, 2))  # width, layers
 
 
 NUMBERS = {
-    "ci": Scale(seeds=(0, 1), budgets=(5e9, 1e10, 2e10)),
-    "laptop": Scale(seeds=(0, 1, 2), budgets=(4e10, 1.2e11, 3.6e11)),
+    "ci": Scale(seeds=(0, 1), budgets=(2e9, 4e9, 8e9)),
+    "laptop": Scale(seeds=(0, 1, 2), budgets=(2e10, 6e10, 1.8e11)),
 }
 
 

@@ -40,7 +40,7 @@ def sick_runs(data: Data, config: TrainConfig, healthy: Result) -> dict[str, Res
         "B": short_run(data, config, feed=one_empty(config.steps // 3), guarded=False),
         "C": short_run(data, config, feed=own_target),
         "D": short_run(data, config, rows=few),
-        "E": short_run(data, replace(config, learning_rate=30 * rate)),
+        "E": short_run(data, replace(config, learning_rate=100 * rate)),
         "F": short_run(data, config, feed=other, start=healthy.model),
         "G": short_run(data, replace(config, warmup_steps=0)),
     }

@@ -47,6 +47,8 @@ def curve_panels(
         axes.set_ylim(0, 1.45 * level)
         if whole and max(whole) > 1.45 * level:
             axes.text(len(losses), 1.4 * level, f"up to {max(whole):.3g}", ha="right", va="top")
+    for axes in drawn.flat[max(0, len(panels) - columns) : len(panels)]:
+        axes.tick_params(labelbottom=True)  # what stands below it may be empty
     figure.supxlabel("step", size=10)
     figure.supylabel("loss, nats per token", size=10)
     return figure
