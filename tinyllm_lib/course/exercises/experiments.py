@@ -45,8 +45,9 @@ def _data_and_config(**changes):
 
 This loop runs, prints a falling loss, and teaches the model next to nothing. Three lines are wrong.
 Copy it, mend it, and call the copy `repaired`. It is called with a new model, a list of batches and
-a `TrainConfig`, whose schedule `get_lr(step, config)` gives. The check trains with it for 40 steps,
-as the library does with `optimizer="adamw"`, and scores the model on validation rows; no two of the three repairs are enough.
+a `TrainConfig`, whose schedule `get_lr(step, config)` gives. The check trains with it for 40 steps
+and scores the model on validation rows, beside the library with `optimizer="adamw"`. Two repairs of
+the three are not enough.
 
 # hint:
 Ask of each line what notebook 05 has there. What does the model predict at a position? What is in

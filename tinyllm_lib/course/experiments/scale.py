@@ -15,7 +15,7 @@ class Scale:
 
     seeds: tuple[int, ...]  # of each variant in section 2
     budgets: tuple[float, ...]  # training FLOPs of a run in section 3
-    sizes: tuple[tuple[int, int], ...] = ((8, 1), (16, 1), (32, 2), (64, 2))  # width, layers
+    sizes: tuple[tuple[int, int], ...] = ((16, 1), (32, 2), (64, 2), (96, 3))  # width, layers
 
 
 NUMBERS = {
