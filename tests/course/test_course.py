@@ -272,6 +272,13 @@ def test_notebooks_are_numbered_ones_from_the_first_wanted(notebooks):
         course.find_notebooks(notebooks / "elsewhere")
 
 
+def test_experiments_run_only_where_they_are_asked_for(notebooks):
+    write_notebook(notebooks / "09_experiments.ipynb", "1")
+    assert course.find_notebooks(notebooks)[-1].stem == "03_after"
+    assert course.find_notebooks(notebooks, "02")[-1].stem == "03_after"
+    assert [path.stem for path in course.find_notebooks(notebooks, "09")] == ["09_experiments"]
+
+
 def test_exam_table_shows_both_models():
     from tinyllm_lib.evaluate import Answer, ExamResult
 

@@ -102,6 +102,14 @@ SAMPLES = {
     "circle_images": lambda: plots.circle_images(
         {"前": np.array([[2.0, 1], [0, 0.5]]), "after": np.eye(2)}, title="圆"
     ),
+    "curve_panels": lambda: plots.curve_panels(
+        {"甲": ([7.0, 5.0, 40.0], {2: 5.5}), "B": ([7.0, float("nan"), float("nan")], {})},
+        reference=[7.0, 6.0, 5.0],
+        level=7.0,
+    ),
+    "seed_dots": lambda: plots.seed_dots(
+        {"原样": [4.1, 4.2], "no norm": [4.4, 4.6]}, xlabel="loss", title="两个种子"
+    ),
     "bar_chart": lambda: plots.bar_chart({"有掩码": 92.5, "without": 80.1}, unit="%", title="考试"),
 }
 

@@ -2,8 +2,8 @@
 
     python -m tinyllm_lib.course [--from 05] [--minutes 12]
 
-`make course` calls this. Sizes follow TINYLLM_PROFILE, and steps the minutes there are. Each
-notebook prints one line with its minutes, and outside a terminal one a minute on its way; its
+`make course` calls this; notebook 09 runs where it is asked for (`--from 09`). Sizes follow
+TINYLLM_PROFILE, and steps the minutes there are. Each notebook prints one line with its minutes, and outside a terminal one a minute on its way; its
 executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
 """
 
@@ -24,11 +24,13 @@ from tinyllm_lib.course.progress import Progress
 from tinyllm_lib.course.workspace import Workspace, get_workspace
 from tinyllm_lib.data import require_writable, utf8_output
 
+EXPERIMENTS = "09"  # and what comes after it: run when asked for, as `make course FROM=09`
 QUESTIONS = ("你好呀", "中国的首都是哪里？", "1+1等于多少？")
 WHERE_NEXT = """\
 Where to go next
   Talk to the model, and change how it samples   make lab, then notebooks/07_sampling.ipynb
   Take it to transformers, llama.cpp, Ollama     make lab, then notebooks/08_share.ipynb
+  Runs that fail, models with a part taken out   make course FROM=09 (notebooks/09_experiments)
   Read what you just ran, with its pictures      {executed}
   The same cells with the 82.6M model, one GPU   TINYLLM_PROFILE=gpu make course
   The real corpora and the 215M model            docs/gpus.md
@@ -36,7 +38,8 @@ Where to go next
 
 
 def find_notebooks(folder: Path, first: str = "") -> list[Path]:
-    """Notebooks of the course in `folder`, in order, from the one whose name starts with `first`.
+    """Notebooks of the course in `folder`, in order, from the one whose name starts with `first`;
+    those from `EXPERIMENTS` on only where `first` is one of them.
 
     Raises:
         FileNotFoundError: the folder holds no numbered notebook.
@@ -46,7 +49,8 @@ def find_notebooks(folder: Path, first: str = "") -> list[Path]:
     if not notebooks:
         told = "The course runs from a clone of the repository (`make setup`, `pip install -e .`)."
         raise FileNotFoundError(f"no notebook 0*.ipynb in {folder}. {told}")
-    chosen = [path for path in notebooks if path.name >= first] if first else notebooks
+    last = "" if first >= EXPERIMENTS else EXPERIMENTS
+    chosen = [p for p in notebooks if p.name >= first and (not last or p.name < last)]
     if first and (not chosen or not chosen[0].name.startswith(first)):
         names = ", ".join(path.stem for path in notebooks)
         raise ValueError(f"no notebook starts with {first!r}. There are: {names}")
@@ -200,12 +204,15 @@ def run_course(folder: Path, first: str) -> int:
         print(f"course: {error}{hint}", file=sys.stderr)
         return 2
     start = time.monotonic()
-    print_forecast(profile)
+    whole = notebooks[0].name < EXPERIMENTS
+    if whole:
+        print_forecast(profile)
     what = f"{len(notebooks)} notebooks at the {profile.name} profile"
     print(f"{what}; executed copies go to {executed}\n")
     if not run_notebooks(notebooks, executed):
         return 1
-    print_results(workspace)
+    if whole:
+        print_results(workspace)
     print("\n" + WHERE_NEXT.format(executed=executed))
     memory = peak_memory_gb()
     note = f", peak memory of one process {memory:.1f} GB" if memory else ""

@@ -9,6 +9,7 @@ notebooks' cells and `notebooks/solutions/` from it.
 
 from tinyllm_lib.course.exercises import (
     data,
+    experiments,
     masks,
     model,
     pretrain,
@@ -25,6 +26,6 @@ from tinyllm_lib.course.exercises.progress import (
     show_progress,
 )
 
-_IN_ORDER = (data, tokenizer, masks, model, pretrain, sft, sampling, share)
+_IN_ORDER = (data, tokenizer, masks, model, pretrain, sft, sampling, share, experiments)
 # Notebook -> what its solutions need before the first of them.
 SETUPS = {f"{number:02}": module.SETUP for number, module in enumerate(_IN_ORDER, 1)}

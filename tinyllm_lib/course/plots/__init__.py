@@ -25,5 +25,6 @@ from tinyllm_lib.course.plots.drawing import png_bytes, save, show, svg_text
 from tinyllm_lib.course.plots.maps import attention_map, mask_map, rope_pairs, rotary_rows
 from tinyllm_lib.course.plots.merges import merge_steps, merge_table
 from tinyllm_lib.course.plots.optimisers import circle_images, valley_paths
+from tinyllm_lib.course.plots.panels import curve_panels, seed_dots
 from tinyllm_lib.course.plots.strips import batch_blocks, mask_ladder, token_strip
 from tinyllm_lib.course.plots.tokens import visible
