@@ -3,8 +3,9 @@
     python -m tinyllm_lib.course [--from 05] [--minutes 12]
 
 `make course` calls this; notebook 09 runs where it is asked for (`--from 09`). Sizes follow
-TINYLLM_PROFILE, and steps the minutes there are. Each notebook prints one line with its minutes, and outside a terminal one a minute on its way; its
-executed copy is kept as .ipynb and .html under workspace/<profile>/executed/.
+TINYLLM_PROFILE, and steps the minutes there are. Each notebook prints one line with its minutes,
+and outside a terminal one a minute on its way; its executed copy is kept as .ipynb and .html under
+workspace/<profile>/executed/.
 """
 
 import argparse
