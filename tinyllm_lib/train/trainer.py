@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,7 +267,7 @@ class Trainer:
                 "torch_rng": torch.get_rng_state(),
             }
             what = run.log.folder, self.step, snapshot(self.model), run.tokenizer, snapshot(state)
-            kept = {"keep_last": config.keep_last, "keep_every": config.keep_every}
+            kept: Any = {"keep_last": config.keep_last, "keep_every": config.keep_every}
             self.saving = ThreadPoolExecutor(1).submit(save_checkpoint, *what, **kept)
         self.saved_step = self.step
 
