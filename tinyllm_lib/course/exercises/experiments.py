@@ -43,11 +43,12 @@ def _data_and_config(**changes):
 @exercise('''
 09.1 Repair the loop (20 minutes, medium)
 
-This loop runs, prints a falling loss, and teaches the model next to nothing. Three lines are wrong.
+This loop runs, returns a list of losses, and teaches the model next to nothing. It has three
+faults: two lines are wrong and one is missing. (Clipping and weight decay are not among them.)
 Copy it, mend it, and call the copy `repaired`. It is called with a new model, a list of batches and
-a `TrainConfig`, whose schedule `get_lr(step, config)` gives. The check trains with it for 40 steps
-and scores the model on validation rows, beside the library with `optimizer="adamw"`. Two repairs of
-the three are not enough.
+a `TrainConfig`, whose schedule `get_lr(step, config)` gives (`from tinyllm_lib.train import
+get_lr`). The check trains with it for 40 steps and scores the model on validation rows, beside the
+library with `optimizer="adamw"`. Two repairs of the three are not enough.
 
 # hint:
 Ask of each line what notebook 05 has there. What does the model predict at a position? What is in
@@ -124,8 +125,8 @@ matrices `up_proj` and `down_proj`, give both together as many weights as the th
 and let them start with the same spreads. The check trains 40 steps with it.
 
 # hint:
-Print the source of `experiments.PARTS["GELU for SwiGLU"]` and of the class that it uses, as in
-section 2. One line of it changes.
+`print(inspect.getsource(experiments.parts.GeluMLP))` shows the class that "GELU for SwiGLU" uses.
+Copy it, write `torch.nn` for `nn`, and change one line in `forward`: a ReLU is `torch.relu`.
 
 # code for relu_squared:
 # stub:
@@ -184,13 +185,14 @@ def _check_relu_squared(relu_squared) -> str:
 09.3 The same compute, a better model (25 minutes, hard)
 
 The dictionary `plain` makes a run of the small model that is not good. Find changes that bring its
-validation loss down by 0.3 nats on both of two seeds, without more compute: steps times rows times
-FLOPs per token may not grow. Open to you are `learning_rate`, `batch_size`, `steps`,
+validation loss down by 0.3 nats on both of the seeds 0 and 1, without more compute: steps times
+rows times FLOPs per token may not grow. Open to you are `learning_rate`, `batch_size`, `steps`,
 `warmup_steps`, `min_lr_share`, `weight_decay`, `grad_clip`, `dim`, `n_layers`, `n_heads` and
 `n_kv_heads`. Write down what you expect before each run.
 
 # hint:
-Try it with `experiments.short_run(data, experiments.base_config(profile, **my_changes))`. One
+`experiments.short_run(data, experiments.base_config(profile, **plain)).val_loss` says where you
+start, and of a config `c` the FLOPs per token are `experiments.shape_of(c, vocabulary)[1]`. One
 number alone is enough. Which one was 10 times as large in section 1? And how many steps does a run
 have that reads a quarter of the rows in each?
 
