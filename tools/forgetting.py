@@ -123,26 +123,30 @@ def marks(answers: list[Answer]) -> str:
     return "".join(str(int(answer.right)) for answer in answers)
 
 
+def bits_of_documents(model: TextGenerator, ws: Workspace) -> float:
+    """Bits per byte of a hundred documents that no model has read."""
+    documents = islice(read_texts(prepare.corpus_files(ws)["pretrain"], split="val"), 100)
+    return round(bits_per_byte(model.model, model.tokenizer, documents), 4)
+
+
 def measured(run: Path, ws: Workspace, exam: list[dict]) -> dict:
     """What a run can do: exam classes, held-back facts said and completed, bits per byte of unseen
     documents, and how many held-back facts its earlier checkpoints completed.
     """
-    files, rows = prepare.corpus_files(ws), held_back.rows_of(exam)
-    model = TextGenerator(run)
+    rows, model = held_back.rows_of(exam), TextGenerator(run)
     asked = run_exam(model, exam, kind="chat", print_table=False, save=False)
     completed = held_back.complete_sentences(model, rows)
     along = {}
     for folder in step_folders(run):
         told = held_back.complete_sentences(TextGenerator(folder), rows)
         along[str(step_of(folder))] = marks(told.answers).count("1")
-    documents = islice(read_texts(files["pretrain"], split="val"), 100)
     metrics = read_metrics(run)
     return {
         "classes": {score.class_name: [score.right, score.total] for score in asked.classes},
         "says": marks([a for a in asked.answers if a.class_name in held_back.CLASSES]),
         "completes": marks(completed.answers),
         "along": along,
-        "bits_per_byte": round(bits_per_byte(model.model, model.tokenizer, documents), 4),
+        "bits_per_byte": bits_of_documents(model, ws),
         "val_bits_per_byte": round(metrics[-1]["val_bits_per_byte"], 4),
         "steps": metrics[-1]["step"],
         "tokens": metrics[-1]["tokens"],
@@ -151,16 +155,14 @@ def measured(run: Path, ws: Workspace, exam: list[dict]) -> dict:
 
 def beginning(ws: Workspace, exam: list[dict]) -> dict:
     """The search before its first run: the base model, and what it completes."""
-    rows, files = held_back.rows_of(exam), prepare.corpus_files(ws)
-    base = TextGenerator(ws.run("pretrain"))
-    documents = islice(read_texts(files["pretrain"], split="val"), 100)
+    rows, base = held_back.rows_of(exam), TextGenerator(ws.run("pretrain"))
     return {
         "profile": get_profile().name,
         "base": {
             "weights": weights_fingerprint(model_folder(ws.run("pretrain"))),
             "questions": [row["class"] for row in rows],
             "completes": marks(held_back.complete_sentences(base, rows).answers),
-            "bits_per_byte": round(bits_per_byte(base.model, base.tokenizer, documents), 4),
+            "bits_per_byte": bits_of_documents(base, ws),
         },
         "recipes": {},
         "runs": [],

@@ -20,9 +20,8 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any, NamedTuple
 
-import torch
-
 from tinyllm_lib.course import prepare
+from tinyllm_lib.course.experiments import shape_of
 from tinyllm_lib.course.made import made_by_us
 from tinyllm_lib.course.profiles import Profile, get_profile
 from tinyllm_lib.course.workspace import Workspace, get_workspace
@@ -30,7 +29,6 @@ from tinyllm_lib.course.world import sample_recipe
 from tinyllm_lib.data import atomic_path, content_fingerprint, read_json, sha256, utf8_output
 from tinyllm_lib.evaluate import exam_of, run_exam
 from tinyllm_lib.launch import LaunchError, launch, read_metrics
-from tinyllm_lib.model import ModelConfig, Transformer
 from tinyllm_lib.train import TrainConfig
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -122,9 +120,9 @@ def reference_tokens(config: Mapping[str, Any]) -> int:
 def size_of(*shape: int) -> tuple[int, int]:
     """FLOPs per position in training and parameters of the laptop's model with another `SHAPE`."""
     laptop = get_profile("laptop")
-    with torch.device("meta"):
-        model = Transformer(ModelConfig(*shape, laptop.vocab_size, laptop.max_length))
-    return model.flops_per_token(), model.num_parameters()
+    config = TrainConfig(**dict(zip(SHAPE, shape, strict=True)), max_seq_len=laptop.max_length)
+    parameters, flops = shape_of(config, laptop.vocab_size)
+    return flops, parameters
 
 
 class Row(NamedTuple):

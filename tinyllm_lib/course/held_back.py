@@ -53,6 +53,11 @@ def complete_sentences(model: TextGenerator, rows: Sequence[dict]) -> ExamResult
     return run_exam(model, rows, kind="base", print_table=False, save=False)
 
 
+def fate_of(said: bool, completed: bool) -> str:
+    """What became of a fact that the base model knew, one of `FATES`."""
+    return "said" if said else "not reached" if completed else "forgotten"
+
+
 def fates(
     base: Sequence[Answer], chat: Sequence[Answer], completed: Sequence[Answer]
 ) -> dict[str, dict[str, int]]:
@@ -64,7 +69,7 @@ def fates(
     """
     counts: dict[str, dict[str, int]] = {}
     for before, asked, told in zip(base, chat, completed, strict=True):
-        fate = "said" if asked.right else "not reached" if told.right else "forgotten"
+        fate = fate_of(asked.right, told.right)
         of_class = counts.setdefault(before.class_name, dict.fromkeys(FATES, 0))
         of_class[fate] += before.right
     return counts
@@ -110,7 +115,7 @@ def fates_of_run(search: dict, run: dict) -> dict[str, int]:
     counts = dict.fromkeys(FATES, 0)
     marks = zip(search["base"]["completes"], run["says"], run["completes"], strict=True)
     for known, says, completes in marks:
-        fate = "said" if says == "1" else "not reached" if completes == "1" else "forgotten"
+        fate = fate_of(says == "1", completes == "1")
         counts[fate] += known == "1"
     return counts
 

@@ -14,6 +14,7 @@ from tinyllm_lib.course.experiments.training import (
     short_run,
 )
 from tinyllm_lib.dataset import PackedRow
+from tinyllm_lib.tokenizer import SPECIAL_TOKENS
 from tinyllm_lib.train import TrainConfig
 
 CAUSES = (
@@ -27,7 +28,6 @@ CAUSES = (
 )
 _PLACES = {"A": 1, "B": 5, "C": 2, "D": 6, "E": 0, "F": 3, "G": 4}
 ANSWERS = {letter: CAUSES[place] for letter, place in _PLACES.items()}
-SPECIAL_TOKENS = 5
 
 
 def sick_runs(data: Data, config: TrainConfig, healthy: Result) -> dict[str, Result]:
@@ -63,8 +63,9 @@ def one_empty(empty: int) -> Feed:
 def permuted_ids(vocab_size: int) -> Feed:
     """A feed: every id but the special ones stands for another piece, the same in every batch."""
     generator = torch.Generator().manual_seed(0)
-    pieces = SPECIAL_TOKENS + torch.randperm(vocab_size - SPECIAL_TOKENS, generator=generator)
-    table = torch.cat([torch.arange(SPECIAL_TOKENS), pieces])
+    first = len(SPECIAL_TOKENS)
+    pieces = first + torch.randperm(vocab_size - first, generator=generator)
+    table = torch.cat([torch.arange(first), pieces])
 
     def feed(batch: PackedRow, step: int | None) -> PackedRow:
         return batch._replace(X=table[batch.X], Y=table[batch.Y])
